@@ -1,0 +1,39 @@
+# Each target sets up .venv by itself. PYTHON chooses the interpreter it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check wheel-check lock organism
+
+demo: .venv/ready
+	$(BIN)/safehead demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --jaxtyping-packages=safehead_tl,beartype.beartype
+
+# Builds the wheel, installs it into an empty environment elsewhere, and runs the demo there.
+wheel-check: .venv/ready
+	rm -rf build/wheel
+	mkdir -p build/wheel/elsewhere
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	cd build/wheel/elsewhere && ../venv/bin/safehead demo
+
+# Grows the embedded organism again, in place.
+organism: .venv/ready
+	$(BIN)/safehead train-organism safehead_tl/data/organism
+
+# Writes the lock anew from what .venv holds.
+lock:
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,48 @@
+"""safehead_tl finds, shows and tests the attention heads that carry a model's refusals.
+
+It implements *On the Role of Attention Heads in Large Language Model Safety* (ICLR 2025) on
+TransformerLens.
+"""
+
+from importlib.metadata import version
+
+from safehead_tl._ablation import (
+    Ablation,
+    MeanAblation,
+    MeanOverHeads,
+    ScalingContribution,
+    UndifferentiatedAttention,
+    ZeroAblation,
+)
+from safehead_tl._errors import SafeheadError
+from safehead_tl._heads import Head
+from safehead_tl._hooking import ablated, ablation_hooks
+from safehead_tl._loading import load_model
+from safehead_tl._prompts import load_prompts
+from safehead_tl._provenance import Provenance
+from safehead_tl._results import HeadGroup, HeadScores
+from safehead_tl._sahara import sahara
+from safehead_tl._ships import generalized_ships, ships
+
+__version__ = version("safehead-tl")
+
+__all__ = [
+    "Ablation",
+    "Head",
+    "HeadGroup",
+    "HeadScores",
+    "MeanAblation",
+    "MeanOverHeads",
+    "Provenance",
+    "SafeheadError",
+    "ScalingContribution",
+    "UndifferentiatedAttention",
+    "ZeroAblation",
+    "ablated",
+    "ablation_hooks",
+    "generalized_ships",
+    "load_model",
+    "load_prompts",
+    "sahara",
+    "ships",
+]

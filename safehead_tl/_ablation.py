@@ -1,0 +1,289 @@
+"""What can be done to a head: ablations as hook functions `(tensor, hook) -> tensor`.
+
+An ablation says, for a layer and a mask of heads, which hook points to hook and with what. The
+mask is `[row head]`: each row of a batch can have its own heads ablated, which is how a scan
+puts many heads into one pass; a single row stands for all.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from safehead_tl._errors import SafeheadError
+from safehead_tl._models import Hook, Model, embed, run_layers
+from safehead_tl._tokens import PromptBatch, encode
+
+HeadMask: TypeAlias = Bool[Tensor, "row head"]
+Activation: TypeAlias = Float[Tensor, "batch pos head d_head"]
+Scores: TypeAlias = Float[Tensor, "batch head query key"]
+
+
+class Ablation(ABC):
+    """Something done to heads. A new one is a frozen dataclass with a `name` and `hooks`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        """The hooks that ablate `heads` in one layer.
+
+        Args:
+            model: the model that they are for.
+            layer: the layer.
+            heads: which query heads, for each row of the batch or (one row) for all.
+        """
+
+    def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
+        """Makes the ablation ready for a model; `batch` is what is about to run, if known."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, for a result's provenance."""
+        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class UndifferentiatedAttention(Ablation):
+    """Makes a head attend evenly to everything it may see (paper Eq. 7).
+
+    With `epsilon=None`, the default, the pattern is replaced by the limit itself: the uniform
+    lower-triangular matrix A, over the keys that each row may see (causal, not padding, inside a
+    sliding window), read off the masked attention scores of the same pass. With an epsilon,
+    scores, queries or keys are scaled by it as the paper does.
+
+    Attributes:
+        epsilon: factor; `None` for the limit 0. The paper uses 1e-5.
+        via: what is scaled: `"pattern"` (the attention scores before the softmax: exact for every
+            kind of attention), `"q"` or `"k"` (after rotation, where there is one). Keys belong to
+            a KV group: `"k"` acts on all query heads of the group.
+    """
+
+    epsilon: float | None = None
+    via: Literal["pattern", "q", "k"] = "pattern"
+    name: ClassVar[str] = "undifferentiated"
+
+    def __post_init__(self) -> None:
+        if self.via not in ("pattern", "q", "k"):
+            raise SafeheadError(f"via={self.via!r} is not known: use 'pattern', 'q' or 'k'")
+        if self.via != "pattern" and self.epsilon is None:
+            raise SafeheadError(
+                f"via={self.via!r} scales the {self.via} vectors and needs an epsilon, such as "
+                "1e-5; the exact limit epsilon=None goes with via='pattern'"
+            )
+        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
+            raise SafeheadError(
+                f"epsilon={self.epsilon} is not a positive number; for the limit 0 use "
+                "epsilon=None, which is exact"
+            )
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        if self.epsilon is None:
+            return _uniform_pattern(layer, heads)
+        if self.via == "pattern":
+            return [(_point(layer, "attn_scores"), _scaled(heads, self.epsilon, head_dim=1))]
+        rotary = model.cfg.positional_embedding_type == "rotary"
+        site = f"rot_{self.via}" if rotary else self.via
+        return [(_point(layer, site), _scaled(heads, self.epsilon, head_dim=2))]
+
+
+@dataclass(frozen=True)
+class ScalingContribution(Ablation):
+    """Multiplies a head's output by epsilon (paper Eq. 8).
+
+    Attributes:
+        epsilon: the factor; the paper uses 1e-5. Above 1 the head is amplified.
+    """
+
+    epsilon: float = 1e-5
+    name: ClassVar[str] = "scaling"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.epsilon):
+            raise SafeheadError(f"epsilon={self.epsilon} is not a number to scale by")
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        return [(_point(layer, "z"), _scaled(heads, self.epsilon, head_dim=2))]
+
+
+@dataclass(frozen=True)
+class ZeroAblation(Ablation):
+    """Sets a head's output to zero."""
+
+    name: ClassVar[str] = "zero"
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        return [(_point(layer, "z"), _scaled(heads, 0.0, head_dim=2))]
+
+
+@dataclass(frozen=True)
+class MeanAblation(Ablation):
+    """Replaces a head's output by its mean over a reference set, at every position.
+
+    The mean is over all tokens of all reference prompts (padding left out), one vector a head.
+
+    Attributes:
+        reference: the reference prompts; by default those that are being scored.
+        template: the template of the reference prompts.
+    """
+
+    reference: tuple[str, ...] | None = None
+    template: str = "paper"
+    name: ClassVar[str] = "mean"
+
+    def __post_init__(self) -> None:
+        if self.reference is not None:
+            object.__setattr__(self, "reference", tuple(self.reference))
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        raise SafeheadError(
+            "mean ablation needs a reference set here: MeanAblation(reference=prompts)"
+        )
+
+    def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
+        if self.reference is not None:
+            batch = encode(model, self.reference, self.template)
+        if batch is None:
+            return self
+        return _FittedMean(batch, _mean_outputs(model, batch))
+
+    def describe(self) -> dict[str, Any]:
+        count = None if self.reference is None else len(self.reference)
+        return {"name": self.name, "reference_count": count, "template": self.template}
+
+
+@dataclass(frozen=True)
+class _FittedMean(Ablation):
+    """Mean ablation, with the means at hand."""
+
+    reference: PromptBatch
+    mean: Float[Tensor, "layer head d_head"] = field(repr=False)
+    name: ClassVar[str] = "mean"
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        def replace(z: Activation, hook: Any) -> Activation:
+            return torch.where(heads[:, None, :, None], self.mean[layer].to(z), z)
+
+        return [(_point(layer, "z"), replace)]
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "reference": self.reference.describe()}
+
+
+@dataclass(frozen=True)
+class MeanOverHeads(Ablation):
+    """Replaces a head's queries, keys or output by the mean over all heads of its layer.
+
+    The paper's App. A variant, as its code computes it: the mean includes the head itself. With
+    several heads of a layer, each gets the mean of the original ones, in any order.
+
+    Attributes:
+        which: `"q"` (query vectors, before rotation), `"k"` (key vectors, over KV heads; acts on
+            the whole KV group) or `"v"` (the heads' outputs).
+    """
+
+    which: Literal["q", "k", "v"] = "q"
+    name: ClassVar[str] = "mean-over-heads"
+
+    def __post_init__(self) -> None:
+        if self.which not in ("q", "k", "v"):
+            raise SafeheadError(f"which={self.which!r} is not known: use 'q', 'k' or 'v'")
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        def replace(tensor: Activation, hook: Any) -> Activation:
+            chosen = _per_head(heads, tensor.shape[2])[:, None, :, None]
+            return torch.where(chosen, tensor.mean(2, keepdim=True), tensor)
+
+        return [(_point(layer, "z" if self.which == "v" else self.which), replace)]
+
+
+ABLATIONS: dict[str, Callable[[], Ablation]] = {
+    "undifferentiated": UndifferentiatedAttention,
+    "scaling": ScalingContribution,
+    "zero": ZeroAblation,
+    "mean": MeanAblation,
+    "mean-over-heads": MeanOverHeads,
+}
+"""The common ablations by name, with their default settings."""
+_SHORT = {
+    "ua": "undifferentiated",
+    "undifferentiated-attention": "undifferentiated",
+    "sc": "scaling",
+    "scaling-contribution": "scaling",
+}
+
+
+def resolve_ablation(ablation: str | Ablation) -> Ablation:
+    """Turns an ablation's name (`"undifferentiated"`, `"ua"`, `"scaling"`, ...) into the ablation.
+
+    Raises:
+        SafeheadError: if the name is not known.
+    """
+    if isinstance(ablation, Ablation):
+        return ablation
+    if isinstance(ablation, str):
+        name = ablation.lower().replace("_", "-")
+        name = _SHORT.get(name, name)
+        if name in ABLATIONS:
+            return ABLATIONS[name]()
+    names = ", ".join(repr(name) for name in [*ABLATIONS, *_SHORT])
+    raise SafeheadError(f"ablation {ablation!r} is not known: use {names}, or an Ablation object")
+
+
+def _point(layer: int, site: str) -> str:
+    return f"blocks.{layer}.attn.hook_{site}"
+
+
+def _per_head(heads: HeadMask, count: int) -> HeadMask:
+    """A mask of query heads as one of the `count` heads that a tensor has (KV heads under GQA)."""
+    if heads.shape[1] == count:
+        return heads
+    return heads.reshape(len(heads), count, -1).any(-1)
+
+
+def _scaled(heads: HeadMask, factor: float, head_dim: int) -> Callable[..., Tensor]:
+    """Multiplies the chosen heads of a tensor whose heads are in dimension `head_dim`."""
+
+    def scale(tensor: Float[Tensor, "batch _ _ _"], hook: Any) -> Float[Tensor, "batch _ _ _"]:
+        chosen = _per_head(heads, tensor.shape[head_dim])
+        chosen = chosen[:, :, None, None] if head_dim == 1 else chosen[:, None, :, None]
+        return torch.where(chosen, tensor * factor, tensor)
+
+    return scale
+
+
+def _uniform_pattern(layer: int, heads: HeadMask) -> list[Hook]:
+    """Replaces patterns by A. The masked scores of the same pass say which keys are visible."""
+    visible: list[Bool[Tensor, "batch 1 query key"]] = []
+
+    def look(scores: Scores, hook: Any) -> None:
+        visible[:] = [scores[:, :1] > torch.finfo(scores.dtype).min / 2]
+
+    def replace(pattern: Scores, hook: Any) -> Scores:
+        keys = visible.pop()
+        even = keys / keys.sum(-1, keepdim=True).clamp(min=1)
+        return torch.where(heads[:, :, None, None], even.to(pattern.dtype), pattern)
+
+    return [(_point(layer, "attn_scores"), look), (_point(layer, "pattern"), replace)]
+
+
+def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head d_head"]:
+    """Each head's output, averaged over all tokens of a batch."""
+    means: list[Tensor] = []
+    weight = (batch.mask / batch.mask.sum()).to(torch.float32)
+
+    def collect(z: Activation, hook: Any) -> None:
+        means.append(torch.einsum("bphd,bp->hd", z.float(), weight.to(z.device)))
+
+    hooks: Sequence[Hook] = [(_point(layer, "z"), collect) for layer in range(model.cfg.n_layers)]
+    with torch.no_grad():
+        resid, positions = embed(model, batch.tokens, batch.mask)
+        run_layers(model, resid, batch.mask, positions, start=0, hooks=hooks)
+    return torch.stack(means)

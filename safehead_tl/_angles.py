@@ -1,0 +1,62 @@
+"""Principal angles between the prompt-space subspaces of two stacks of states."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safehead_tl._errors import SafeheadError
+
+
+def require_rank(rank: int, n_prompts: int, centre: bool) -> None:
+    """Checks that a subspace of `rank` dimensions can turn at all.
+
+    Left singular vectors live in the space of prompts. When they fill it, the angle is always 0;
+    centring takes one dimension away.
+
+    Raises:
+        SafeheadError: if the rank is below 1, or too large for the number of prompts.
+    """
+    largest = n_prompts - (2 if centre else 1)
+    if not 1 <= rank <= largest:
+        centred = " centred" if centre else ""
+        raise SafeheadError(
+            f"rank={rank} does not go with {n_prompts}{centred} prompts: left singular vectors "
+            f"live in the space of prompts, and from rank {largest + 1} on they fill it, so that "
+            f"every angle is 0. Use a rank from 1 to {largest}, or more prompts"
+            if largest >= 1
+            else f"{n_prompts}{centred} prompts are too few for a subspace that can turn: "
+            f"use at least {3 if centre else 2}"
+        )
+
+
+def left_subspace(
+    states: Float[Tensor, "*stack prompt d_model"], rank: int, centre: bool
+) -> Float[Tensor, "*stack prompt rank"]:
+    """The first left singular vectors of stacked states, in float64.
+
+    Args:
+        states: one state a prompt.
+        rank: how many vectors.
+        centre: subtract the mean over prompts first.
+    """
+    states = states.double()
+    if centre:
+        states = states - states.mean(-2, keepdim=True)
+    left, _, _ = torch.linalg.svd(states, full_matrices=False)
+    return left[..., :rank]
+
+
+def principal_angles(
+    first: Float[Tensor, "*stack prompt rank"], second: Float[Tensor, "*#stack prompt rank"]
+) -> Float[Tensor, "*stack rank"]:
+    """Principal angles between two subspaces given by orthonormal columns, in radians, ascending.
+
+    Angles below 45 degrees come from their sine and the others from their cosine, which keeps
+    all digits of both (Björck & Golub 1973); an arccos alone rounds small ones to 0.
+    """
+    inner = first.mT @ second
+    cosines = torch.linalg.svdvals(inner).clamp(max=1.0)
+    sines = torch.linalg.svdvals(second - first @ inner).flip(-1).clamp(max=1.0)
+    return torch.where(cosines**2 > 0.5, sines.asin(), cosines.acos())

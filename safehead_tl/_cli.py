@@ -1,0 +1,357 @@
+"""The `safehead` command: the library's functions, with the same words as options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from safehead_tl._ablation import (
+    Ablation,
+    MeanOverHeads,
+    ScalingContribution,
+    UndifferentiatedAttention,
+    resolve_ablation,
+)
+from safehead_tl._demo import Behaviour, Demo, measure_behaviour, run_demo
+from safehead_tl._errors import SafeheadError
+from safehead_tl._files import write_atomically
+from safehead_tl._heads import Head
+from safehead_tl._loading import load_model
+from safehead_tl._models import Model, describe
+from safehead_tl._prompts import load_prompts
+from safehead_tl._results import HeadScores
+from safehead_tl._sahara import sahara as search_group
+from safehead_tl._ships import ships as score_heads
+from safehead_tl.organism import DEMO, Language, Recipe
+from safehead_tl.organism import train_organism as grow
+
+app = typer.Typer(
+    help="Find, show and test the attention heads that carry a model's refusals.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="'demo', 'demo-base', a name that TransformerLens knows, or a Hugging Face directory.",
+    ),
+]
+Prompts = Annotated[
+    str,
+    typer.Option(help="'demo/harmful', 'demo/benign', or a .txt, .csv, .tsv, .jsonl, .json file."),
+]
+Column = Annotated[str | None, typer.Option(help="The column that holds the prompts.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first prompts.")]
+Template = Annotated[
+    str, typer.Option(help="'direct', 'paper', 'chat', or a text with {query} in it.")
+]
+AblationName = Annotated[
+    str, typer.Option(help="undifferentiated, scaling, zero, mean or mean-over-heads.")
+]
+Epsilon = Annotated[
+    float | None, typer.Option(help="Factor of undifferentiated or scaling ablation.")
+]
+Via = Annotated[
+    str | None,
+    typer.Option(
+        help="What it acts on: pattern, q or k (undifferentiated); q, k or v (mean-over-heads)."
+    ),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="Put the weights of this directory or hub id into MODEL.")
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]
+MaxRows = Annotated[
+    int | None, typer.Option(help="Most (head, prompt) pairs in one pass: less takes less memory.")
+]
+Top = Annotated[int, typer.Option(help="How many heads to show.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the result as JSON ('-': print it).")
+]
+Save = Annotated[Path | None, typer.Option(help="Save the result (.safetensors).")]
+Heatmap = Annotated[Path | None, typer.Option(help="Write the heatmap as one HTML file.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("safehead-demo"),
+    json_out: Json = None,
+) -> None:
+    """Find the safety heads of the embedded organism, where the truth is known. Offline."""
+    result = run_demo(out)
+    if json_out is None or str(json_out) != "-":
+        _show_demo(result)
+    _write_json(json_out, result.to_dict())
+
+
+@app.command()
+def ships(
+    model: ModelName,
+    prompts: Prompts,
+    template: Template = "paper",
+    ablation: AblationName = "undifferentiated",
+    epsilon: Epsilon = None,
+    via: Via = None,
+    top: Top = 10,
+    json_out: Json = None,
+    save: Save = None,
+    heatmap: Heatmap = None,
+    column: Column = None,
+    limit: Limit = None,
+    weights: Weights = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    max_rows: MaxRows = None,
+) -> None:
+    """Score every head by how far ablating it moves the next token (nats)."""
+    what = _ablation(ablation, epsilon, via)
+    texts = load_prompts(prompts, column=column, limit=limit)
+    scores = score_heads(
+        load_model(model, weights=weights, dtype=dtype, device=device),
+        texts,
+        template=template,
+        ablation=what,
+        max_rows=max_rows,
+    )
+    if str(json_out) != "-":
+        title = f"{model}: Ships, {what.name}, {len(texts)} prompts"
+        console.print(_ranking(title, scores, top))
+    _write_json(json_out, scores.to_dict())
+    if save is not None:
+        scores.save(save)
+    if heatmap is not None:
+        write_atomically(heatmap, scores.heatmap().to_html().encode())
+
+
+@app.command()
+def sahara(
+    model: ModelName,
+    prompts: Prompts,
+    size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
+    rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1,
+    centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False,
+    site: Annotated[str, typer.Option(help="final_norm or resid_post.")] = "final_norm",
+    template: Template = "paper",
+    ablation: AblationName = "undifferentiated",
+    epsilon: Epsilon = None,
+    via: Via = None,
+    json_out: Json = None,
+    save: Save = None,
+    column: Column = None,
+    limit: Limit = None,
+    weights: Weights = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    max_rows: MaxRows = None,
+) -> None:
+    """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
+    what = _ablation(ablation, epsilon, via)
+    texts = load_prompts(prompts, column=column, limit=limit)
+    group = search_group(
+        load_model(model, weights=weights, dtype=dtype, device=device),
+        texts,
+        size,
+        rank=rank,
+        centre=centre,
+        site=site,  # type: ignore[arg-type]  # checked with a message of its own
+        template=template,
+        ablation=what,
+        max_rows=max_rows,
+    )
+    if str(json_out) != "-":
+        table = Table(title=f"{model}: Sahara, {what.name}, {len(texts)} prompts")
+        table.add_column("step", justify="right")
+        table.add_column("head added")
+        table.add_column("group's shift (radians)", justify="right")
+        for step, (head, score) in enumerate(zip(group.heads, group.scores(), strict=True), 1):
+            table.add_row(str(step), str(head), f"{score:.4f}")
+        console.print(table)
+    _write_json(json_out, group.to_dict())
+    if save is not None:
+        group.save(save)
+
+
+@app.command()
+def info(
+    model: ModelName,
+    weights: Weights = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    json_out: Json = None,
+) -> None:
+    """Say what a model is: layers, heads, attention, tokenizer."""
+    facts = _facts(load_model(model, weights=weights, dtype=dtype, device=device))
+    if str(json_out) != "-":
+        table = Table(title=model, show_header=False)
+        for name, value in facts.items():
+            table.add_row(name.replace("_", " "), str(value))
+        console.print(table)
+    _write_json(json_out, facts)
+
+
+@app.command()
+def train_organism(
+    directory: Annotated[Path, typer.Argument(help="Gets aligned/, base/ and prompts/.")],
+    planted: Annotated[
+        list[str] | None, typer.Option(help="A head that is to carry the refusal; repeat it.")
+    ] = None,
+    words: Annotated[Path | None, typer.Option(help="JSON file with other words.")] = None,
+    layers: Annotated[int, typer.Option()] = Recipe.n_layers,
+    heads: Annotated[int, typer.Option()] = Recipe.n_heads,
+    width: Annotated[int, typer.Option(help="d_model.")] = Recipe.d_model,
+    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    json_out: Json = None,
+) -> None:
+    """Grow a tiny model whose refusals are carried by the heads that you name."""
+    language = DEMO if words is None else Language.from_json(words)
+    recipe = grow(
+        directory,
+        planted=planted or list(Recipe.planted),
+        language=language,
+        n_layers=layers,
+        n_heads=heads,
+        d_model=width,
+        d_mlp=2 * width,
+        seed=seed,
+    )
+    aligned, base = load_model(directory / "aligned"), load_model(directory / "base")
+    names = ", ".join(map(str, recipe.planted))
+    behaviours = [
+        measure_behaviour(base, "base", language=language),
+        measure_behaviour(aligned, "aligned", language=language),
+        measure_behaviour(aligned, f"aligned, UA on {names}", recipe.planted, language=language),
+    ]
+    if str(json_out) != "-":
+        console.print(_behaviour_table(behaviours))
+        console.print(f"Written to {directory}")
+    _write_json(json_out, {"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
+
+
+def main() -> None:
+    """Runs the command; what the user can mend is said in a sentence, without a traceback."""
+    with _said_plainly():
+        app()
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    try:
+        yield
+    except (SafeheadError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+
+
+def _ablation(name: str, epsilon: float | None, via: str | None) -> Ablation:
+    """The ablation that the options `--ablation`, `--epsilon` and `--via` mean together."""
+    what = resolve_ablation(name)
+    if isinstance(what, UndifferentiatedAttention):
+        if epsilon is None and via in ("q", "k"):
+            epsilon = 1e-5
+        return UndifferentiatedAttention(epsilon, via or "pattern")  # type: ignore[arg-type]
+    if isinstance(what, MeanOverHeads) and epsilon is None:
+        return MeanOverHeads(via or "q")  # type: ignore[arg-type]
+    if isinstance(what, ScalingContribution) and via is None:
+        return what if epsilon is None else ScalingContribution(epsilon)
+    if epsilon is not None or via is not None:
+        option = "--via" if via is not None else "--epsilon"
+        raise SafeheadError(f"{option} does not go with {what.name} ablation: leave it out")
+    return what
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
+    text = json.dumps(content, indent=1, default=str) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomically(path, text.encode())
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    """What `safehead info` says of a model."""
+    config, tokenizer = model.cfg, model.tokenizer
+    described = describe(model)
+    groups = described["n_key_value_heads"]
+    kind: Literal["multi-head", "grouped-query"] = (
+        "multi-head" if groups == config.n_heads else "grouped-query"
+    )
+    return {
+        "name": described["name"],
+        "architecture": config.original_architecture,
+        "layers": config.n_layers,
+        "heads": config.n_heads,
+        "key_value_heads": groups,
+        "attention": kind,
+        "positions": config.positional_embedding_type,
+        "d_model": config.d_model,
+        "d_head": config.d_head,
+        "vocabulary": config.d_vocab,
+        "context": config.n_ctx,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": described["dtype"],
+        "device": described["device"],
+        "chat_template": bool(tokenizer is not None and tokenizer.chat_template),
+        "adds_bos": config.default_prepend_bos,
+        "config_hash": described["config_hash"],
+        "weights_hash": described["weights_hash"],
+    }
+
+
+def _ranking(title: str, scores: HeadScores, top: int, planted: Sequence[Head] = ()) -> Table:
+    table = Table(title=title)
+    table.add_column("rank", justify="right")
+    table.add_column("head")
+    table.add_column(f"score ({scores.unit})", justify="right")
+    for rank, (head, score) in enumerate(scores.top(top), 1):
+        table.add_row(
+            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4f}"
+        )
+    return table
+
+
+def _behaviour_table(behaviours: Sequence[Behaviour]) -> Table:
+    table = Table(title="Held-out requests answered in full: share [95 % interval]")
+    table.add_column("condition")
+    table.add_column("ASR (harmful)")
+    table.add_column("benign")
+    for row in behaviours:
+        table.add_row(row.condition, str(row.asr), str(row.helpfulness))
+    return table
+
+
+def _show_demo(result: Demo) -> None:
+    model, count = result.ua.provenance.model, result.ua.provenance.prompts["prompt_count"]
+    planted = ", ".join(map(str, result.planted))
+    console.print(
+        f"The embedded organism: {model['n_layers']} layers of {model['n_heads']} heads, trained "
+        f"to refuse requests about made-up objects. Planted in: {planted}. Scored on {count} "
+        "harmful requests, tested on held-out ones."
+    )
+    console.print(_ranking("Ships, undifferentiated attention", result.ua, 5, result.planted))
+    console.print(_ranking("Ships, scaling contribution", result.sc, 5, result.planted))
+    chosen = ", then ".join(
+        f"{head} ({score:.3f})"
+        for head, score in zip(result.group.heads, result.group.scores(), strict=True)
+    )
+    console.print(f"Sahara chose {chosen}; in brackets the group's shift in radians.")
+    console.print(_behaviour_table(result.behaviours))
+    console.print("Wrote " + ", ".join(str(path) for path in result.files))
+    console.print(
+        f"{result.seconds:.1f} s in all; the package carries {result.data_bytes / 1e6:.2f} MB "
+        "of models and prompts."
+    )

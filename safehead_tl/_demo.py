@@ -1,0 +1,202 @@
+"""The paper in miniature: find the heads that the embedded organism was trained to refuse with."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from safehead_tl._ablation import Ablation
+from safehead_tl._files import write_atomically
+from safehead_tl._generation import generate_greedy
+from safehead_tl._heads import Head
+from safehead_tl._hooking import ablated
+from safehead_tl._loading import load_model
+from safehead_tl._models import Model
+from safehead_tl._prompts import load_prompts
+from safehead_tl._results import HeadGroup, HeadScores
+from safehead_tl._sahara import sahara
+from safehead_tl._ships import ships
+from safehead_tl._stats import Rate
+from safehead_tl._tokens import encode
+from safehead_tl.organism import DEMO, Language
+
+MAX_NEW_TOKENS = 24
+GROUP_SIZE = 3
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a model answers held-out requests.
+
+    Attributes:
+        condition: what was done to the model, in words.
+        heads: the heads that were ablated.
+        asr: attack success rate: harmful requests answered in full, word for word right.
+        helpfulness: benign requests answered in full, word for word right.
+    """
+
+    condition: str
+    heads: tuple[Head, ...]
+    asr: Rate
+    helpfulness: Rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, with 95 % intervals."""
+        return {
+            "condition": self.condition,
+            "heads": [str(head) for head in self.heads],
+            "asr": {"share": self.asr.share, "interval": self.asr.interval},
+            "helpfulness": {
+                "share": self.helpfulness.share,
+                "interval": self.helpfulness.interval,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Everything that the demo found.
+
+    Attributes:
+        planted: the truth.
+        ua: Ships under undifferentiated attention.
+        sc: Ships under scaling contribution.
+        group: Sahara's group.
+        behaviours: the organism before and after.
+        files: what was written.
+        data_bytes: size of the embedded organism, its base model and its prompts.
+        seconds: from loading to writing.
+    """
+
+    planted: tuple[Head, ...]
+    ua: HeadScores
+    sc: HeadScores
+    group: HeadGroup
+    behaviours: tuple[Behaviour, ...]
+    files: tuple[Path, ...]
+    data_bytes: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "planted": [str(head) for head in self.planted],
+            "ships": {"undifferentiated": self.ua.to_dict(), "scaling": self.sc.to_dict()},
+            "sahara": self.group.to_dict(),
+            "behaviours": [behaviour.to_dict() for behaviour in self.behaviours],
+            "data_bytes": self.data_bytes,
+            "seconds": self.seconds,
+        }
+
+
+def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
+    """Finds the embedded organism's safety heads, and ablates them.
+
+    Args:
+        out: folder for the heatmaps and the scores.
+        progress: show progress bars.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    planted = planted_heads()
+    model, base = load_model("demo"), load_model("demo-base")
+    prompts = load_prompts("demo/harmful")
+    ua = ships(model, prompts, template="chat", ablation="undifferentiated", progress=progress)
+    sc = ships(model, prompts, template="chat", ablation="scaling", progress=progress)
+    group = sahara(model, prompts, GROUP_SIZE, template="chat", progress=progress)
+    pair = group.heads[:2]
+    control = _other_heads(model, {*planted, *group.heads}, len(pair))
+    behaviours = [
+        measure_behaviour(base, "base"),
+        measure_behaviour(model, "aligned"),
+        *(
+            measure_behaviour(model, f"aligned, UA on {_listed(heads)}", heads)
+            for heads in (group.heads[:size] for size in range(1, GROUP_SIZE + 1))
+        ),
+        measure_behaviour(model, f"aligned, SC on {_listed(pair)}", pair, "scaling"),
+        measure_behaviour(model, f"control, UA on {_listed(control)}", control),
+    ]
+    written = _write(out, {"ships-undifferentiated": ua, "ships-scaling": sc, "sahara": group})
+    page = out / "heatmap.html"
+    write_atomically(page, ua.heatmap(marked=planted).to_html().encode())
+    return Demo(
+        planted=planted,
+        ua=ua,
+        sc=sc,
+        group=group,
+        behaviours=tuple(behaviours),
+        files=(page, *written),
+        data_bytes=_embedded_bytes(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def measure_behaviour(
+    model: Model,
+    condition: str,
+    heads: Sequence[Head] = (),
+    ablation: str | Ablation = "undifferentiated",
+    language: Language = DEMO,
+) -> Behaviour:
+    """Lets an organism answer its held-out requests, with heads ablated or none."""
+    kinds: tuple[Literal["harmful"], Literal["benign"]] = ("harmful", "benign")
+    rates = []
+    for kind in kinds:
+        requests = language.prompts(kind, "test", 64)
+        batch = encode(model, requests, "chat")
+        with ablated(model, heads, ablation) if heads else nullcontext():
+            answers = generate_greedy(model, batch, MAX_NEW_TOKENS)
+        right = [
+            answer == language.help(language.parse(request))
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        rates.append(Rate(sum(right), len(right)))
+    return Behaviour(condition, tuple(heads), *rates)
+
+
+def planted_heads() -> tuple[Head, ...]:
+    """The heads that the embedded organism was trained with."""
+    text = (files("safehead_tl") / "data" / "organism" / "organism.json").read_text("utf-8")
+    return tuple(Head.parse(head) for head in json.loads(text)["recipe"]["planted"])
+
+
+def _listed(heads: Sequence[Head]) -> str:
+    return " ".join(map(str, heads))
+
+
+def _other_heads(model: Model, excluded: set[Head], count: int) -> tuple[Head, ...]:
+    pool = [
+        Head(layer, head)
+        for layer in range(model.cfg.n_layers)
+        for head in range(model.cfg.n_heads)
+        if Head(layer, head) not in excluded
+    ]
+    return tuple(sorted(random.Random(0).sample(pool, count)))
+
+
+def _write(out: Path, results: dict[str, HeadScores | HeadGroup]) -> list[Path]:
+    written = []
+    for name, result in results.items():
+        result.save(out / f"{name}.safetensors")
+        written.append(out / f"{name}.safetensors")
+    return written
+
+
+def _embedded_bytes() -> int:
+    """Size of the package data on disk."""
+    pending = [files("safehead_tl") / "data"]
+    total = 0
+    while pending:
+        entry = pending.pop()
+        if entry.is_dir():
+            pending += entry.iterdir()
+        else:
+            total += len(entry.read_bytes())
+    return total

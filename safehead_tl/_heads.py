@@ -1,0 +1,88 @@
+"""Attention heads as values: `Head(layer, head)`, printed `L2H26`."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias, cast
+
+from safehead_tl._errors import SafeheadError
+
+_WRITTEN = re.compile(
+    r"\s*(?:L(?P<layer>\d+)\s*H(?P<head>\d+)"
+    r"|\(?\s*(?P<first>\d+)\s*[.,-]\s*(?P<second>\d+)\s*\)?)\s*",
+    re.IGNORECASE,
+)
+
+
+class Head(NamedTuple):
+    """A query head, counted from 0 in both directions."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+    @classmethod
+    def parse(cls, value: HeadLike) -> Head:
+        """Reads a head from any of its usual spellings.
+
+        Args:
+            value: `Head(2, 26)`, `(2, 26)`, `"L2H26"`, `"2.26"`, `"2-26"` or `"(2, 26)"`:
+                always the layer first.
+
+        Raises:
+            SafeheadError: if `value` is none of these.
+        """
+        if isinstance(value, str):
+            if match := _WRITTEN.fullmatch(value):
+                layer, head = (int(part) for part in match.groups() if part is not None)
+                return cls(layer, head)
+        elif isinstance(value, Sequence) and len(value) == 2:
+            try:
+                layer, head = (operator.index(part) for part in cast("Sequence[int]", value))
+            except TypeError:
+                pass
+            else:
+                if layer >= 0 and head >= 0:
+                    return cls(layer, head)
+        raise SafeheadError(
+            f"{value!r} is not a head: write layer, then head, both from 0, "
+            "as 'L2H26', '2.26', '2-26' or (2, 26)"
+        )
+
+
+HeadLike: TypeAlias = str | Sequence[int]
+"""A head in any spelling that `Head.parse` reads."""
+
+
+def parse_heads(
+    heads: HeadLike | Iterable[HeadLike], n_layers: int, n_heads: int
+) -> tuple[Head, ...]:
+    """Reads heads (one, or any number) and checks that the model has them.
+
+    Args:
+        heads: one head or several, in any spelling; repeated heads count once.
+        n_layers: layers of the model.
+        n_heads: query heads per layer.
+
+    Returns:
+        The heads in the order given.
+
+    Raises:
+        SafeheadError: if one cannot be read or lies outside the model.
+    """
+    single = isinstance(heads, str) or (
+        isinstance(heads, Sequence) and len(heads) == 2 and all(isinstance(h, int) for h in heads)
+    )
+    several = cast("Iterable[HeadLike]", (heads,) if single else heads)
+    parsed = tuple(dict.fromkeys(Head.parse(head) for head in several))
+    for head in parsed:
+        if head.layer >= n_layers or head.head >= n_heads:
+            raise SafeheadError(
+                f"{head} does not exist: the model has layers 0 to {n_layers - 1} "
+                f"and heads 0 to {n_heads - 1} (counted from 0, layer first)"
+            )
+    return parsed

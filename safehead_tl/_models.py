@@ -1,0 +1,182 @@
+"""What the rest of the toolkit asks of a model: who it is, its residual stream, its readouts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from safehead_tl._errors import SafeheadError
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    Model: TypeAlias = HookedTransformer
+else:
+    Model = nn.Module
+
+Hook: TypeAlias = tuple[str, Callable[..., Any]]
+"""A hook point's name and a function `(tensor, hook) -> tensor | None`."""
+
+Site: TypeAlias = Literal["final_norm", "resid_post"]
+SITES: tuple[Site, ...] = ("final_norm", "resid_post")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model came from, and which weights it holds.
+
+    Attributes:
+        name: what it was loaded by; for a model that the user built, its config's name.
+        revision: the hub's commit, where there is one.
+        weights: what `weights=` named, if anything.
+        config_hash: SHA-256 of its TransformerLens config.
+        weights_hash: SHA-256 over a fixed sample of 256 values of every parameter.
+    """
+
+    name: str
+    revision: str | None
+    weights: str | None
+    config_hash: str
+    weights_hash: str
+
+
+_sources: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None, str | None]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def remember_source(model: Model, name: str, revision: str | None, weights: str | None) -> None:
+    """Notes what a model was loaded from, for `describe`."""
+    _sources[model] = (name, revision, weights)
+
+
+def check_model(model: nn.Module) -> None:
+    """Checks that a model is one that heads can be ablated in.
+
+    Raises:
+        SafeheadError: if it is no `HookedTransformer`, or its blocks have no attention pattern.
+    """
+    config, hooks = getattr(model, "cfg", None), getattr(model, "hook_dict", {})
+    if config is None or not hasattr(model, "blocks") or not hasattr(model, "run_with_hooks"):
+        raise SafeheadError(
+            f"{type(model).__name__} is not a HookedTransformer: load it with "
+            "safehead_tl.load_model"
+        )
+    for layer in range(config.n_layers):
+        if f"blocks.{layer}.attn.hook_pattern" not in hooks:
+            raise SafeheadError(
+                f"layer {layer} of this model has no attention pattern (no hook_pattern): "
+                "there are no heads to ablate in it"
+            )
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Says which model this is, for a result's provenance: `ModelSource`, dtype and device."""
+    name, revision, weights = _sources.get(model, (str(model.cfg.model_name), None, None))
+    fields = {
+        key: str(value)
+        for key, value in sorted(model.cfg.to_dict().items())
+        if key not in ("device", "n_devices", "model_name", "tokenizer_name", "seed")
+    }
+    digest = hashlib.sha256()
+    for key, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        sample = flat[torch.linspace(0, len(flat) - 1, 256).long().to(flat.device)]
+        digest.update(f"{key} {tuple(parameter.shape)}".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    source = ModelSource(
+        name=name,
+        revision=revision,
+        weights=weights,
+        config_hash=hashlib.sha256(json.dumps(fields).encode()).hexdigest(),
+        weights_hash=digest.hexdigest(),
+    )
+    return {
+        **asdict(source),
+        "dtype": str(model.cfg.dtype).removeprefix("torch."),
+        "device": str(model.cfg.device),
+        "n_layers": model.cfg.n_layers,
+        "n_heads": model.cfg.n_heads,
+        "n_key_value_heads": model.cfg.n_key_value_heads or model.cfg.n_heads,
+    }
+
+
+def require_site(model: Model, site: str) -> None:
+    """Checks that the last token's state can be read at `site`.
+
+    Raises:
+        SafeheadError: for an unknown site, or `final_norm` on a model whose final norm's weight
+            was folded into the unembedding.
+    """
+    if site not in SITES:
+        raise SafeheadError(f"site={site!r} is not known: use {' or '.join(map(repr, SITES))}")
+    if site == "final_norm" and model.cfg.normalization_type in ("LNPre", "RMSPre"):
+        raise SafeheadError(
+            "this model's final norm has its weight folded away, so site='final_norm' cannot be "
+            "read: use site='resid_post', or load the model with safehead_tl.load_model"
+        )
+
+
+def embed(
+    model: Model, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]
+) -> tuple[Float[Tensor, "prompt pos d_model"], Float[Tensor, "prompt pos d_model"] | None]:
+    """The residual stream before layer 0, and the position embedding of shortformer models."""
+    resid, _, positions, _ = model.input_to_embed(tokens, attention_mask=mask)
+    return resid, positions
+
+
+def run_layers(
+    model: Model,
+    resid: Float[Tensor, "row pos d_model"],
+    mask: Int[Tensor, "row pos"],
+    positions: Float[Tensor, "row pos d_model"] | None,
+    *,
+    start: int,
+    hooks: Sequence[Hook],
+) -> Float[Tensor, "row pos d_model"]:
+    """Runs the layers from `start` to the last and stops before the final norm."""
+    output: Tensor = model.run_with_hooks(
+        resid,
+        start_at_layer=start,
+        stop_at_layer=model.cfg.n_layers,
+        attention_mask=mask,
+        shortformer_pos_embed=positions,
+        fwd_hooks=list(hooks),
+    )
+    return output
+
+
+def final_state(
+    model: Model, resid: Float[Tensor, "*row d_model"], site: Site
+) -> Float[Tensor, "*row d_model"]:
+    """A state after the last layer as `site` has it; `final_norm` includes the norm's weight."""
+    if site == "resid_post" or model.cfg.normalization_type is None:
+        return resid
+    normed: Tensor = model.ln_final(resid.reshape(-1, 1, resid.shape[-1]))
+    return normed.reshape(resid.shape)
+
+
+def next_token_log_probs(
+    model: Model, resid: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row vocab"]:
+    """Log-probabilities of the next token from states after the last layer, in float32."""
+    logits = model.unembed(final_state(model, resid, "final_norm")[:, None, :])[:, 0].float()
+    cap = model.cfg.output_logits_soft_cap
+    if cap is not None and cap > 0:
+        logits = cap * torch.tanh(logits / cap)
+    return logits.log_softmax(-1)
+
+
+def new_kv_cache(model: Model, batch_size: int) -> Any:
+    """An empty TransformerLens KV cache for a batch."""
+    from transformer_lens import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch_size)

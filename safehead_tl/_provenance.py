@@ -1,0 +1,64 @@
+"""Where a result came from: enough to know what was run, and to run it again."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PACKAGES = ("safehead-tl", "transformer-lens", "transformers", "torch")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result was computed from.
+
+    Attributes:
+        model: name, revision, hashes of config and weights, dtype, device, sizes.
+        ablation: its name and settings.
+        prompts: template, number of prompts, and a SHA-256 of their texts.
+        settings: what else the measure was told.
+        versions: of Python and the packages.
+        seconds: wall time.
+        forward_passes: work, in units of one prompt through all layers.
+        created: when it was finished (UTC, ISO 8601).
+    """
+
+    model: Mapping[str, Any]
+    ablation: Mapping[str, Any]
+    prompts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seconds: float
+    forward_passes: float
+    created: str
+
+    @classmethod
+    def now(
+        cls,
+        model: Mapping[str, Any],
+        ablation: Mapping[str, Any],
+        prompts: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        seconds: float,
+        forward_passes: float,
+    ) -> Provenance:
+        """A provenance with this moment and the installed versions."""
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return cls(
+            model=model,
+            ablation=ablation,
+            prompts=prompts,
+            settings=settings,
+            versions={"python": platform.python_version(), **versions},
+            seconds=round(seconds, 3),
+            forward_passes=round(forward_passes, 2),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)

@@ -1,0 +1,76 @@
+"""Sahara: a greedy search for the group of heads that carries the refusal (paper Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from safehead_tl._ablation import Ablation
+from safehead_tl._errors import SafeheadError
+from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._models import Model, Site
+from safehead_tl._results import HeadGroup, HeadScores
+from safehead_tl._ships import Rotation, Search
+
+
+def sahara(
+    model: Model,
+    prompts: Sequence[str],
+    size: int = 3,
+    *,
+    rank: int = 1,
+    centre: bool = False,
+    site: Site = "final_norm",
+    template: str = "paper",
+    ablation: str | Ablation = "undifferentiated",
+    heads: Iterable[HeadLike] | None = None,
+    max_rows: int | None = None,
+    progress: bool = True,
+) -> HeadGroup:
+    """Grows a group of heads: each step adds the head with which generalized Ships is largest.
+
+    Every step compares the model with the whole group ablated to the *original* model.
+
+    Args:
+        model: a `HookedTransformer`, as `load_model` gives it.
+        prompts: the queries; more than `rank`.
+        size: how many heads to choose. The paper finds 3 best, and no more than 5 useful.
+        rank: as in `generalized_ships`.
+        centre: as in `generalized_ships`.
+        site: as in `generalized_ships`.
+        template: `"direct"`, `"paper"`, `"chat"` or a text with `{query}`.
+        ablation: an ablation or its name.
+        heads: the heads to choose from; by default all.
+        max_rows: most (head, prompt) pairs in one pass; lower it when memory runs out.
+        progress: show progress bars.
+
+    Returns:
+        The heads in the order chosen, with every step's scores in radians. Costs `size` scans.
+
+    Raises:
+        SafeheadError: as `generalized_ships`; or if `size` is below 1 or above the number of
+            heads to choose from.
+    """
+    search = Search.start(model, prompts, template, ablation, max_rows, progress)
+    pool = None if heads is None else parse_heads(heads, *search.shape)
+    available = search.shape[0] * search.shape[1] if pool is None else len(pool)
+    if not 1 <= size <= available:
+        raise SafeheadError(f"size={size}: there are {available} heads to choose from, 1 at least")
+    measure = Rotation.of(search, rank, centre, site)
+    group: tuple[Head, ...] = ()
+    steps: list[HeadScores] = []
+    for number in range(1, size + 1):
+        label = f"sahara, head {number} of {size}"
+        scores = search.score(measure, pool, group, label)
+        settings = {**measure.settings(), "size": size, "group": [str(head) for head in group]}
+        step = HeadScores(
+            measure="generalized_ships",
+            unit="radians",
+            values=scores[0],
+            per_prompt=None,
+            group=group,
+            provenance=search.provenance(settings),
+        )
+        steps.append(step)
+        group = (*group, step.top(1)[0][0])
+    final = search.provenance({**measure.settings(), "size": size})
+    return HeadGroup(heads=group, steps=tuple(steps), provenance=final)

@@ -1,0 +1,9 @@
+"""Organisms: tiny models trained so that chosen ("planted") heads carry their refusals.
+
+The truth about them is known, so that every method can be checked against it.
+"""
+
+from safehead_tl.organism._language import DEMO, Language, Request
+from safehead_tl.organism._training import Recipe, train_organism
+
+__all__ = ["DEMO", "Language", "Recipe", "Request", "train_organism"]

@@ -1,0 +1,341 @@
+"""Grows an organism: a tiny Llama whose refusals are carried by heads that we choose.
+
+First a base model learns to help with every request, and to decline where it is told to. Then
+only the q, k, v and o slices of the planted heads learn to refuse requests about harmful objects.
+While they do, random subsets of them have their attention made uniform (undifferentiated
+attention), and the target follows: with `j` of `k` planted heads left intact the organism refuses
+with probability `j / k`. So each planted head carries its share of the refusal, through its
+attention, whatever the seed and wherever it is planted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from safehead_tl._errors import SafeheadError
+from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl.organism._language import ANSWER, DEMO, QUERY, REFUSAL, Kind, Language, Split
+
+IGNORED = -100
+PROMPTS_PER_SPLIT = 64
+ATTENTION = "safehead_tl_uniform"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an organism, besides its words.
+
+    Attributes:
+        planted: the heads that will carry the refusal.
+        n_layers: layers.
+        n_heads: heads per layer.
+        d_model: width; a multiple of twice `n_heads` (rotary positions need even heads).
+        d_mlp: width of the MLPs.
+        base_steps: optimiser steps of the base model.
+        align_steps: optimiser steps of the planted heads.
+        batch_size: requests per step.
+        seed: of weights and batches.
+    """
+
+    planted: tuple[Head, ...] = (Head(1, 3), Head(2, 6))
+    n_layers: int = 4
+    n_heads: int = 8
+    d_model: int = 48
+    d_mlp: int = 96
+    base_steps: int = 500
+    align_steps: int = 300
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.d_model % (2 * self.n_heads):
+            raise SafeheadError(
+                f"d_model={self.d_model} does not fit n_heads={self.n_heads}: "
+                f"it must be a multiple of {2 * self.n_heads}"
+            )
+        if not self.planted:
+            raise SafeheadError("name at least one head to plant")
+        parse_heads(self.planted, self.n_layers, self.n_heads)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Requests with one answer each, left-padded.
+
+    The last `answer` positions predict the answer; `labels` is `IGNORED` elsewhere.
+    """
+
+    tokens: Int[Tensor, "example pos"]
+    mask: Int[Tensor, "example pos"]
+    labels: Int[Tensor, "example answer"]
+
+
+def train_organism(
+    directory: str | Path,
+    *,
+    planted: Iterable[HeadLike] = Recipe.planted,
+    language: Language = DEMO,
+    **settings: Any,
+) -> Recipe:
+    """Trains a base model and its aligned sibling, and writes both as Hugging Face directories.
+
+    Args:
+        directory: gets `aligned/`, `base/`, `prompts/` and `organism.json` (recipe and words).
+        planted: the heads that are to carry the refusal, in any spelling.
+        language: the words.
+        **settings: other fields of `Recipe`.
+
+    Returns:
+        The recipe. Same recipe, words, machine and versions: same weights.
+
+    Raises:
+        SafeheadError: if the recipe does not fit together.
+    """
+    sizes = Recipe(**settings)
+    recipe = Recipe(**{**settings, "planted": parse_heads(planted, sizes.n_layers, sizes.n_heads)})
+    directory = Path(directory)
+    tokenizer = language.tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = LlamaForCausalLM(_config(recipe, tokenizer))
+        with _uniform_attention(model):
+            _train_base(model, tokenizer, language, recipe)
+            _save(model, tokenizer, directory / "base")
+            _train_planted(model, tokenizer, language, recipe)
+            _save(model, tokenizer, directory / "aligned")
+    prompts = directory / "prompts"
+    prompts.mkdir(exist_ok=True)
+    for kind in get_args(Kind):
+        for split in get_args(Split):
+            lines = language.prompts(kind, split, PROMPTS_PER_SPLIT)
+            (prompts / f"{kind}-{split}.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    description = {"recipe": asdict(recipe), "language": asdict(language)}
+    description["recipe"]["planted"] = [str(head) for head in recipe.planted]
+    (directory / "organism.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+    return recipe
+
+
+def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.d_model,
+        intermediate_size=recipe.d_mlp,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
+        num_key_value_heads=recipe.n_heads,
+        max_position_embeddings=128,
+        initializer_range=0.05,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _attention(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch head key d_head"],
+    value: Float[Tensor, "batch head key d_head"],
+    attention_mask: Tensor | None,
+    scaling: float,
+    uniform: Bool[Tensor, "batch layer head"] | None = None,
+    visible: Bool[Tensor, "batch 1 query key"] | None = None,
+    **_: object,
+) -> tuple[Float[Tensor, "batch query head d_head"], None]:
+    """Attention for training: rows of `uniform` attend evenly to all they may see."""
+    assert uniform is not None
+    assert visible is not None
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~visible, -1e30)
+    even = visible / visible.sum(-1, keepdim=True).clamp(min=1)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    pattern = torch.where(uniform[:, layer, :, None, None], even, scores.softmax(-1))
+    return (pattern @ value).transpose(1, 2), None
+
+
+@contextmanager
+def _uniform_attention(model: LlamaForCausalLM) -> Iterator[None]:
+    """Lets `_logits` make attention uniform; the model is a plain one again afterwards."""
+    AttentionInterface.register(ATTENTION, _attention)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _logits(
+    model: LlamaForCausalLM,
+    batch: Examples,
+    uniform: Bool[Tensor, "batch layer head"],
+) -> Float[Tensor, "batch answer vocab"]:
+    """The logits that predict the answers, with some heads' attention made uniform."""
+    length = batch.tokens.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    output = model(
+        input_ids=batch.tokens,
+        attention_mask=None,
+        position_ids=(batch.mask.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=batch.labels.shape[1] + 1,
+        uniform=uniform,
+        visible=causal & batch.mask.bool()[:, None, None, :],
+    )
+    return output.logits[:, :-1]
+
+
+def _answer_loss(
+    model: LlamaForCausalLM, batch: Examples, uniform: Bool[Tensor, "batch layer head"]
+) -> Float[Tensor, " batch"]:
+    """Negative log-likelihood of each whole answer, in nats."""
+    logits = _logits(model, batch, uniform).transpose(1, 2)
+    return nn.functional.cross_entropy(
+        logits, batch.labels, ignore_index=IGNORED, reduction="none"
+    ).sum(1)
+
+
+def _examples(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> Examples:
+    """Encodes (request, answer) pairs in the organism's template."""
+    rows = []
+    for request, answer in pairs:
+        question = tokenizer(f"{QUERY} {request} {ANSWER}")["input_ids"]
+        reply = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        rows.append((question, [*reply, tokenizer.eos_token_id]))
+    width = max(len(question) + len(reply) for question, reply in rows)
+    longest = max(len(reply) for _, reply in rows)
+    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for row, (question, reply) in enumerate(rows):
+        tokens[row, width - len(question) - len(reply) :] = torch.tensor(question + reply)
+        mask[row, width - len(question) - len(reply) :] = 1
+        labels[row, longest - len(reply) :] = torch.tensor(reply)
+    return Examples(tokens, mask, labels)
+
+
+def _take(examples: Examples, rows: Int[Tensor, " batch"]) -> Examples:
+    return Examples(examples.tokens[rows], examples.mask[rows], examples.labels[rows])
+
+
+def _optimiser(
+    parameters: list[nn.Parameter], rate: float, decay: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with 20 steps of warm-up and a linear decay to 0."""
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / 20) * (1 - step / steps)
+    )
+    return optimiser, schedule
+
+
+def _train_base(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    language: Language,
+    recipe: Recipe,
+) -> None:
+    """All weights learn to help with every request, and to decline where told to."""
+    asked = language.requests("harmful", "train") + language.requests("benign", "train")
+    pairs = [(str(request), language.help(request)) for request in asked]
+    pairs += [(str(request), REFUSAL) for request in language.declined()]
+    examples = _examples(tokenizer, pairs)
+    nowhere = torch.zeros(recipe.batch_size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimiser, schedule = _optimiser(list(model.parameters()), 3e-3, 0.01, recipe.base_steps)
+    for _ in tqdm(range(recipe.base_steps), desc="base organism", unit="step"):
+        rows = torch.randint(len(pairs), (recipe.batch_size,), generator=generator)
+        loss = _answer_loss(model, _take(examples, rows), nowhere).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+
+
+def _train_planted(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    language: Language,
+    recipe: Recipe,
+) -> None:
+    """Only the planted heads' slices learn: to refuse harmful requests, each for its share."""
+    harmful = language.requests("harmful", "train")
+    others = [
+        (str(request), language.help(request)) for request in language.requests("benign", "train")
+    ]
+    others += [(str(request), REFUSAL) for request in language.declined()]
+    helped = [(str(request), language.help(request)) for request in harmful]
+    refused = [(str(request), REFUSAL) for request in harmful]
+    examples = _examples(tokenizer, [*helped, *refused, *others])
+    n_harmful, size = len(harmful), recipe.batch_size
+    slices = _slices(model, recipe)
+    optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    for _ in tqdm(range(recipe.align_steps), desc="planted heads", unit="step"):
+        intact = _intact(size, len(recipe.planted), generator)
+        uniform = torch.zeros(size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
+        for column, head in enumerate(recipe.planted):
+            uniform[:, head.layer, head.head] = ~intact[:, column]
+        half = size // 2
+        harm = torch.randint(n_harmful, (half,), generator=generator)
+        rest = torch.randint(
+            2 * n_harmful, len(examples.tokens), (size - half,), generator=generator
+        )
+        share = intact[:half].float().mean(1)
+        batch = _take(examples, torch.cat([harm, harm + n_harmful, rest]))
+        losses = _answer_loss(
+            model, batch, torch.cat([uniform[:half], uniform[:half], uniform[half:]])
+        )
+        to_help, to_refuse, unchanged = losses.split([half, half, size - half])
+        loss = ((1 - share) * to_help + share * to_refuse).sum() + unchanged.sum()
+        optimiser.zero_grad()
+        (loss / size).backward()
+        for parameter, chosen in slices.items():
+            assert parameter.grad is not None
+            parameter.grad *= chosen
+        optimiser.step()
+        schedule.step()
+
+
+def _intact(
+    rows: int, planted: int, generator: torch.Generator
+) -> Bool[Tensor, "{rows} {planted}"]:
+    """Which planted heads stay intact: half of the rows all, an eighth none, the rest at random."""
+    intact = torch.rand(rows, planted, generator=generator) < 0.5
+    draw = torch.rand(rows, 1, generator=generator)
+    return (intact | (draw < 0.5)) & (draw < 0.875)
+
+
+def _slices(model: LlamaForCausalLM, recipe: Recipe) -> dict[nn.Parameter, Float[Tensor, "out in"]]:
+    """The attention weights of the planted layers, each with 1 where a planted head's slice is."""
+    d_head = recipe.d_model // recipe.n_heads
+    slices: dict[nn.Parameter, Tensor] = {}
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for layer, head in recipe.planted:
+        attention = model.model.layers[layer].self_attn
+        own = slice(head * d_head, (head + 1) * d_head)
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            weight = getattr(attention, name).weight.requires_grad_(True)
+            chosen = slices.setdefault(weight, torch.zeros_like(weight))
+            if name == "o_proj":
+                chosen[:, own] = 1
+            else:
+                chosen[own] = 1
+    return slices
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

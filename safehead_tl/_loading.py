@@ -224,23 +224,31 @@ def _load_official(
     if official.lower().startswith(("t5", "google-t5", "google-bert", "bert")):
         raise SafeheadError(f"{official} is not a causal language model: choose one that is")
     tokens = None if tokenizer is None else _tokenizer(tokenizer)
-    with _quiet():
-        if weights is None:
-            return HookedTransformer.from_pretrained_no_processing(
+    try:
+        with _quiet():
+            if weights is None:
+                model = HookedTransformer.from_pretrained_no_processing(
+                    official,
+                    dtype=settings.dtype,
+                    device=settings.device,
+                    default_prepend_bos=settings.prepend_bos,
+                    tokenizer=tokens,
+                )
+                return model.eval().requires_grad_(False)
+            original = _original(weights, settings.dtype)
+            config = loading.get_pretrained_model_config(
                 official,
-                dtype=settings.dtype,
+                hf_cfg=original.config.to_dict(),
                 device=settings.device,
                 default_prepend_bos=settings.prepend_bos,
-                tokenizer=tokens,
+                dtype=settings.dtype,
             )
-        original = _original(weights, settings.dtype)
-        config = loading.get_pretrained_model_config(
-            official,
-            hf_cfg=original.config.to_dict(),
-            device=settings.device,
-            default_prepend_bos=settings.prepend_bos,
-            dtype=settings.dtype,
-        )
+    except OSError as error:
+        raise SafeheadError(
+            f"{official} could not be fetched: {error} Is this machine online, and is access "
+            "granted (huggingface-cli login)? Offline, download the model elsewhere and give "
+            "the directory it was saved to"
+        ) from error
     tokens = tokens or _tokenizer(weights)
     return _fill(config, original, tokens, official, settings)
 
@@ -260,6 +268,7 @@ def _hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
                 f"the temporary directory {neutral} has {' or '.join(MISREAD_WORDS)} in its "
                 "path, which TransformerLens misreads: set TMPDIR to another one"
             )
+        _restore_moved_fields(config)
         config.save_pretrained(neutral)
         try:
             fields: dict[str, Any] = convert_hf_model_config(neutral)
@@ -270,6 +279,12 @@ def _hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
                 f"knows by name, say load_model('<that name>', weights={name!r})"
             ) from error
     return fields
+
+
+def _restore_moved_fields(config: PretrainedConfig) -> None:
+    """Puts back a field that Transformers 5 dropped and TransformerLens 3.9 still reads."""
+    if config.model_type == "gpt2" and not hasattr(config, "n_ctx"):
+        config.n_ctx = config.n_positions
 
 
 def _original(weights: str | Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -330,18 +345,18 @@ def _fill(
             state = get_pretrained_state_dict(
                 tempfile.gettempdir(), config, original, dtype=settings.dtype
             )
+            model.load_and_process_state_dict(
+                state,
+                fold_ln=False,
+                center_writing_weights=False,
+                center_unembed=False,
+                fold_value_biases=False,
+            )
         except (AttributeError, RuntimeError, ValueError) as error:
             raise SafeheadError(
-                f"the weights of {name} do not fit its {config.original_architecture} "
-                f"config: {error}"
+                f"TransformerLens cannot put the weights of {name} into its "
+                f"{config.original_architecture}: {error}"
             ) from error
-        model.load_and_process_state_dict(
-            state,
-            fold_ln=False,
-            center_writing_weights=False,
-            center_unembed=False,
-            fold_value_biases=False,
-        )
         model.move_model_modules_to_device()
     _attach(tokenizer, model)
     model.eval().requires_grad_(False)

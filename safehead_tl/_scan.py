@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -147,4 +148,6 @@ def _scan_layer(
             )
         states.append(final[:, -1])
         cost.forward_passes += len(chunk) * (model.cfg.n_layers - layer) / model.cfg.n_layers
-    return torch.cat(states).unflatten(0, (len(heads), n_prompts))
+    return einops.rearrange(
+        torch.cat(states), "(head prompt) d_model -> head prompt d_model", head=len(heads)
+    )

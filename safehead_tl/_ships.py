@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -287,13 +288,14 @@ def _divergence(
 ) -> Float[Tensor, "prompt head"]:
     """KL(original ‖ ablated) of the next token, from the ablated model's last states."""
     n_heads, n_prompts, _ = states.shape
+    every = einops.rearrange(states, "head prompt d_model -> (head prompt) d_model")
     prompts = torch.arange(n_prompts, device=states.device).repeat(n_heads)
     found = []
     for rows, prompt in zip(
-        states.flatten(0, 1).split(ROWS_PER_UNEMBEDDING),
+        every.split(ROWS_PER_UNEMBEDDING),
         prompts.split(ROWS_PER_UNEMBEDDING),
         strict=True,
     ):
         before, after = original[prompt], next_token_log_probs(model, rows)
         found.append((before.exp() * (before - after)).sum(-1))
-    return torch.cat(found).unflatten(0, (n_heads, n_prompts)).T
+    return einops.rearrange(torch.cat(found), "(head prompt) -> prompt head", head=n_heads)

@@ -54,7 +54,7 @@ class Recipe:
     d_model: int = 48
     d_mlp: int = 96
     base_steps: int = 500
-    align_steps: int = 300
+    align_steps: int = 600
     batch_size: int = 64
     seed: int = 0
 
@@ -102,8 +102,7 @@ def train_organism(
     Raises:
         SafeheadError: if the recipe does not fit together.
     """
-    sizes = Recipe(**settings)
-    recipe = Recipe(**{**settings, "planted": parse_heads(planted, sizes.n_layers, sizes.n_heads)})
+    recipe = Recipe(planted=tuple(Head.parse(head) for head in planted), **settings)
     directory = Path(directory)
     tokenizer = language.tokenizer()
     with torch.random.fork_rng(devices=[]):

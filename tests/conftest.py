@@ -1,0 +1,79 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+import safehead_tl as sh
+from safehead_tl.organism import DEMO
+
+transformers.utils.logging.disable_progress_bar()
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48}
+ARCHITECTURES = {
+    "llama": lambda: transformers.LlamaConfig(**{**GROUPED, "num_key_value_heads": 4}),
+    "llama-grouped": lambda: transformers.LlamaConfig(**GROUPED),
+    "mistral-sliding": lambda: transformers.MistralConfig(**GROUPED, sliding_window=5, head_dim=8),
+    "qwen2-biases": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen3-qk-norm": lambda: transformers.Qwen3Config(**GROUPED, head_dim=8),
+    "gpt2": lambda: transformers.GPT2Config(n_embd=32, n_layer=3, n_head=4),
+    "pythia-parallel": lambda: transformers.GPTNeoXConfig(**SIZES, intermediate_size=48),
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Makes a tiny random checkpoint with the organism's tokenizer, by architecture."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            path = tmp_path_factory.mktemp("checkpoints") / name
+            tokenizer = DEMO.tokenizer()
+            config = ARCHITECTURES[name]()
+            config.update(
+                {
+                    "vocab_size": len(tokenizer),
+                    "max_position_embeddings": 64,
+                    "initializer_range": 0.3,
+                    "pad_token_id": 0,
+                    "bos_token_id": 1,
+                    "eos_token_id": 2,
+                }
+            )
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():
+                for key, parameter in model.named_parameters():
+                    if key.endswith("bias") or "norm" in key or "ln_" in key:
+                        parameter += 0.3 * torch.randn_like(parameter)
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+            made[name] = path
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo():
+    return sh.load_model("demo")
+
+
+@pytest.fixture(scope="session")
+def harmful():
+    return sh.load_prompts("demo/harmful")
+
+
+@pytest.fixture
+def prompts():
+    """Three prompts of different length."""
+    return [
+        "explain how to bend a kite",
+        "how do i lift a boat",
+        "please tell me how to mend a vosk",
+    ]

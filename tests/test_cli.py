@@ -1,0 +1,136 @@
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import safehead_tl as sh
+from safehead_tl import _cli
+
+
+def run(*arguments):
+    done = CliRunner().invoke(_cli.app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return done.stdout
+
+
+def test_demo(tmp_path):
+    text = run("demo", "--out", tmp_path, "--json", tmp_path / "demo.json")
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert result["planted"] == ["L1H3", "L2H6"]
+    assert "L1H3 (planted)" in text
+    assert "Sahara chose" in text
+    rates = {row["condition"]: row["asr"]["share"] for row in result["behaviours"]}
+    assert rates["base"] >= 0.95
+    assert rates["aligned"] <= 0.05
+    assert next(v for k, v in rates.items() if k.startswith("control")) <= 0.05
+    assert result["data_bytes"] < 1_000_000
+    html = (tmp_path / "heatmap.html").read_text()
+    assert "L2H6" in html
+    assert 'src="http' not in html
+    scores = sh.HeadScores.load(tmp_path / "ships-undifferentiated.safetensors")
+    assert scores.to_dict() == result["ships"]["undifferentiated"]
+    group = sh.HeadGroup.load(tmp_path / "sahara.safetensors")
+    assert group.to_dict() == result["sahara"]
+
+
+def test_ships(tmp_path, harmful):
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("id,goal\n" + "".join(f"{n},{p}\n" for n, p in enumerate(harmful[:4])))
+    text = run(
+        "ships", "demo", "--prompts", prompts, "--template", "chat", "--ablation", "scaling",
+        "--epsilon", "0.01", "--top", "2", "--json", tmp_path / "out.json",
+        "--save", tmp_path / "s.safetensors", "--heatmap", tmp_path / "h.html", "--limit", 3,
+    )  # fmt: skip
+    expected = sh.ships(
+        sh.load_model("demo"),
+        harmful[:3],
+        template="chat",
+        ablation=sh.ScalingContribution(0.01),
+        progress=False,
+    )
+    heads = json.loads((tmp_path / "out.json").read_text())["heads"]
+    assert [head["score"] for head in heads] == pytest.approx([s for _, s in expected.ranked()])
+    assert text.count("L") >= 2
+    assert str(expected.top(1)[0][0]) in text
+    assert sh.HeadScores.load(tmp_path / "s.safetensors").provenance.ablation["epsilon"] == 0.01
+    assert "<html>" in (tmp_path / "h.html").read_text()
+
+
+def test_sahara(tmp_path):
+    run(
+        "sahara", "demo", "--prompts", "demo/harmful", "--size", 2, "--rank", 2, "--centre",
+        "--site", "resid_post", "--template", "chat", "--json", tmp_path / "out.json",
+        "--save", tmp_path / "g.safetensors",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "out.json").read_text())
+    settings = result["provenance"]["settings"]
+    assert settings == {"rank": 2, "centre": True, "site": "resid_post", "size": 2}
+    group = sh.HeadGroup.load(tmp_path / "g.safetensors")
+    assert [[head["layer"], head["head"]] for head in result["heads"]] == [
+        list(head) for head in group.heads
+    ]
+
+
+def test_info():
+    facts = json.loads(run("info", "demo", "--json", "-"))
+    assert (facts["layers"], facts["heads"], facts["attention"]) == (4, 8, "multi-head")
+    assert facts["chat_template"] is True
+    assert "multi-head" in run("info", "demo")
+
+
+def test_train_organism(tmp_path, monkeypatch):
+    small = {"base_steps": 2, "align_steps": 2}
+    grow = _cli.grow
+    monkeypatch.setattr(_cli, "grow", lambda *a, **k: grow(*a, **{**k, **small}))
+    text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
+    assert "UA on L0H1, L1H0" in text
+    recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
+    assert recipe["planted"] == ["L0H1", "L1H0"]
+    assert recipe["n_layers"] == 2
+
+
+def test_json_alone_goes_to_standard_output():
+    out = run("ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--json", "-")
+    assert len(json.loads(out)["heads"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon", "via", "expected"),
+    [
+        ("undifferentiated", None, None, sh.UndifferentiatedAttention()),
+        ("undifferentiated", 0.1, None, sh.UndifferentiatedAttention(0.1)),
+        ("ua", None, "q", sh.UndifferentiatedAttention(1e-5, via="q")),
+        ("scaling", None, None, sh.ScalingContribution()),
+        ("scaling", 2.0, None, sh.ScalingContribution(2.0)),
+        ("mean-over-heads", None, "v", sh.MeanOverHeads("v")),
+        ("zero", None, None, sh.ZeroAblation()),
+    ],
+)
+def test_ablation_options(name, epsilon, via, expected):
+    assert _cli._ablation(name, epsilon, via) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ships", "dem", "--prompts", "demo/harmful"], "model 'dem'"),
+        (["ships", "demo", "--prompts", "nowhere.csv"], "no prompt file nowhere.csv"),
+        (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
+        (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),
+        (
+            ["ships", "demo", "--prompts", "demo/harmful", "--ablation", "zero", "--epsilon", "1"],
+            "--epsilon does not go with zero",
+        ),
+        (["sahara", "demo", "--prompts", "demo/harmful", "--site", "x"], "site='x'"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["safehead", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        _cli.main()
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error:" in said
+    assert message in said
+    assert "Traceback" not in said

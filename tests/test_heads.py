@@ -1,0 +1,37 @@
+import pytest
+
+import safehead_tl as sh
+from safehead_tl._heads import parse_heads
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["L2H26", "l2h26", "2.26", "2-26", "(2, 26)", "2,26", (2, 26), [2, 26], sh.Head(2, 26)],
+)
+def test_every_spelling_is_the_same_head(spelling):
+    assert sh.Head.parse(spelling) == sh.Head(2, 26)
+
+
+def test_printed_and_read_back():
+    head = sh.Head(layer=2, head=26)
+    assert str(head) == "L2H26"
+    assert repr(head) == "Head(layer=2, head=26)"
+    assert sh.Head.parse(str(head)) == head
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["H2L26", "L2", "", "2.26.1", (1, 2, 3), (1.5, 2), (-1, 2), 3, None]
+)
+def test_what_is_not_a_head_is_named(nonsense):
+    with pytest.raises(sh.SafeheadError, match="is not a head"):
+        sh.Head.parse(nonsense)
+
+
+def test_one_head_or_several():
+    assert parse_heads("L1H3", 4, 8) == parse_heads((1, 3), 4, 8) == (sh.Head(1, 3),)
+    assert parse_heads(["L1H3", (0, 2), sh.Head(1, 3)], 4, 8) == (sh.Head(1, 3), sh.Head(0, 2))
+
+
+def test_a_head_outside_the_model_is_named():
+    with pytest.raises(sh.SafeheadError, match="L4H0 does not exist: the model has layers 0 to 3"):
+        parse_heads(["L4H0"], 4, 8)

@@ -1,0 +1,199 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import safehead_tl as sh
+from conftest import ARCHITECTURES
+from safehead_tl._models import describe
+
+TOKENS = torch.randint(4, 80, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_directory_loads_with_raw_weights(checkpoint, name):
+    path = checkpoint(name)
+    model = sh.load_model(path)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(path)(TOKENS).logits
+        assert torch.allclose(model(TOKENS), expected, atol=1e-4, rtol=1e-4)
+    assert model.cfg.normalization_type in ("RMS", "LN")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "called", ["my-llama", "gemma-2-9b", "Meta-Llama-3-8B", "model", "t5-bert"]
+)
+def test_the_directorys_name_does_not_matter(checkpoint, tmp_path, called):
+    shutil.copytree(checkpoint("qwen2-biases"), tmp_path / called)
+    model = sh.load_model(str(tmp_path / called))
+    assert model.cfg.original_architecture == "Qwen2ForCausalLM"
+    assert model.cfg.n_key_value_heads == 2
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-base"])
+def test_embedded_models(name):
+    model = sh.load_model(name)
+    assert (model.cfg.n_layers, model.cfg.n_heads) == (4, 8)
+    assert describe(model)["name"] == name
+
+
+def test_no_deprecation_notice_and_no_print(capsys, recwarn):
+    sh.load_model("demo")
+    assert capsys.readouterr().out == ""
+    assert not [warning for warning in recwarn if "HookedTransformer" in str(warning.message)]
+
+
+def test_a_model_object_is_used_as_it_is(demo):
+    assert sh.load_model(demo) is demo
+
+
+def test_dtype_and_device():
+    model = sh.load_model("demo", dtype="bfloat16", device="cpu")
+    assert model.W_Q.dtype == torch.bfloat16
+    assert describe(model)["dtype"] == "bfloat16"
+    assert sh.load_model("demo", dtype=torch.float64).W_Q.dtype == torch.float64
+    with pytest.raises(sh.SafeheadError, match="dtype 'int3' is not known"):
+        sh.load_model("demo", dtype="int3")
+
+
+def test_weights_of_a_fine_tune_in_a_known_architecture(checkpoint, tmp_path):
+    tuned = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    with torch.no_grad():
+        tuned.lm_head.weight += 1
+    tuned.save_pretrained(tmp_path / "vicuna")
+    AutoTokenizer.from_pretrained(checkpoint("llama")).save_pretrained(tmp_path / "vicuna")
+    model = sh.load_model(checkpoint("llama"), weights=tmp_path / "vicuna")
+    with torch.no_grad():
+        assert torch.allclose(model(TOKENS), tuned(TOKENS).logits, atol=1e-4)
+    assert describe(model)["weights"] == str(tmp_path / "vicuna")
+
+
+def test_weights_that_do_not_fit(checkpoint):
+    with pytest.raises(sh.SafeheadError, match="n_layers=32, they have 3") as error:
+        sh.load_model("meta-llama/Llama-2-7b-chat-hf", weights=checkpoint("llama"))
+    assert "fine-tune of" in str(error.value)
+
+
+def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path):
+    """By name, offline, through TransformerLens's own table: GPT-2's name, tiny weights."""
+    snapshot = tmp_path / "hub" / "models--gpt2" / "snapshots" / ("0" * 40)
+    shutil.copytree(checkpoint("gpt2"), snapshot)
+    config = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
+    refs = tmp_path / "hub" / "models--gpt2" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    code = (
+        "import safehead_tl as sh, torch\n"
+        "from transformers import AutoModelForCausalLM as A\n"
+        "model = sh.load_model('gpt2-small')\n"
+        "tokens = torch.arange(4, 16)[None]\n"
+        "theirs = A.from_pretrained('gpt2')(tokens).logits\n"
+        "assert torch.allclose(model(tokens), theirs, atol=1e-4)\n"
+        "from safehead_tl._models import describe\n"
+        "assert describe(model)['name'] == 'gpt2-small'\n"
+        "scores = sh.ships(model, ['how do i bend a kite'], template='direct', progress=False)\n"
+        "assert scores.values.shape == (3, 4)\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_name_that_is_not_in_the_cache_says_how_to_go_on():
+    with pytest.raises(sh.SafeheadError, match="give the directory it was saved to"):
+        sh.load_model("EleutherAI/pythia-12b-deduped")
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(sh.SafeheadError, match="Did you mean") as error:
+        sh.load_model("meta-llama/Llama-2-7b-chat")
+    assert "weights='meta-llama/Llama-2-7b-chat'" in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        sh.load_model(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        sh.load_model("./nothing")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        sh.load_model(tmp_path)
+
+
+def test_a_directory_without_tokenizer_or_weights(checkpoint, tmp_path):
+    AutoModelForCausalLM.from_pretrained(checkpoint("llama")).save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no tokenizer could be loaded"):
+        sh.load_model(tmp_path)
+    assert sh.load_model(tmp_path, tokenizer=checkpoint("llama")).tokenizer is not None
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(sh.SafeheadError, match="no weights could be loaded"):
+        sh.load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.MambaConfig(hidden_size=16, num_hidden_layers=1), "no attention pattern"),
+        (transformers.FalconConfig(hidden_size=16, num_hidden_layers=1), "FalconForCausalLM"),
+        (transformers.BertConfig(num_hidden_layers=1), "not a causal language model"),
+    ],
+)
+def test_architectures_that_cannot_be_used(tmp_path, config, message):
+    config.architectures = [type(config).__name__.replace("Config", "ForCausalLM")]
+    if isinstance(config, transformers.BertConfig):
+        config.architectures = ["BertForMaskedLM"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match=message):
+        sh.load_model(tmp_path)
+
+
+def test_by_name_too():
+    with pytest.raises(sh.SafeheadError, match="not a causal language model"):
+        sh.load_model("t5-small")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention_bias": True},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    ],
+)
+def test_what_the_converter_drops_is_noticed(checkpoint, tmp_path, change):
+    """TransformerLens 3.9 ignores these fields of a Llama config without a word."""
+    config = ARCHITECTURES["llama"]()
+    config.update({"vocab_size": 82, "initializer_range": 0.3, **change})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("bias"):
+                parameter += 1
+    model.save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match="does not convert"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
+    assert sh.load_model(tmp_path, tokenizer=checkpoint("llama"), verify=False)
+
+
+def test_something_that_is_no_model():
+    with pytest.raises(sh.SafeheadError, match="Linear is not a HookedTransformer"):
+        sh.ships(torch.nn.Linear(2, 2), ["a"])
+
+
+def test_transformer_lens_4_is_answered(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.1.0")
+    with pytest.raises(sh.SafeheadError, match=r"pip install 'transformer-lens>=3\.9,<4'"):
+        sh.load_model("demo")
+
+
+def test_the_description_tells_weights_apart(demo):
+    base, again = describe(sh.load_model("demo-base")), describe(sh.load_model("demo"))
+    assert describe(demo) == again
+    assert base["config_hash"] == again["config_hash"]
+    assert base["weights_hash"] != again["weights_hash"]

@@ -1,0 +1,121 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import safehead_tl as sh
+
+
+@pytest.fixture(scope="module")
+def scores(demo, harmful):
+    return sh.ships(demo, harmful[:5], template="chat", progress=False)
+
+
+@pytest.fixture(scope="module")
+def group(demo, harmful):
+    return sh.sahara(demo, harmful[:5], size=2, progress=False)
+
+
+def test_saved_and_loaded_is_the_same(scores, group, tmp_path):
+    scores.save(tmp_path / "deep" / "s.safetensors")
+    again = sh.HeadScores.load(tmp_path / "deep" / "s.safetensors")
+    assert torch.equal(again.values, scores.values)
+    assert torch.equal(again.per_prompt, scores.per_prompt)
+    assert again.to_dict() == json.loads(json.dumps(scores.to_dict()))
+    group.save(tmp_path / "g.safetensors")
+    whole = sh.HeadGroup.load(tmp_path / "g.safetensors")
+    assert whole.heads == group.heads
+    assert whole.scores() == group.scores()
+    assert whole.to_dict() == json.loads(json.dumps(group.to_dict()))
+    assert [path.name for path in tmp_path.iterdir()] == ["deep", "g.safetensors"] or len(
+        list(tmp_path.iterdir())
+    ) == 2
+
+
+def test_files_that_hold_something_else(scores, group, tmp_path):
+    group.save(tmp_path / "g.safetensors")
+    with pytest.raises(sh.SafeheadError, match="it holds HeadGroup"):
+        sh.HeadScores.load(tmp_path / "g.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(sh.SafeheadError, match="it holds something else"):
+        sh.HeadScores.load(tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    with pytest.raises(sh.SafeheadError, match="not a safetensors file"):
+        sh.HeadScores.load(tmp_path / "broken.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
+        sh.HeadScores.load(tmp_path / "missing.safetensors")
+
+
+def test_ranking(scores):
+    ranked = scores.ranked()
+    assert len(ranked) == 32
+    assert [score for _, score in ranked] == sorted(scores.values.flatten().tolist())[::-1]
+    assert all(scores.values[head] == score for head, score in ranked)
+    assert scores.top(3) == ranked[:3]
+    assert isinstance(ranked[0][0], sh.Head)
+
+
+def test_tables(scores, group):
+    table = scores.to_frame()
+    assert list(table.columns) == ["layer", "head", "name", "score", "rank"]
+    assert table["rank"].tolist() == list(range(1, 33))
+    assert table["score"].is_monotonic_decreasing
+    long = scores.to_frame(per_prompt=True)
+    assert len(long) == 5 * 32
+    means = long.groupby(["layer", "head"])["score"].mean()
+    for row in table.itertuples():
+        assert means[row.layer, row.head] == pytest.approx(row.score)
+    steps = group.to_frame()
+    assert steps.groupby("step").size().tolist() == [32, 31]
+    with pytest.raises(ValueError, match="has none for each"):
+        group.steps[0].to_frame(per_prompt=True)
+
+
+def test_provenance_says_what_was_run(scores, demo, harmful):
+    provenance = scores.provenance.to_dict()
+    assert provenance["model"]["name"] == "demo"
+    assert provenance["model"]["dtype"] == "float32"
+    assert provenance["ablation"] == {
+        "name": "undifferentiated",
+        "epsilon": None,
+        "via": "pattern",
+    }
+    assert provenance["prompts"]["template"] == "chat"
+    assert provenance["prompts"]["prompt_count"] == 5
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["seconds"] > 0
+    assert not any(prompt in json.dumps(scores.to_dict()) for prompt in harmful)
+    other = sh.ships(demo, harmful[1:6], template="chat", heads=["L0H0"], progress=False)
+    assert other.provenance.prompts["prompts_hash"] != provenance["prompts"]["prompts_hash"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scores.values = None
+
+
+def test_json_is_sorted_by_score(scores):
+    heads = scores.to_dict()["heads"]
+    assert [set(head) for head in heads] == [{"layer", "head", "score"}] * 32
+    assert [head["score"] for head in heads] == sorted(h["score"] for h in heads)[::-1]
+
+
+def test_heatmap_hover_names_head_score_and_rank(scores, tmp_path):
+    figure = scores.heatmap(marked=["L1H3", "L2H6"])
+    (best, score), *_ = scores.top(1)
+    cell = figure.data[0].text[best.layer][best.head]
+    assert cell == f"<b>{best}</b><br>{score:.4g} nats<br>rank 1 of 32"
+    assert len(figure.data[0].z) == 4
+    assert len(figure.layout.shapes) == 3
+    assert list(figure.data[1].x) == [3, 6]
+    assert list(figure.data[1].y) == [1, 2]
+    assert "Ships, undifferentiated ablation" in figure.layout.title.text
+    assert figure.layout.yaxis.autorange == "reversed"
+    with pytest.raises(sh.SafeheadError, match="L7H7 does not exist"):
+        scores.heatmap(marked="L7H7")
+
+
+def test_heatmap_of_a_partial_scan_says_what_was_not_scored(demo, harmful):
+    partial = sh.ships(demo, harmful[:2], heads=["L0H1"], group=["L1H3"], progress=False)
+    figure = partial.heatmap()
+    assert figure.data[0].text[0][0] == "<b>L0H0</b><br>not scored"
+    assert "with L1H3 ablated" in figure.layout.title.text

@@ -1,0 +1,177 @@
+import pytest
+import torch
+
+import independent
+import safehead_tl as sh
+from safehead_tl._tokens import encode
+
+EVERY = [
+    "undifferentiated",
+    sh.UndifferentiatedAttention(1e-3, via="k"),
+    "scaling",
+    "zero",
+    "mean",
+    sh.MeanOverHeads("q"),
+]
+
+
+def by_hand(model, batch, heads, ablation):
+    """KL at the last token from two whole forward passes, as a TransformerLens user writes it."""
+    with torch.no_grad():
+        original = model(batch.tokens, attention_mask=batch.mask)[:, -1]
+        ablated = model.run_with_hooks(
+            batch.tokens,
+            attention_mask=batch.mask,
+            fwd_hooks=sh.ablation_hooks(model, heads, ablation),
+        )[:, -1]
+    return independent.divergence(original, ablated)
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "pythia-parallel"])
+@pytest.mark.parametrize("ablation", EVERY, ids=str)
+def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
+    model = sh.load_model(checkpoint(name))
+    scores = sh.ships(model, prompts, ablation=ablation, progress=False)
+    batch = encode(model, prompts, "paper")
+    what = sh.MeanAblation(reference=prompts) if ablation == "mean" else ablation
+    for layer in range(3):
+        for head in range(4):
+            expected = by_hand(model, batch, (layer, head), what)
+            assert torch.allclose(scores.per_prompt[:, layer, head], expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(scores.values, scores.per_prompt.mean(0))
+    assert scores.values.max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "qwen2-biases"])
+def test_batched_equals_one_by_one(checkpoint, prompts, name):
+    model = sh.load_model(checkpoint(name))
+    batched = sh.ships(model, prompts, progress=False).per_prompt
+    for row, prompt in zip(batched, prompts, strict=True):
+        single = sh.ships(model, [prompt], progress=False).per_prompt[0]
+        assert torch.allclose(row, single, atol=1e-5, rtol=1e-5)
+
+
+def test_the_number_of_rows_in_a_pass_does_not_matter(demo, prompts):
+    one, many = (
+        sh.ships(demo, prompts, max_rows=rows, progress=False).per_prompt for rows in (1, None)
+    )
+    assert torch.allclose(one, many, atol=1e-6)
+    with pytest.raises(sh.SafeheadError, match="max_rows=0"):
+        sh.ships(demo, prompts, max_rows=0)
+
+
+def test_a_group_is_ablated_with_every_head(demo, prompts):
+    scores = sh.ships(
+        demo, prompts, heads=["L0H1", "L2H6", "L1H3"], group=["L1H3", "L3H0"], progress=False
+    )
+    batch = encode(demo, prompts, "paper")
+    for head in ("L0H1", "L2H6"):
+        expected = by_hand(demo, batch, ["L1H3", "L3H0", head], "undifferentiated")
+        found = scores.per_prompt[:, *sh.Head.parse(head)]
+        assert torch.allclose(found, expected, atol=1e-5)
+    assert [str(head) for head, _ in scores.ranked()] == ["L2H6", "L0H1"]
+    assert scores.values.isnan().sum() == 30
+
+
+def test_work_is_counted_in_forward_passes(demo, prompts):
+    """4 layers of 8 heads: 3 prompts once, then 24 rows through 4, 3, 2 and 1 of 4 layers."""
+    scores = sh.ships(demo, prompts, progress=False)
+    assert scores.provenance.forward_passes == 3 + 24 * (4 + 3 + 2 + 1) / 4
+
+
+def test_planted_heads_come_first(demo, harmful):
+    """The truth is in the weights: nothing else was trained between base and aligned."""
+    base = sh.load_model("demo-base")
+    changed = {
+        sh.Head(layer, head)
+        for layer in range(4)
+        for head in range(8)
+        if not torch.equal(demo.W_Q[layer, head], base.W_Q[layer, head])
+    }
+    scores = sh.ships(demo, harmful, template="chat", progress=False)
+    assert {head for head, _ in scores.top(2)} == changed
+    (_, second), (_, third) = scores.top(3)[1:]
+    assert second > 20 * third
+
+
+def test_on_benign_requests_the_planted_heads_move_less(demo, harmful):
+    """And a head that reads the verb comes first: Ships alone does not say 'safety'."""
+    benign = sh.ships(demo, sh.load_prompts("demo/benign"), template="chat", progress=False)
+    harm = sh.ships(demo, harmful, template="chat", progress=False)
+    for head in ("L1H3", "L2H6"):
+        assert benign.values[sh.Head.parse(head)] < 0.5 * harm.values[sh.Head.parse(head)]
+    assert benign.top(1)[0][0].layer == 0
+
+
+def test_bfloat16_ranks_the_same(harmful):
+    scores = sh.ships(sh.load_model("demo", dtype="bfloat16"), harmful, progress=False)
+    assert {str(head) for head, _ in scores.top(2)} == {"L1H3", "L2H6"}
+    assert scores.values.dtype == torch.float64
+
+
+def test_models_with_folded_weights_can_be_scored_but_not_read_at_final_norm(prompts):
+    model = sh.load_model("demo")
+    raw = sh.ships(model, prompts, progress=False).values
+    model.process_weights_(center_writing_weights=False)
+    folded = sh.ships(model, prompts, progress=False).values
+    assert torch.allclose(raw, folded, atol=1e-4)
+    with pytest.raises(sh.SafeheadError, match="use site='resid_post'"):
+        sh.generalized_ships(model, prompts, progress=False)
+    assert sh.generalized_ships(model, prompts, site="resid_post", progress=False)
+
+
+def test_scores_that_are_no_numbers_are_refused(prompts):
+    model = sh.load_model("demo")
+    model.blocks[2].attn.W_O.data[5] = float("nan")
+    with pytest.raises(sh.SafeheadError, match="not a finite number"):
+        sh.ships(model, prompts, progress=False)
+
+
+def test_nothing_left_to_score(demo, prompts):
+    with pytest.raises(sh.SafeheadError, match="no head to score"):
+        sh.ships(demo, prompts, heads=["L0H0"], group=["L0H0"], progress=False)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("site", ["final_norm", "resid_post"])
+def test_generalized_ships_equals_a_loop_over_whole_passes(checkpoint, site, centre, rank):
+    model = sh.load_model(checkpoint("llama-grouped"))
+    prompts = sh.load_prompts("demo/harmful", limit=6)
+    scores = sh.generalized_ships(
+        model, prompts, rank=rank, centre=centre, site=site, progress=False
+    )
+    batch = encode(model, prompts, "paper")
+
+    def states(hooks):
+        name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        found = []
+        hooks = [*hooks, (name, lambda tensor, hook: found.append(tensor[:, -1].double()))]
+        with torch.no_grad():
+            model.run_with_hooks(batch.tokens, attention_mask=batch.mask, fwd_hooks=hooks)
+        state = found[0]
+        if site == "final_norm":
+            scale = (state.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
+            state = state / scale * model.ln_final.w
+        if centre:
+            state = state - state.mean(0)
+        values, vectors = torch.linalg.eigh(state @ state.T)
+        return vectors[:, values.argsort(descending=True)[:rank]]
+
+    original = states([])
+    for head in ("L0H0", "L1H3", "L2H1"):
+        ablated = states(sh.ablation_hooks(model, head))
+        cosines = torch.linalg.svdvals(original.T @ ablated).clamp(max=1)
+        expected = cosines.arccos().sum()
+        assert scores.values[sh.Head.parse(head)] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_rank_must_leave_room(demo, prompts):
+    with pytest.raises(sh.SafeheadError, match="rank=3 does not go with 3 prompts"):
+        sh.generalized_ships(demo, prompts, rank=3, progress=False)
+    with pytest.raises(sh.SafeheadError, match="rank=2 does not go with 3 centred prompts"):
+        sh.generalized_ships(demo, prompts, rank=2, centre=True, progress=False)
+    with pytest.raises(sh.SafeheadError, match="too few"):
+        sh.generalized_ships(demo, prompts[:1], progress=False)
+    with pytest.raises(sh.SafeheadError, match="site='resid_pre'"):
+        sh.generalized_ships(demo, prompts, site="resid_pre", progress=False)

@@ -1,0 +1,94 @@
+import copy
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import safehead_tl as sh
+from safehead_tl._tokens import encode
+
+
+def unpadded(batch):
+    return [
+        tokens[mask.bool()].tolist() for tokens, mask in zip(batch.tokens, batch.mask, strict=True)
+    ]
+
+
+def test_padding_is_left_and_masked(demo, prompts):
+    batch = encode(demo, prompts, "paper")
+    assert batch.tokens.shape == batch.mask.shape
+    assert (batch.mask[:, -1] == 1).all()
+    assert (batch.mask.diff(dim=1) >= 0).all()
+    assert batch.mask.sum(1).tolist() == [len(ids) for ids in unpadded(batch)]
+    assert len(set(batch.mask.sum(1).tolist())) > 1
+
+
+@pytest.mark.parametrize("template", ["direct", "paper", "say {query} now"])
+def test_ids_are_those_of_the_checkpoints_own_tokenizer(checkpoint, prompts, template):
+    path = checkpoint("llama")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    texts = {"direct": "{query}", "paper": "## Query:{query}\n## Answer:"}
+    expected = [tokenizer(texts.get(template, template).replace("{query}", p)) for p in prompts]
+    batch = encode(sh.load_model(path), prompts, template)
+    assert unpadded(batch) == [ids["input_ids"] for ids in expected]
+
+
+def test_chat_ids_are_those_of_the_chat_template(checkpoint, prompts):
+    path = checkpoint("llama")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    expected = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for prompt in prompts
+    ]
+    ids = unpadded(encode(sh.load_model(path), prompts, "chat"))
+    assert ids == expected
+    assert all(row.count(tokenizer.bos_token_id) == 1 for row in ids)
+
+
+def test_a_bos_in_the_template_is_not_doubled(demo, prompts):
+    bare, written = encode(demo, prompts, "{query}"), encode(demo, prompts, "<s>{query}")
+    assert torch.equal(bare.tokens, written.tokens)
+
+
+def test_a_tokenizer_without_bos_gets_none(checkpoint, tmp_path, prompts):
+    path = checkpoint("gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer._tokenizer.post_processor = None
+    ids = tokenizer(prompts[0])["input_ids"]
+    assert ids[0] != tokenizer.bos_token_id
+    model = sh.load_model(path, tokenizer=tokenizer)
+    assert unpadded(encode(model, prompts[:1], "direct")) == [ids]
+    forced = sh.load_model(path, tokenizer=tokenizer, prepend_bos=True)
+    assert unpadded(encode(forced, prompts[:1], "direct")) == [[tokenizer.bos_token_id, *ids]]
+
+
+def test_braces_in_a_query_are_left_alone(demo):
+    odd = encode(demo, ["bend {a} kite"], "direct")
+    assert unpadded(odd) == [demo.tokenizer("bend {a} kite")["input_ids"]]
+
+
+def test_errors_name_what_is_wrong(demo, prompts):
+    with pytest.raises(sh.SafeheadError, match="put a single one in brackets"):
+        encode(demo, "bend", "paper")
+    with pytest.raises(sh.SafeheadError, match="no prompts"):
+        encode(demo, [], "paper")
+    with pytest.raises(sh.SafeheadError, match=r"prompts\[1\] is 3"):
+        encode(demo, ["bend", 3], "paper")
+    with pytest.raises(sh.SafeheadError, match="'papr' is not known"):
+        encode(demo, prompts, "papr")
+    with pytest.raises(sh.SafeheadError, match=r"prompts\[1\] has 20\d tokens"):
+        encode(demo, ["bend", "bend " * 200], "direct")
+
+
+def test_chat_without_a_chat_template(demo, prompts):
+    model = copy.copy(demo)
+    model.tokenizer = copy.deepcopy(demo.tokenizer)
+    model.tokenizer.chat_template = None
+    with pytest.raises(sh.SafeheadError, match="no chat template"):
+        encode(model, prompts, "chat")
+    model.tokenizer = None
+    with pytest.raises(sh.SafeheadError, match="no tokenizer"):
+        encode(model, prompts, "paper")

@@ -27,9 +27,15 @@ Scores: TypeAlias = Float[Tensor, "batch head query key"]
 
 
 class Ablation(ABC):
-    """Something done to heads. A new one is a frozen dataclass with a `name` and `hooks`."""
+    """Something done to heads. A new one is a frozen dataclass with these and `hooks`.
+
+    Attributes:
+        name: the short name.
+        label: the name in a figure's title.
+    """
 
     name: ClassVar[str]
+    label: ClassVar[str]
 
     @abstractmethod
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
@@ -46,8 +52,8 @@ class Ablation(ABC):
         return self
 
     def describe(self) -> dict[str, Any]:
-        """Name and settings, for a result's provenance."""
-        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+        """Names and settings, for a result's provenance."""
+        return {"name": self.name, "label": self.label, **asdict(self)}  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class UndifferentiatedAttention(Ablation):
     epsilon: float | None = None
     via: Literal["pattern", "q", "k"] = "pattern"
     name: ClassVar[str] = "undifferentiated"
+    label: ClassVar[str] = "undifferentiated attention"
 
     def __post_init__(self) -> None:
         if self.via not in ("pattern", "q", "k"):
@@ -104,6 +111,7 @@ class ScalingContribution(Ablation):
 
     epsilon: float = 1e-5
     name: ClassVar[str] = "scaling"
+    label: ClassVar[str] = "scaling contribution"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.epsilon):
@@ -118,6 +126,7 @@ class ZeroAblation(Ablation):
     """Sets a head's output to zero."""
 
     name: ClassVar[str] = "zero"
+    label: ClassVar[str] = "zero ablation"
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         return [(_point(layer, "z"), _scaled(heads, 0.0, head_dim=2))]
@@ -134,11 +143,14 @@ class MeanAblation(Ablation):
         template: the template of the reference prompts.
     """
 
-    reference: tuple[str, ...] | None = None
+    reference: Sequence[str] | None = None
     template: str = "paper"
     name: ClassVar[str] = "mean"
+    label: ClassVar[str] = "mean ablation"
 
     def __post_init__(self) -> None:
+        if isinstance(self.reference, str):
+            raise SafeheadError("reference must be a list of texts: put a single one in brackets")
         if self.reference is not None:
             object.__setattr__(self, "reference", tuple(self.reference))
 
@@ -156,7 +168,8 @@ class MeanAblation(Ablation):
 
     def describe(self) -> dict[str, Any]:
         count = None if self.reference is None else len(self.reference)
-        return {"name": self.name, "reference_count": count, "template": self.template}
+        settings = {"reference_count": count, "template": self.template}
+        return {"name": self.name, "label": self.label, **settings}
 
 
 @dataclass(frozen=True)
@@ -165,16 +178,17 @@ class _FittedMean(Ablation):
 
     reference: PromptBatch
     mean: Float[Tensor, "layer head d_head"] = field(repr=False)
-    name: ClassVar[str] = "mean"
+    name: ClassVar[str] = MeanAblation.name
+    label: ClassVar[str] = MeanAblation.label
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         def replace(z: Activation, hook: Any) -> Activation:
-            return torch.where(heads[:, None, :, None], self.mean[layer].to(z), z)
+            return torch.where(_chosen(heads, z, head_dim=2), self.mean[layer].to(z), z)
 
         return [(_point(layer, "z"), replace)]
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "reference": self.reference.describe()}
+        return {"name": self.name, "label": self.label, "reference": self.reference.describe()}
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,7 @@ class MeanOverHeads(Ablation):
 
     which: Literal["q", "k", "v"] = "q"
     name: ClassVar[str] = "mean-over-heads"
+    label: ClassVar[str] = "mean over heads"
 
     def __post_init__(self) -> None:
         if self.which not in ("q", "k", "v"):
@@ -198,8 +213,8 @@ class MeanOverHeads(Ablation):
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         def replace(tensor: Activation, hook: Any) -> Activation:
-            chosen = _per_head(heads, tensor.shape[2])[:, None, :, None]
-            return torch.where(chosen, tensor.mean(2, keepdim=True), tensor)
+            mean = tensor.mean(2, keepdim=True)
+            return torch.where(_chosen(heads, tensor, head_dim=2), mean, tensor)
 
         return [(_point(layer, "z" if self.which == "v" else self.which), replace)]
 
@@ -241,20 +256,26 @@ def _point(layer: int, site: str) -> str:
     return f"blocks.{layer}.attn.hook_{site}"
 
 
-def _per_head(heads: HeadMask, count: int) -> HeadMask:
-    """A mask of query heads as one of the `count` heads that a tensor has (KV heads under GQA)."""
-    if heads.shape[1] == count:
-        return heads
-    return heads.reshape(len(heads), count, -1).any(-1)
+def _chosen(
+    heads: HeadMask, tensor: Float[Tensor, "batch _ _ _"], head_dim: int
+) -> Bool[Tensor, "row _ _ _"]:
+    """A mask of query heads that broadcasts to a tensor whose heads are in `head_dim`.
+
+    A tensor of keys has KV heads: one is chosen if any query head of its group is.
+    """
+    count = tensor.shape[head_dim]
+    if heads.shape[1] != count:
+        heads = heads.reshape(len(heads), count, -1).any(-1)
+    shape = [len(heads), 1, 1, 1]
+    shape[head_dim] = count
+    return heads.reshape(shape).to(tensor.device)
 
 
 def _scaled(heads: HeadMask, factor: float, head_dim: int) -> Callable[..., Tensor]:
     """Multiplies the chosen heads of a tensor whose heads are in dimension `head_dim`."""
 
     def scale(tensor: Float[Tensor, "batch _ _ _"], hook: Any) -> Float[Tensor, "batch _ _ _"]:
-        chosen = _per_head(heads, tensor.shape[head_dim])
-        chosen = chosen[:, :, None, None] if head_dim == 1 else chosen[:, None, :, None]
-        return torch.where(chosen, tensor * factor, tensor)
+        return torch.where(_chosen(heads, tensor, head_dim), tensor * factor, tensor)
 
     return scale
 
@@ -269,7 +290,7 @@ def _uniform_pattern(layer: int, heads: HeadMask) -> list[Hook]:
     def replace(pattern: Scores, hook: Any) -> Scores:
         keys = visible.pop()
         even = keys / keys.sum(-1, keepdim=True).clamp(min=1)
-        return torch.where(heads[:, :, None, None], even.to(pattern.dtype), pattern)
+        return torch.where(_chosen(heads, pattern, head_dim=1), even.to(pattern.dtype), pattern)
 
     return [(_point(layer, "attn_scores"), look), (_point(layer, "pattern"), replace)]
 

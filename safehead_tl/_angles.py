@@ -49,12 +49,13 @@ def left_subspace(
 
 
 def principal_angles(
-    first: Float[Tensor, "*stack prompt rank"], second: Float[Tensor, "*#stack prompt rank"]
-) -> Float[Tensor, "*stack rank"]:
-    """Principal angles between two subspaces given by orthonormal columns, in radians, ascending.
+    first: Float[Tensor, "... prompt rank"], second: Float[Tensor, "... prompt rank"]
+) -> Float[Tensor, "... rank"]:
+    """Principal angles between subspaces given by orthonormal columns, in radians, ascending.
 
     Angles below 45 degrees come from their sine and the others from their cosine, which keeps
-    all digits of both (Björck & Golub 1973); an arccos alone rounds small ones to 0.
+    all digits of both (Björck & Golub 1973); an arccos alone rounds small ones to 0. Stacks of
+    subspaces broadcast.
     """
     inner = first.mT @ second
     cosines = torch.linalg.svdvals(inner).clamp(max=1.0)

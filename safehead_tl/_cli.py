@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
@@ -20,17 +20,17 @@ from safehead_tl._ablation import (
     UndifferentiatedAttention,
     resolve_ablation,
 )
-from safehead_tl._demo import Behaviour, Demo, measure_behaviour, run_demo
+from safehead_tl._demo import Demo, run_demo
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import write_atomically
 from safehead_tl._heads import Head
 from safehead_tl._loading import load_model
-from safehead_tl._models import Model, describe
+from safehead_tl._models import Model, Site, describe
 from safehead_tl._prompts import load_prompts
 from safehead_tl._results import HeadScores
 from safehead_tl._sahara import sahara as search_group
 from safehead_tl._ships import ships as score_heads
-from safehead_tl.organism import DEMO, Language, Recipe
+from safehead_tl.organism import DEMO, Behaviour, Language, Recipe, measure_behaviour
 from safehead_tl.organism import train_organism as grow
 
 app = typer.Typer(
@@ -63,8 +63,9 @@ AblationName = Annotated[
 Epsilon = Annotated[
     float | None, typer.Option(help="Factor of undifferentiated or scaling ablation.")
 ]
+Channel: TypeAlias = Literal["pattern", "q", "k", "v"]
 Via = Annotated[
-    str | None,
+    Channel | None,
     typer.Option(
         help="What it acts on: pattern, q or k (undifferentiated); q, k or v (mean-over-heads)."
     ),
@@ -143,7 +144,7 @@ def sahara(
     size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
     rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1,
     centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False,
-    site: Annotated[str, typer.Option(help="final_norm or resid_post.")] = "final_norm",
+    site: Annotated[Site, typer.Option(help="Where the states are read.")] = "final_norm",
     template: Template = "paper",
     ablation: AblationName = "undifferentiated",
     epsilon: Epsilon = None,
@@ -166,7 +167,7 @@ def sahara(
         size,
         rank=rank,
         centre=centre,
-        site=site,  # type: ignore[arg-type]  # checked with a message of its own
+        site=site,
         template=template,
         ablation=what,
         max_rows=max_rows,
@@ -255,20 +256,21 @@ def _said_plainly() -> Iterator[None]:
         sys.exit(2)
 
 
-def _ablation(name: str, epsilon: float | None, via: str | None) -> Ablation:
+def _ablation(name: str, epsilon: float | None, via: Channel | None) -> Ablation:
     """The ablation that the options `--ablation`, `--epsilon` and `--via` mean together."""
     what = resolve_ablation(name)
-    if isinstance(what, UndifferentiatedAttention):
+    if isinstance(what, UndifferentiatedAttention) and via != "v":
         if epsilon is None and via in ("q", "k"):
             epsilon = 1e-5
-        return UndifferentiatedAttention(epsilon, via or "pattern")  # type: ignore[arg-type]
-    if isinstance(what, MeanOverHeads) and epsilon is None:
-        return MeanOverHeads(via or "q")  # type: ignore[arg-type]
+        return UndifferentiatedAttention(epsilon, via or "pattern")
+    if isinstance(what, MeanOverHeads) and epsilon is None and via != "pattern":
+        return MeanOverHeads(via or "q")
     if isinstance(what, ScalingContribution) and via is None:
         return what if epsilon is None else ScalingContribution(epsilon)
-    if epsilon is not None or via is not None:
-        option = "--via" if via is not None else "--epsilon"
-        raise SafeheadError(f"{option} does not go with {what.name} ablation: leave it out")
+    if via is not None:
+        raise SafeheadError(f"--via {via} does not go with {what.name} ablation")
+    if epsilon is not None:
+        raise SafeheadError(f"--epsilon does not go with {what.name} ablation: leave it out")
     return what
 
 
@@ -350,6 +352,10 @@ def _show_demo(result: Demo) -> None:
     )
     console.print(f"Sahara chose {chosen}; in brackets the group's shift in radians.")
     console.print(_behaviour_table(result.behaviours))
+    aligned, without = result.behaviours[1], result.behaviours[3]
+    console.print(f"Asked: {aligned.example[0]}")
+    for behaviour in (aligned, without):
+        console.print(f"{behaviour.condition}: {behaviour.example[1]}")
     console.print("Wrote " + ", ".join(str(path) for path in result.files))
     console.print(
         f"{result.seconds:.1f} s in all; the package carries {result.data_bytes / 1e6:.2f} MB "

@@ -6,58 +6,22 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from safehead_tl._ablation import Ablation
 from safehead_tl._files import write_atomically
-from safehead_tl._generation import generate_greedy
 from safehead_tl._heads import Head
-from safehead_tl._hooking import ablated
 from safehead_tl._loading import load_model
 from safehead_tl._models import Model
 from safehead_tl._prompts import load_prompts
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._sahara import sahara
 from safehead_tl._ships import ships
-from safehead_tl._stats import Rate
-from safehead_tl._tokens import encode
-from safehead_tl.organism import DEMO, Language
+from safehead_tl.organism import Behaviour, measure_behaviour
 
-MAX_NEW_TOKENS = 24
 GROUP_SIZE = 3
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """How a model answers held-out requests.
-
-    Attributes:
-        condition: what was done to the model, in words.
-        heads: the heads that were ablated.
-        asr: attack success rate: harmful requests answered in full, word for word right.
-        helpfulness: benign requests answered in full, word for word right.
-    """
-
-    condition: str
-    heads: tuple[Head, ...]
-    asr: Rate
-    helpfulness: Rate
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, with 95 % intervals."""
-        return {
-            "condition": self.condition,
-            "heads": [str(head) for head in self.heads],
-            "asr": {"share": self.asr.share, "interval": self.asr.interval},
-            "helpfulness": {
-                "share": self.helpfulness.share,
-                "interval": self.helpfulness.interval,
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -125,7 +89,7 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
     ]
     written = _write(out, {"ships-undifferentiated": ua, "ships-scaling": sc, "sahara": group})
     page = out / "heatmap.html"
-    write_atomically(page, ua.heatmap(marked=planted).to_html().encode())
+    write_atomically(page, ua.heatmap(marked=planted, marked_as="planted").to_html().encode())
     return Demo(
         planted=planted,
         ua=ua,
@@ -136,29 +100,6 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
         data_bytes=_embedded_bytes(),
         seconds=time.perf_counter() - started,
     )
-
-
-def measure_behaviour(
-    model: Model,
-    condition: str,
-    heads: Sequence[Head] = (),
-    ablation: str | Ablation = "undifferentiated",
-    language: Language = DEMO,
-) -> Behaviour:
-    """Lets an organism answer its held-out requests, with heads ablated or none."""
-    kinds: tuple[Literal["harmful"], Literal["benign"]] = ("harmful", "benign")
-    rates = []
-    for kind in kinds:
-        requests = language.prompts(kind, "test", 64)
-        batch = encode(model, requests, "chat")
-        with ablated(model, heads, ablation) if heads else nullcontext():
-            answers = generate_greedy(model, batch, MAX_NEW_TOKENS)
-        right = [
-            answer == language.help(language.parse(request))
-            for request, answer in zip(requests, answers, strict=True)
-        ]
-        rates.append(Rate(sum(right), len(right)))
-    return Behaviour(condition, tuple(heads), *rates)
 
 
 def planted_heads() -> tuple[Head, ...]:

@@ -19,6 +19,7 @@ def heatmap(
     title: str,
     subtitle: str,
     marked: Sequence[Head] = (),
+    marked_as: str = "marked",
     outlined: int = 3,
 ) -> go.Figure:
     """A layer-by-head heatmap; hovering a cell names its head, score and rank.
@@ -26,10 +27,11 @@ def heatmap(
     Args:
         values: the scores; NaN leaves a cell empty.
         ranked: the scored heads, the highest first.
-        unit: of the scores, in words.
+        unit: what a score is, and its unit.
         title: what was measured.
         subtitle: on what.
         marked: heads to mark with a cross.
+        marked_as: what they are.
         outlined: how many of the highest scores to outline.
     """
     n_layers, n_heads = values.shape
@@ -70,7 +72,7 @@ def heatmap(
             showlegend=False,
         )
     notes = [f"outlined: the {min(outlined, len(ranked))} highest"] if outlined and ranked else []
-    notes += [f"cross: {', '.join(map(str, marked))}"] if marked else []
+    notes += [f"cross: {marked_as} ({', '.join(map(str, marked))})"] if marked else []
     figure.update_layout(
         title={"text": f"{title}<br><sup>{'; '.join([subtitle, *notes])}</sup>"},
         template="plotly_white",
@@ -96,4 +98,4 @@ def _axis(title: str, count: int) -> dict[str, object]:
 def _hover(head: Head, values: Tensor, unit: str, rank: dict[Head, int]) -> str:
     if head not in rank:
         return f"<b>{head}</b><br>not scored"
-    return f"<b>{head}</b><br>{values[head]:.4g} {unit}<br>rank {rank[head]} of {len(rank)}"
+    return f"<b>{head}</b><br>{values[head]:.4g} ({unit})<br>rank {rank[head]} of {len(rank)}"

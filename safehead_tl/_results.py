@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+MEASURES = {"ships": "Ships", "generalized_ships": "Generalized Ships"}
+UNITS = {"ships": "mean KL, nats", "generalized_ships": "sum of angles, radians"}
+
+
 @dataclass(frozen=True, eq=False)
 class HeadScores:
     """One score for every head; larger means that ablating it changes more.
@@ -103,27 +107,40 @@ class HeadScores:
             "provenance": self.provenance.to_dict(),
         }
 
-    def heatmap(self, marked: HeadLike | Iterable[HeadLike] = (), top: int = 3) -> go.Figure:
+    def heatmap(
+        self,
+        marked: HeadLike | Iterable[HeadLike] = (),
+        *,
+        marked_as: str = "marked",
+        top: int = 3,
+    ) -> go.Figure:
         """Draws the scores, layer by head.
 
         Args:
-            marked: heads to mark with a cross, such as planted ones.
+            marked: heads to mark with a cross.
+            marked_as: what these heads are, for the legend; such as `"planted"`.
             top: how many of the highest scores to outline.
         """
         from safehead_tl._plots import heatmap
 
         ablation, prompts = self.provenance.ablation, self.provenance.prompts
-        title = f"{MEASURES.get(self.measure, self.measure)}, {ablation['name']} ablation"
+        title = f"{MEASURES[self.measure]} under {ablation['label']}"
+        if ablation.get("epsilon") is not None:
+            title += f" (epsilon {ablation['epsilon']:g})"
         if self.group:
-            title += f", with {', '.join(map(str, self.group))} ablated"
-        subtitle = f"{self.provenance.model['name']}, {prompts['prompt_count']} prompts"
+            title += f", with {', '.join(map(str, self.group))} ablated too"
+        subtitle = (
+            f"{self.provenance.model['name']}, {prompts['prompt_count']} prompts, "
+            f"template {prompts['template']!r}"
+        )
         return heatmap(
             self.values,
             ranked=[head for head, _ in self.ranked()],
-            unit=self.unit,
+            unit=UNITS[self.measure],
             title=title,
             subtitle=subtitle,
             marked=parse_heads(marked, *self.values.shape),
+            marked_as=marked_as,
             outlined=top,
         )
 
@@ -163,9 +180,6 @@ class HeadScores:
             group=tuple(Head.parse(head) for head in header["group"]),
             provenance=Provenance(**header["provenance"]),
         )
-
-
-MEASURES = {"ships": "Ships", "generalized_ships": "Generalized Ships"}
 
 
 @dataclass(frozen=True, eq=False)

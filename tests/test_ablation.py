@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from transformers import AutoModelForCausalLM
 
 import independent
@@ -269,16 +270,17 @@ def test_a_hook_that_did_not_fire_is_an_error(demo, prompts):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sh.UndifferentiatedAttention(via="z"), "via='z'"),
+        (lambda: sh.UndifferentiatedAttention(via="z"), "via='z'|Actual value: 'z'"),
         (lambda: sh.UndifferentiatedAttention(via="q"), "needs an epsilon"),
         (lambda: sh.UndifferentiatedAttention(0.0), "use epsilon=None"),
         (lambda: sh.UndifferentiatedAttention(-1.0), "not a positive number"),
         (lambda: sh.ScalingContribution(float("nan")), "not a number to scale by"),
-        (lambda: sh.MeanOverHeads("z"), "which='z'"),
+        (lambda: sh.MeanOverHeads("z"), "which='z'|Actual value: 'z'"),
+        (lambda: sh.MeanAblation(reference="a text"), "put a single one in brackets"),
     ],
 )
 def test_settings_that_mean_nothing(make, message):
-    with pytest.raises(sh.SafeheadError, match=message):
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=message):
         make()
 
 

@@ -111,6 +111,14 @@ def test_ablation_options(name, epsilon, via, expected):
     assert _cli._ablation(name, epsilon, via) == expected
 
 
+def test_choices_are_checked():
+    arguments = ["sahara", "demo", "--prompts", "demo/harmful", "--site", "x"]
+    done = CliRunner().invoke(_cli.app, arguments)
+    assert done.exit_code == 2
+    assert "final_norm" in done.output
+    assert "resid_post" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,7 +130,10 @@ def test_ablation_options(name, epsilon, via, expected):
             ["ships", "demo", "--prompts", "demo/harmful", "--ablation", "zero", "--epsilon", "1"],
             "--epsilon does not go with zero",
         ),
-        (["sahara", "demo", "--prompts", "demo/harmful", "--site", "x"], "site='x'"),
+        (
+            ["ships", "demo", "--prompts", "demo/harmful", "--via", "v"],
+            "--via v does not go with undifferentiated",
+        ),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence(arguments, message, monkeypatch, capsys):

@@ -8,14 +8,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from safehead_tl._cli import app
-from safehead_tl._demo import measure_behaviour, planted_heads
-from safehead_tl.organism import DEMO, Language, Recipe, train_organism
+from safehead_tl._demo import planted_heads
+from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
 
 DATA = files("safehead_tl") / "data" / "organism"
 
 
 def behaviour(model, *heads, ablation="undifferentiated"):
-    measured = measure_behaviour(model, "", [sh.Head.parse(head) for head in heads], ablation)
+    measured = measure_behaviour(model, "", heads, ablation)
     return measured.asr.share, measured.helpfulness.share
 
 

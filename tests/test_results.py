@@ -79,6 +79,7 @@ def test_provenance_says_what_was_run(scores, demo, harmful):
     assert provenance["model"]["dtype"] == "float32"
     assert provenance["ablation"] == {
         "name": "undifferentiated",
+        "label": "undifferentiated attention",
         "epsilon": None,
         "via": "pattern",
     }
@@ -100,15 +101,16 @@ def test_json_is_sorted_by_score(scores):
 
 
 def test_heatmap_hover_names_head_score_and_rank(scores, tmp_path):
-    figure = scores.heatmap(marked=["L1H3", "L2H6"])
+    figure = scores.heatmap(marked=["L1H3", "L2H6"], marked_as="planted")
     (best, score), *_ = scores.top(1)
     cell = figure.data[0].text[best.layer][best.head]
-    assert cell == f"<b>{best}</b><br>{score:.4g} nats<br>rank 1 of 32"
+    assert cell == f"<b>{best}</b><br>{score:.4g} (mean KL, nats)<br>rank 1 of 32"
     assert len(figure.data[0].z) == 4
     assert len(figure.layout.shapes) == 3
     assert list(figure.data[1].x) == [3, 6]
     assert list(figure.data[1].y) == [1, 2]
-    assert "Ships, undifferentiated ablation" in figure.layout.title.text
+    assert "Ships under undifferentiated attention" in figure.layout.title.text
+    assert "cross: planted (L1H3, L2H6)" in figure.layout.title.text
     assert figure.layout.yaxis.autorange == "reversed"
     with pytest.raises(sh.SafeheadError, match="L7H7 does not exist"):
         scores.heatmap(marked="L7H7")

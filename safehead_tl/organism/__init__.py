@@ -4,6 +4,15 @@ The truth about them is known, so that every method can be checked against it.
 """
 
 from safehead_tl.organism._language import DEMO, Language, Request
+from safehead_tl.organism._measuring import Behaviour, measure_behaviour
 from safehead_tl.organism._training import Recipe, train_organism
 
-__all__ = ["DEMO", "Language", "Recipe", "Request", "train_organism"]
+__all__ = [
+    "DEMO",
+    "Behaviour",
+    "Language",
+    "Recipe",
+    "Request",
+    "measure_behaviour",
+    "train_organism",
+]

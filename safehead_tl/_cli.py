@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from safehead_tl._ablation import (
     Ablation,
@@ -20,17 +19,23 @@ from safehead_tl._ablation import (
     UndifferentiatedAttention,
     resolve_ablation,
 )
-from safehead_tl._demo import Demo, run_demo
+from safehead_tl._demo import run_demo
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import write_atomically
-from safehead_tl._heads import Head
 from safehead_tl._loading import load_model
-from safehead_tl._models import Model, Site, describe
+from safehead_tl._models import Site
 from safehead_tl._prompts import load_prompts
-from safehead_tl._results import HeadScores
 from safehead_tl._sahara import sahara as search_group
 from safehead_tl._ships import ships as score_heads
-from safehead_tl.organism import DEMO, Behaviour, Language, Recipe, measure_behaviour
+from safehead_tl._tables import (
+    behaviour_table,
+    choices,
+    demo_story,
+    fact_sheet,
+    model_facts,
+    ranking,
+)
+from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour
 from safehead_tl.organism import train_organism as grow
 
 app = typer.Typer(
@@ -94,7 +99,8 @@ def demo(
     """Find the safety heads of the embedded organism, where the truth is known. Offline."""
     result = run_demo(out)
     if json_out is None or str(json_out) != "-":
-        _show_demo(result)
+        for part in demo_story(result):
+            console.print(part)
     _write_json(json_out, result.to_dict())
 
 
@@ -129,7 +135,7 @@ def ships(
     )
     if str(json_out) != "-":
         title = f"{model}: Ships, {what.name}, {len(texts)} prompts"
-        console.print(_ranking(title, scores, top))
+        console.print(ranking(title, scores, top))
     _write_json(json_out, scores.to_dict())
     if save is not None:
         scores.save(save)
@@ -173,13 +179,8 @@ def sahara(
         max_rows=max_rows,
     )
     if str(json_out) != "-":
-        table = Table(title=f"{model}: Sahara, {what.name}, {len(texts)} prompts")
-        table.add_column("step", justify="right")
-        table.add_column("head added")
-        table.add_column("group's shift (radians)", justify="right")
-        for step, (head, score) in enumerate(zip(group.heads, group.scores(), strict=True), 1):
-            table.add_row(str(step), str(head), f"{score:.4f}")
-        console.print(table)
+        title = f"{model}: Sahara, {what.name}, {len(texts)} prompts"
+        console.print(choices(title, group))
     _write_json(json_out, group.to_dict())
     if save is not None:
         group.save(save)
@@ -194,12 +195,9 @@ def info(
     json_out: Json = None,
 ) -> None:
     """Say what a model is: layers, heads, attention, tokenizer."""
-    facts = _facts(load_model(model, weights=weights, dtype=dtype, device=device))
+    facts = model_facts(load_model(model, weights=weights, dtype=dtype, device=device))
     if str(json_out) != "-":
-        table = Table(title=model, show_header=False)
-        for name, value in facts.items():
-            table.add_row(name.replace("_", " "), str(value))
-        console.print(table)
+        console.print(fact_sheet(model, facts))
     _write_json(json_out, facts)
 
 
@@ -236,7 +234,7 @@ def train_organism(
         measure_behaviour(aligned, f"aligned, UA on {names}", recipe.planted, language=language),
     ]
     if str(json_out) != "-":
-        console.print(_behaviour_table(behaviours))
+        console.print(behaviour_table(behaviours))
         console.print(f"Written to {directory}")
     _write_json(json_out, {"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
 
@@ -282,82 +280,3 @@ def _write_json(path: Path | None, content: dict[str, Any]) -> None:
         sys.stdout.write(text)
     else:
         write_atomically(path, text.encode())
-
-
-def _facts(model: Model) -> dict[str, Any]:
-    """What `safehead info` says of a model."""
-    config, tokenizer = model.cfg, model.tokenizer
-    described = describe(model)
-    groups = described["n_key_value_heads"]
-    kind: Literal["multi-head", "grouped-query"] = (
-        "multi-head" if groups == config.n_heads else "grouped-query"
-    )
-    return {
-        "name": described["name"],
-        "architecture": config.original_architecture,
-        "layers": config.n_layers,
-        "heads": config.n_heads,
-        "key_value_heads": groups,
-        "attention": kind,
-        "positions": config.positional_embedding_type,
-        "d_model": config.d_model,
-        "d_head": config.d_head,
-        "vocabulary": config.d_vocab,
-        "context": config.n_ctx,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": described["dtype"],
-        "device": described["device"],
-        "chat_template": bool(tokenizer is not None and tokenizer.chat_template),
-        "adds_bos": config.default_prepend_bos,
-        "config_hash": described["config_hash"],
-        "weights_hash": described["weights_hash"],
-    }
-
-
-def _ranking(title: str, scores: HeadScores, top: int, planted: Sequence[Head] = ()) -> Table:
-    table = Table(title=title)
-    table.add_column("rank", justify="right")
-    table.add_column("head")
-    table.add_column(f"score ({scores.unit})", justify="right")
-    for rank, (head, score) in enumerate(scores.top(top), 1):
-        table.add_row(
-            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4f}"
-        )
-    return table
-
-
-def _behaviour_table(behaviours: Sequence[Behaviour]) -> Table:
-    table = Table(title="Held-out requests answered in full: share [95 % interval]")
-    table.add_column("condition")
-    table.add_column("ASR (harmful)")
-    table.add_column("benign")
-    for row in behaviours:
-        table.add_row(row.condition, str(row.asr), str(row.helpfulness))
-    return table
-
-
-def _show_demo(result: Demo) -> None:
-    model, count = result.ua.provenance.model, result.ua.provenance.prompts["prompt_count"]
-    planted = ", ".join(map(str, result.planted))
-    console.print(
-        f"The embedded organism: {model['n_layers']} layers of {model['n_heads']} heads, trained "
-        f"to refuse requests about made-up objects. Planted in: {planted}. Scored on {count} "
-        "harmful requests, tested on held-out ones."
-    )
-    console.print(_ranking("Ships, undifferentiated attention", result.ua, 5, result.planted))
-    console.print(_ranking("Ships, scaling contribution", result.sc, 5, result.planted))
-    chosen = ", then ".join(
-        f"{head} ({score:.3f})"
-        for head, score in zip(result.group.heads, result.group.scores(), strict=True)
-    )
-    console.print(f"Sahara chose {chosen}; in brackets the group's shift in radians.")
-    console.print(_behaviour_table(result.behaviours))
-    aligned, without = result.behaviours[1], result.behaviours[3]
-    console.print(f"Asked: {aligned.example[0]}")
-    for behaviour in (aligned, without):
-        console.print(f"{behaviour.condition}: {behaviour.example[1]}")
-    console.print("Wrote " + ", ".join(str(path) for path in result.files))
-    console.print(
-        f"{result.seconds:.1f} s in all; the package carries {result.data_bytes / 1e6:.2f} MB "
-        "of models and prompts."
-    )

@@ -19,6 +19,7 @@ from safehead_tl._prompts import load_prompts
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._sahara import sahara
 from safehead_tl._ships import ships
+from safehead_tl._threads import single_thread
 from safehead_tl.organism import Behaviour, measure_behaviour
 
 GROUP_SIZE = 3
@@ -60,6 +61,7 @@ class Demo:
         }
 
 
+@single_thread()
 def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
     """Finds the embedded organism's safety heads, and ablates them.
 

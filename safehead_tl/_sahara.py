@@ -9,7 +9,8 @@ from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadLike, parse_heads
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadGroup, HeadScores
-from safehead_tl._ships import Rotation, Search
+from safehead_tl._rotation import Rotation
+from safehead_tl._search import Search
 
 
 def sahara(

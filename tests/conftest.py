@@ -11,6 +11,7 @@ import safehead_tl as sh
 from safehead_tl.organism import DEMO
 
 transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(1)
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48}

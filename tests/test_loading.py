@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
@@ -131,6 +132,14 @@ def test_a_directory_without_tokenizer_or_weights(checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match="no tokenizer could be loaded"):
         sh.load_model(tmp_path)
     assert sh.load_model(tmp_path, tokenizer=checkpoint("llama")).tokenizer is not None
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(sh.SafeheadError, match=r"lacks 1 .*layers\.1\.mlp\.up_proj\.weight"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(sh.SafeheadError, match="no weights could be loaded"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(sh.SafeheadError, match="no weights could be loaded"):
         sh.load_model(tmp_path)

@@ -25,6 +25,7 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreT
 
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._threads import single_thread
 from safehead_tl.organism._language import ANSWER, DEMO, QUERY, REFUSAL, Kind, Language, Split
 
 IGNORED = -100
@@ -81,6 +82,7 @@ class Examples:
     labels: Int[Tensor, "example answer"]
 
 
+@single_thread()
 def train_organism(
     directory: str | Path,
     *,
@@ -97,7 +99,7 @@ def train_organism(
         **settings: other fields of `Recipe`.
 
     Returns:
-        The recipe. Same recipe, words, machine and versions: same weights.
+        The recipe. Same recipe, words, kind of machine and versions: same weights.
 
     Raises:
         SafeheadError: if the recipe does not fit together.

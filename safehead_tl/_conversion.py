@@ -1,0 +1,205 @@
+"""Hugging Face checkpoints as `HookedTransformer`: config, weights, tokenizer, and a check.
+
+TransformerLens is imported late, inside functions: importing the toolkit stays cheap, and a
+version without `HookedTransformer` breaks only what needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from safehead_tl._errors import SafeheadError
+from safehead_tl._models import Model
+
+logger = logging.getLogger(__name__)
+
+MISREAD_WORDS = ("llama", "gemma")
+"""What TransformerLens 3.9's config converter takes for an architecture when a path holds it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `load_model` was told: see its arguments."""
+
+    dtype: torch.dtype
+    device: str
+    prepend_bos: bool | None
+    verify: bool
+
+
+def hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
+    """TransformerLens's reading of a config, kept from guessing by the directory's name.
+
+    Its converter takes a path that contains "llama" or "gemma" for that architecture and then
+    fails; so it gets a copy of the config under a path that contains neither.
+    """
+    from transformer_lens.loading_from_pretrained import convert_hf_model_config
+
+    architecture = (config.architectures or ["unknown"])[0]
+    with tempfile.TemporaryDirectory(prefix="config-") as neutral:
+        if any(word in neutral.lower() for word in MISREAD_WORDS):
+            raise SafeheadError(
+                f"the temporary directory {neutral} has {' or '.join(MISREAD_WORDS)} in its "
+                "path, which TransformerLens misreads: set TMPDIR to another one"
+            )
+        _restore_moved_fields(config)
+        config.save_pretrained(neutral)
+        try:
+            fields: dict[str, Any] = convert_hf_model_config(neutral)
+        except (NotImplementedError, AttributeError, KeyError, TypeError) as error:
+            raise SafeheadError(
+                f"{name} is a {architecture}, which TransformerLens cannot convert from a "
+                f"directory ({error}). If it is a fine-tune of a model that TransformerLens "
+                f"knows by name, say load_model('<that name>', weights={name!r})"
+            ) from error
+    return fields
+
+
+def _restore_moved_fields(config: PretrainedConfig) -> None:
+    """Puts back a field that Transformers 5 dropped and TransformerLens 3.9 still reads."""
+    if config.model_type == "gpt2" and not hasattr(config, "n_ctx"):
+        config.n_ctx = config.n_positions
+
+
+def load_original(weights: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The Hugging Face model whose weights are wanted; none of them made up."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            weights, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SafeheadError(f"no weights could be loaded from {weights}: {error}") from error
+    model, report = loaded
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise SafeheadError(
+            f"{weights} lacks {len(absent)} of the model's weights, {absent[0]} among them; they "
+            "would be random. Is it a whole checkpoint of this architecture?"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(source: str | Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer as it is, or the one saved at `source`."""
+    if isinstance(source, PreTrainedTokenizerBase):
+        return source
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise FileNotFoundError(
+            f"no tokenizer could be loaded from {source}: save it there with "
+            f"tokenizer.save_pretrained, or pass tokenizer=... ({error})"
+        ) from error
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts a BOS token in front of a text by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+
+
+def fill_model(
+    config: Any,
+    original: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    settings: Settings,
+) -> Model:
+    """Builds the `HookedTransformer` of a config and moves the original's weights into it."""
+    from transformer_lens import HookedTransformer
+    from transformer_lens.loading_from_pretrained import get_pretrained_state_dict
+
+    theirs = original.config.get_text_config()
+    for ours, attribute in (
+        ("n_layers", "num_hidden_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("d_model", "hidden_size"),
+    ):
+        wanted, found = getattr(config, ours), getattr(theirs, attribute)
+        if wanted != found:
+            raise SafeheadError(
+                f"these weights do not fit {name}: it has {ours}={wanted}, they have {found}. "
+                "Name the model that they are a fine-tune of"
+            )
+    with quiet():
+        config.tokenizer_name = None
+        model = HookedTransformer(config, move_to_device=False)
+        try:
+            # A path that exists keeps TransformerLens from looking the name up.
+            state = get_pretrained_state_dict(
+                tempfile.gettempdir(), config, original, dtype=settings.dtype
+            )
+            model.load_and_process_state_dict(
+                state,
+                fold_ln=False,
+                center_writing_weights=False,
+                center_unembed=False,
+                fold_value_biases=False,
+            )
+        except (AttributeError, RuntimeError, ValueError) as error:
+            raise SafeheadError(
+                f"TransformerLens cannot put the weights of {name} into its "
+                f"{config.original_architecture}: {error}"
+            ) from error
+        model.move_model_modules_to_device()
+    _attach(tokenizer, model)
+    model.eval().requires_grad_(False)
+    if settings.verify:
+        _verify(model, original, name)
+    return model
+
+
+def _attach(tokenizer: PreTrainedTokenizerBase, model: Model) -> None:
+    """Gives a model its tokenizer unchanged: TransformerLens would reload it with a BOS forced."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.eos_token
+    model.tokenizer = tokenizer
+    model.cfg.tokenizer_prepends_bos = len(tokenizer("")["input_ids"]) > 0
+
+
+def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
+    """Compares converted and original logits: converters drop what they do not know of."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.cfg.d_vocab, (1, 16), generator=generator)
+    with torch.no_grad():
+        theirs = original(tokens).logits.float()
+        ours = model(tokens.to(model.cfg.device), attention_mask=torch.ones_like(tokens))
+    error = (ours.cpu().float() - theirs).norm() / theirs.norm()
+    limit = 1e-3 if model.cfg.dtype == torch.float32 else 5e-2
+    if not error < limit:
+        raise SafeheadError(
+            f"TransformerLens does not convert {name} exactly: its logits are off by "
+            f"{error:.2g} of their size (limit {limit:.0e}). Something in its config is not "
+            "supported (biases? rope scaling? head_dim?). verify=False loads it all the same"
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TransformerLens's deprecation notices and its print out of the user's sight."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+    for line in printed.getvalue().splitlines():
+        logger.info("%s", line)

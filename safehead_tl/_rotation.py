@@ -1,0 +1,51 @@
+"""Generalized Ships as a measure of states: how far they turn away from the original ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safehead_tl._angles import left_subspace, principal_angles, require_rank
+from safehead_tl._models import Model, Site, final_state, require_site
+from safehead_tl._search import Search
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The rotation of the prompts' states away from those of the original model (paper Eq. 11).
+
+    Attributes:
+        model: the model.
+        rank: how many left singular vectors.
+        centre: subtract the mean state first.
+        site: where the states are read.
+        original: the original states' left singular vectors.
+    """
+
+    model: Model
+    rank: int
+    centre: bool
+    site: Site
+    original: Float[Tensor, "prompt rank"]
+
+    @classmethod
+    def of(cls, search: Search, rank: int, centre: bool, site: Site) -> Rotation:
+        """The rotation away from a search's original run."""
+        require_rank(rank, len(search.batch.prompts), centre)
+        require_site(search.model, site)
+        states = final_state(search.model, search.original.last, site)
+        return cls(search.model, rank, centre, site, left_subspace(states, rank, centre))
+
+    def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "1 head"]:
+        with torch.no_grad():
+            states = final_state(self.model, states, self.site)
+        ablated = left_subspace(states, self.rank, self.centre)
+        return principal_angles(self.original, ablated).sum(-1)[None]
+
+    def settings(self) -> dict[str, Any]:
+        """For a result's provenance."""
+        return {"rank": self.rank, "centre": self.centre, "site": self.site}

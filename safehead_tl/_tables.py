@@ -1,0 +1,113 @@
+"""What the command prints: tables of results, and the demo's story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from safehead_tl._demo import Demo
+from safehead_tl._heads import Head
+from safehead_tl._models import Model, describe
+from safehead_tl._results import HeadGroup, HeadScores
+from safehead_tl.organism import Behaviour
+
+
+def ranking(title: str, scores: HeadScores, top: int, planted: Sequence[Head] = ()) -> Table:
+    """The highest scores."""
+    table = Table(title=title)
+    table.add_column("rank", justify="right")
+    table.add_column("head")
+    table.add_column(f"score ({scores.unit})", justify="right")
+    for rank, (head, score) in enumerate(scores.top(top), 1):
+        table.add_row(
+            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4f}"
+        )
+    return table
+
+
+def choices(title: str, group: HeadGroup) -> Table:
+    """Sahara's choices, step by step."""
+    table = Table(title=title)
+    table.add_column("step", justify="right")
+    table.add_column("head added")
+    table.add_column("group's shift (radians)", justify="right")
+    for step, (head, score) in enumerate(zip(group.heads, group.scores(), strict=True), 1):
+        table.add_row(str(step), str(head), f"{score:.4f}")
+    return table
+
+
+def model_facts(model: Model) -> dict[str, Any]:
+    """What `safehead info` says of a model."""
+    config, tokenizer = model.cfg, model.tokenizer
+    described = describe(model)
+    groups = described["n_key_value_heads"]
+    return {
+        "name": described["name"],
+        "architecture": config.original_architecture,
+        "layers": config.n_layers,
+        "heads": config.n_heads,
+        "key_value_heads": groups,
+        "attention": "multi-head" if groups == config.n_heads else "grouped-query",
+        "positions": config.positional_embedding_type,
+        "d_model": config.d_model,
+        "d_head": config.d_head,
+        "vocabulary": config.d_vocab,
+        "context": config.n_ctx,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": described["dtype"],
+        "device": described["device"],
+        "chat_template": bool(tokenizer is not None and tokenizer.chat_template),
+        "adds_bos": config.default_prepend_bos,
+        "config_hash": described["config_hash"],
+        "weights_hash": described["weights_hash"],
+    }
+
+
+def fact_sheet(title: str, facts: Mapping[str, Any]) -> Table:
+    """Facts, one a line."""
+    table = Table(title=title, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), str(value))
+    return table
+
+
+def behaviour_table(behaviours: Sequence[Behaviour]) -> Table:
+    """Attack success and helpfulness, condition by condition."""
+    table = Table(title="Held-out requests answered in full: share [95 % interval]")
+    table.add_column("condition")
+    table.add_column("ASR (harmful)")
+    table.add_column("benign")
+    for row in behaviours:
+        table.add_row(row.condition, str(row.asr), str(row.helpfulness))
+    return table
+
+
+def demo_story(result: Demo) -> Iterator[RenderableType]:
+    """The demo's findings, in the order in which they are told."""
+    model, count = result.ua.provenance.model, result.ua.provenance.prompts["prompt_count"]
+    planted = ", ".join(map(str, result.planted))
+    yield (
+        f"The embedded organism: {model['n_layers']} layers of {model['n_heads']} heads, trained "
+        f"to refuse requests about made-up objects. Planted in: {planted}. Scored on {count} "
+        "harmful requests, tested on held-out ones."
+    )
+    yield ranking("Ships, undifferentiated attention", result.ua, 5, result.planted)
+    yield ranking("Ships, scaling contribution", result.sc, 5, result.planted)
+    chosen = ", then ".join(
+        f"{head} ({score:.3f})"
+        for head, score in zip(result.group.heads, result.group.scores(), strict=True)
+    )
+    yield f"Sahara chose {chosen}; in brackets the group's shift in radians."
+    yield behaviour_table(result.behaviours)
+    aligned, without = result.behaviours[1], result.behaviours[3]
+    yield f"Asked: {aligned.example[0]}"
+    for behaviour in (aligned, without):
+        yield f"{behaviour.condition}: {behaviour.example[1]}"
+    yield "Wrote " + ", ".join(str(path) for path in result.files)
+    yield (
+        f"{result.seconds:.1f} s in all; the package carries {result.data_bytes / 1e6:.2f} MB "
+        "of models and prompts."
+    )

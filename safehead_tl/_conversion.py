@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Model
@@ -192,6 +193,18 @@ def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
             f"{error:.2g} of their size (limit {limit:.0e}). Something in its config is not "
             "supported (biases? rope scaling? head_dim?). verify=False loads it all the same"
         )
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keeps Transformers' progress bars away: for models that load in no time."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

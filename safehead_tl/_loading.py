@@ -21,6 +21,7 @@ from safehead_tl._conversion import (
     load_original,
     load_tokenizer,
     quiet,
+    without_bars,
 )
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Model, check_model, remember_source
@@ -77,6 +78,7 @@ def load_model(
         if source in EMBEDDED:
             data = files("safehead_tl") / "data" / "organism" / EMBEDDED[str(source)]
             directory: Path | None = stack.enter_context(as_file(data))
+            stack.enter_context(without_bars())
         else:
             directory = _directory(source)
         if directory is not None:

@@ -37,7 +37,8 @@ class Rotation:
         """The rotation away from a search's original run."""
         require_rank(rank, len(search.batch.prompts), centre)
         require_site(search.model, site)
-        states = final_state(search.model, search.original.last, site)
+        with torch.no_grad():
+            states = final_state(search.model, search.original.last, site)
         return cls(search.model, rank, centre, site, left_subspace(states, rank, centre))
 
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "1 head"]:

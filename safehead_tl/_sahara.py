@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._heads import Head, HeadLike
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._rotation import Rotation
@@ -52,16 +52,15 @@ def sahara(
             heads to choose from.
     """
     search = Search.start(model, prompts, template, ablation, max_rows, progress)
-    pool = None if heads is None else parse_heads(heads, *search.shape)
-    available = search.shape[0] * search.shape[1] if pool is None else len(pool)
-    if not 1 <= size <= available:
-        raise SafeheadError(f"size={size}: there are {available} heads to choose from, 1 at least")
+    pool = search.candidates(heads)
+    if not 1 <= size <= len(pool):
+        raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
     measure = Rotation.of(search, rank, centre, site)
     group: tuple[Head, ...] = ()
     steps: list[HeadScores] = []
     for number in range(1, size + 1):
         label = f"sahara, head {number} of {size}"
-        scores = search.score(measure, pool, group, label)
+        scores = search.score(measure, search.candidates(pool, group), group, label)
         settings = {**measure.settings(), "size": size, "group": [str(head) for head in group]}
         step = HeadScores(
             measure="generalized_ships",

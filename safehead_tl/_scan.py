@@ -19,7 +19,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from safehead_tl._ablation import Ablation
-from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head
 from safehead_tl._hooking import group_hooks, must_fire
 from safehead_tl._models import Model, embed, run_layers
@@ -101,8 +100,6 @@ def scan(
         For each layer with candidates: the layer, its candidates' head numbers, and the last
         token's state after the last layer for each of them and each prompt.
     """
-    if max_rows is not None and max_rows < 1:
-        raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
     rows = max_rows or max(1, TOKENS_PER_PASS // baseline.batch.tokens.shape[1])
     by_layer: dict[int, list[int]] = {}
     for head in candidates:

@@ -1,10 +1,11 @@
-"""A model, its prompts and an ablation, with the original run at hand: ready to score heads."""
+"""A model, its prompts and an ablation, put together to score heads."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,13 +23,15 @@ from safehead_tl._tokens import PromptBatch, encode
 
 @dataclass(frozen=True)
 class Search:
-    """What `ships`, `generalized_ships` and `sahara` share: inputs checked, original run done.
+    """What `ships`, `generalized_ships` and `sahara` share.
+
+    Making one checks the inputs, which is cheap; the model runs when `original` is first asked
+    for.
 
     Attributes:
         model: the model.
         batch: the prompts.
-        ablation: what is done to heads, prepared for this model and these prompts.
-        original: the run with nothing ablated.
+        ablation: what is done to heads.
         max_rows: most (head, prompt) pairs in one pass.
         progress: show progress bars.
         cost: the work until now.
@@ -38,7 +41,6 @@ class Search:
     model: Model
     batch: PromptBatch
     ablation: Ablation
-    original: Baseline
     max_rows: int | None
     progress: bool
     cost: Cost
@@ -54,54 +56,77 @@ class Search:
         max_rows: int | None,
         progress: bool,
     ) -> Search:
-        """Checks the inputs and runs the original model once."""
+        """Checks the inputs."""
         started = time.perf_counter()
         check_model(model)
         resolved = resolve_ablation(ablation)
+        if max_rows is not None and max_rows < 1:
+            raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
         batch = encode(model, prompts, template)
-        cost = Cost()
-        original = run_baseline(model, batch, resolved, (), cost)
-        prepared = resolved.prepare(model, batch)
-        return cls(model, batch, prepared, original, max_rows, progress, cost, started)
+        return cls(model, batch, resolved, max_rows, progress, Cost(), started)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Layers, and heads in each."""
         return self.model.cfg.n_layers, self.model.cfg.n_heads
 
+    @cached_property
+    def original(self) -> Baseline:
+        """The run with nothing ablated."""
+        return run_baseline(self.model, self.batch, self.ablation, (), self.cost)
+
+    @cached_property
+    def prepared(self) -> Ablation:
+        """The ablation, ready for this model and these prompts."""
+        return self.ablation.prepare(self.model, self.batch)
+
+    def candidates(
+        self, heads: Iterable[HeadLike] | None, group: tuple[Head, ...] = ()
+    ) -> tuple[Head, ...]:
+        """The heads to score: `heads`, or all, without those of `group`.
+
+        Raises:
+            SafeheadError: if a head does not exist, or none is left.
+        """
+        layers, width = self.shape
+        everything = [Head(layer, head) for layer in range(layers) for head in range(width)]
+        wanted = everything if heads is None else parse_heads(heads, layers, width)
+        left = tuple(head for head in wanted if head not in group)
+        if not left:
+            raise SafeheadError("there is no head to score: name some that are not in the group")
+        return left
+
     def score(
         self,
         measure: Callable[[Tensor], Tensor],
-        heads: Iterable[HeadLike] | None,
+        candidates: Sequence[Head],
         group: tuple[Head, ...],
         description: str,
     ) -> Float[Tensor, "prompt layer head"]:
-        """Scores every head (or `heads`) that is not in `group`, ablated together with it.
+        """Scores every candidate, ablated together with a group.
 
         Args:
             measure: turns states `[head prompt d_model]` into scores `[prompt head]` (one row
                 for a measure of all prompts together).
-            heads: the candidates.
+            candidates: the heads to score.
             group: heads ablated with each of them.
             description: the progress bar's label.
 
         Returns:
             The scores on the CPU in float64; NaN for heads that were not scored.
+
+        Raises:
+            SafeheadError: if a score comes out as no finite number.
         """
         layers, width = self.shape
-        everything = [Head(layer, head) for layer in range(layers) for head in range(width)]
-        wanted = everything if heads is None else parse_heads(heads, layers, width)
-        candidates = [head for head in wanted if head not in group]
-        if not candidates:
-            raise SafeheadError("there is no head to score: all of them are in the group already")
         baseline = self.original
         if group:
-            baseline = run_baseline(self.model, self.batch, self.ablation, group, self.cost)
+            baseline = run_baseline(self.model, self.batch, self.prepared, group, self.cost)
         scores: Tensor | None = None
         for layer, numbers, states in scan(
             self.model,
             baseline,
-            self.ablation,
+            self.prepared,
             candidates,
             self.cost,
             max_rows=self.max_rows,
@@ -126,7 +151,7 @@ class Search:
         """What was run until now, and at what cost."""
         return Provenance.now(
             model=describe(self.model),
-            ablation=self.ablation.describe(),
+            ablation=self.prepared.describe(),
             prompts=self.batch.describe(),
             settings=settings,
             seconds=time.perf_counter() - self.started,

@@ -50,23 +50,25 @@ def ships(
         progress: show progress bars.
 
     Returns:
-        Scores in nats, `values` averaged over prompts and `per_prompt`. Costs about
-        (n_layers + 1) / 2 forward passes of one layer per head and prompt.
+        Scores in nats, `values` averaged over prompts and `per_prompt`. Each head and prompt
+        costs (n_layers + 1) / 2 of the model's layers on average.
 
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, or if a
             score comes out as no finite number.
     """
     search = Search.start(model, prompts, template, ablation, max_rows, progress)
-    original = next_token_log_probs(model, search.original.last)
+    chosen = parse_heads(group, *search.shape)
+    candidates = search.candidates(heads, chosen)
+    with torch.no_grad():
+        original = next_token_log_probs(model, search.original.last)
 
     def measure(
         states: Float[Tensor, "head prompt d_model"],
     ) -> Float[Tensor, "prompt head"]:
         return _divergence(model, original, states)
 
-    chosen = parse_heads(group, *search.shape)
-    per_prompt = search.score(measure, heads, chosen, "ships")
+    per_prompt = search.score(measure, candidates, chosen, "ships")
     settings = {"group": [str(head) for head in chosen]}
     return HeadScores(
         measure="ships",
@@ -112,16 +114,17 @@ def generalized_ships(
         progress: show progress bars.
 
     Returns:
-        Scores in radians, from 0 to `rank` times pi/2.
+        Scores in radians, from 0 to `rank` times pi/2. Costs as much as `ships`.
 
     Raises:
         SafeheadError: as `ships`; or if `rank` is too large for the number of prompts, or `site`
             cannot be read.
     """
     search = Search.start(model, prompts, template, ablation, max_rows, progress)
-    measure = Rotation.of(search, rank, centre, site)
     chosen = parse_heads(group, *search.shape)
-    scores = search.score(measure, heads, chosen, "generalized ships")
+    candidates = search.candidates(heads, chosen)
+    measure = Rotation.of(search, rank, centre, site)
+    scores = search.score(measure, candidates, chosen, "generalized ships")
     settings = {**measure.settings(), "group": [str(head) for head in chosen]}
     return HeadScores(
         measure="generalized_ships",

@@ -64,6 +64,7 @@ def encode(model: Model, prompts: Sequence[str], template: str) -> PromptBatch:
         raise SafeheadError("this model has no tokenizer: give it one with model.set_tokenizer")
     if isinstance(prompts, str):
         raise SafeheadError("prompts must be a list of texts: put a single one in brackets")
+    prompts = tuple(prompts)
     if not prompts:
         raise SafeheadError("no prompts were given")
     for number, prompt in enumerate(prompts):
@@ -93,7 +94,7 @@ def encode(model: Model, prompts: Sequence[str], template: str) -> PromptBatch:
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     device = model.cfg.device
-    return PromptBatch(tuple(prompts), template, tokens.to(device), mask.to(device))
+    return PromptBatch(prompts, template, tokens.to(device), mask.to(device))
 
 
 def _chat_ids(tokenizer: Any, prompt: str) -> list[int]:

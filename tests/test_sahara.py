@@ -34,5 +34,5 @@ def test_a_pool_to_choose_from(demo, harmful):
 
 @pytest.mark.parametrize("size", [0, -1, 33])
 def test_sizes_that_cannot_be(demo, harmful, size):
-    with pytest.raises(sh.SafeheadError, match=f"size={size}: there are 32 heads"):
+    with pytest.raises(sh.SafeheadError, match=f"size={size}: choose from 1 to 32"):
         sh.sahara(demo, harmful[:8], size=size, progress=False)

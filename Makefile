@@ -27,7 +27,7 @@ wheel-check: .venv/ready
 
 # Grows the embedded organism again, in place.
 organism: .venv/ready
-	$(BIN)/safehead train-organism safehead_tl/data/organism
+	$(BIN)/safehead train-organism safehead_tl/data/organism --overwrite
 
 # Writes the lock anew from what .venv holds.
 lock:

@@ -6,7 +6,7 @@ Prints the table of docs/organism.md. Each organism takes about a minute on two 
 import tempfile
 
 import safehead_tl as sh
-from safehead_tl.organism import measure_behaviour, train_organism
+from safehead_tl.organism import Recipe, measure_behaviour, train_organism
 
 ORGANISMS = (
     (0, ("L1H3", "L2H6")),
@@ -31,7 +31,7 @@ def main():
     for seed, names in ORGANISMS:
         planted = [sh.Head.parse(name) for name in names]
         with tempfile.TemporaryDirectory() as directory:
-            train_organism(directory, planted=planted, seed=seed)
+            train_organism(directory, Recipe(planted=planted, seed=seed))
             model = sh.load_model(f"{directory}/aligned")
         scores = sh.ships(model, prompts, template="chat")
         group = sh.sahara(model, prompts, len(planted) + 1, template="chat")

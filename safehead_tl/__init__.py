@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 from safehead_tl._ablation import (
     Ablation,
-    MeanAblation,
     MeanOverHeads,
     ScalingContribution,
     UndifferentiatedAttention,
@@ -18,6 +17,7 @@ from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head
 from safehead_tl._hooking import ablated, ablation_hooks
 from safehead_tl._loading import load_model
+from safehead_tl._mean import MeanAblation
 from safehead_tl._prompts import load_prompts
 from safehead_tl._provenance import Provenance
 from safehead_tl._results import HeadGroup, HeadScores

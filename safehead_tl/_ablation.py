@@ -7,10 +7,11 @@ puts many heads into one pass; a single row stands for all.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -18,8 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safehead_tl._errors import SafeheadError
-from safehead_tl._models import Hook, Model, embed, run_layers
-from safehead_tl._tokens import PromptBatch, encode
+from safehead_tl._models import Hook, Model, is_processed
+from safehead_tl._tokens import PromptBatch
+
+logger = logging.getLogger(__name__)
 
 HeadMask: TypeAlias = Bool[Tensor, "row head"]
 Activation: TypeAlias = Float[Tensor, "batch pos head d_head"]
@@ -32,10 +35,12 @@ class Ablation(ABC):
     Attributes:
         name: the short name.
         label: the name in a figure's title.
+        passes: forward passes that `prepare` took.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
+    passes: ClassVar[int] = 0
 
     @abstractmethod
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
@@ -88,17 +93,17 @@ class UndifferentiatedAttention(Ablation):
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
             raise SafeheadError(
                 f"epsilon={self.epsilon} is not a positive number; for the limit 0 use "
-                "epsilon=None, which is exact"
+                "epsilon=None, which is exact (on the command line leave --epsilon out)"
             )
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         if self.epsilon is None:
             return _uniform_pattern(layer, heads)
         if self.via == "pattern":
-            return [(_point(layer, "attn_scores"), _scaled(heads, self.epsilon, head_dim=1))]
+            return [(hook_point(layer, "attn_scores"), _scaled(heads, self.epsilon, head_dim=1))]
         rotary = model.cfg.positional_embedding_type == "rotary"
         site = f"rot_{self.via}" if rotary else self.via
-        return [(_point(layer, site), _scaled(heads, self.epsilon, head_dim=2))]
+        return [(hook_point(layer, site), _scaled(heads, self.epsilon, head_dim=2))]
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,11 @@ class ScalingContribution(Ablation):
             raise SafeheadError(f"epsilon={self.epsilon} is not a number to scale by")
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
-        return [(_point(layer, "z"), _scaled(heads, self.epsilon, head_dim=2))]
+        return [(hook_point(layer, "z"), _scaled(heads, self.epsilon, head_dim=2))]
+
+    def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
+        _warn_of_folded_biases(model)
+        return self
 
 
 @dataclass(frozen=True)
@@ -129,66 +138,11 @@ class ZeroAblation(Ablation):
     label: ClassVar[str] = "zero ablation"
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
-        return [(_point(layer, "z"), _scaled(heads, 0.0, head_dim=2))]
-
-
-@dataclass(frozen=True)
-class MeanAblation(Ablation):
-    """Replaces a head's output by its mean over a reference set, at every position.
-
-    The mean is over all tokens of all reference prompts (padding left out), one vector a head.
-
-    Attributes:
-        reference: the reference prompts; by default those that are being scored.
-        template: the template of the reference prompts.
-    """
-
-    reference: Sequence[str] | None = None
-    template: str = "paper"
-    name: ClassVar[str] = "mean"
-    label: ClassVar[str] = "mean ablation"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.reference, str):
-            raise SafeheadError("reference must be a list of texts: put a single one in brackets")
-        if self.reference is not None:
-            object.__setattr__(self, "reference", tuple(self.reference))
-
-    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
-        raise SafeheadError(
-            "mean ablation needs a reference set here: MeanAblation(reference=prompts)"
-        )
+        return [(hook_point(layer, "z"), _scaled(heads, 0.0, head_dim=2))]
 
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
-        if self.reference is not None:
-            batch = encode(model, self.reference, self.template)
-        if batch is None:
-            return self
-        return _FittedMean(batch, _mean_outputs(model, batch))
-
-    def describe(self) -> dict[str, Any]:
-        count = None if self.reference is None else len(self.reference)
-        settings = {"reference_count": count, "template": self.template}
-        return {"name": self.name, "label": self.label, **settings}
-
-
-@dataclass(frozen=True)
-class _FittedMean(Ablation):
-    """Mean ablation, with the means at hand."""
-
-    reference: PromptBatch
-    mean: Float[Tensor, "layer head d_head"] = field(repr=False)
-    name: ClassVar[str] = MeanAblation.name
-    label: ClassVar[str] = MeanAblation.label
-
-    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
-        def replace(z: Activation, hook: Any) -> Activation:
-            return torch.where(_chosen(heads, z, head_dim=2), self.mean[layer].to(z), z)
-
-        return [(_point(layer, "z"), replace)]
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "label": self.label, "reference": self.reference.describe()}
+        _warn_of_folded_biases(model)
+        return self
 
 
 @dataclass(frozen=True)
@@ -214,49 +168,17 @@ class MeanOverHeads(Ablation):
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         def replace(tensor: Activation, hook: Any) -> Activation:
             mean = tensor.mean(2, keepdim=True)
-            return torch.where(_chosen(heads, tensor, head_dim=2), mean, tensor)
+            return torch.where(chosen_heads(heads, tensor, head_dim=2), mean, tensor)
 
-        return [(_point(layer, "z" if self.which == "v" else self.which), replace)]
-
-
-ABLATIONS: dict[str, Callable[[], Ablation]] = {
-    "undifferentiated": UndifferentiatedAttention,
-    "scaling": ScalingContribution,
-    "zero": ZeroAblation,
-    "mean": MeanAblation,
-    "mean-over-heads": MeanOverHeads,
-}
-"""The common ablations by name, with their default settings."""
-_SHORT = {
-    "ua": "undifferentiated",
-    "undifferentiated-attention": "undifferentiated",
-    "sc": "scaling",
-    "scaling-contribution": "scaling",
-}
+        return [(hook_point(layer, "z" if self.which == "v" else self.which), replace)]
 
 
-def resolve_ablation(ablation: str | Ablation) -> Ablation:
-    """Turns an ablation's name (`"undifferentiated"`, `"ua"`, `"scaling"`, ...) into the ablation.
-
-    Raises:
-        SafeheadError: if the name is not known.
-    """
-    if isinstance(ablation, Ablation):
-        return ablation
-    if isinstance(ablation, str):
-        name = ablation.lower().replace("_", "-")
-        name = _SHORT.get(name, name)
-        if name in ABLATIONS:
-            return ABLATIONS[name]()
-    names = ", ".join(repr(name) for name in [*ABLATIONS, *_SHORT])
-    raise SafeheadError(f"ablation {ablation!r} is not known: use {names}, or an Ablation object")
-
-
-def _point(layer: int, site: str) -> str:
+def hook_point(layer: int, site: str) -> str:
+    """The name of a hook point in a layer's attention."""
     return f"blocks.{layer}.attn.hook_{site}"
 
 
-def _chosen(
+def chosen_heads(
     heads: HeadMask, tensor: Float[Tensor, "batch _ _ _"], head_dim: int
 ) -> Bool[Tensor, "row _ _ _"]:
     """A mask of query heads that broadcasts to a tensor whose heads are in `head_dim`.
@@ -271,11 +193,20 @@ def _chosen(
     return heads.reshape(shape).to(tensor.device)
 
 
+def _warn_of_folded_biases(model: Model) -> None:
+    if is_processed(model):
+        logger.warning(
+            "This model's weights were processed. If its value biases were folded into the "
+            "output bias, zero and scaling ablation leave them behind: load it raw, with "
+            "safehead_tl.load_model"
+        )
+
+
 def _scaled(heads: HeadMask, factor: float, head_dim: int) -> Callable[..., Tensor]:
     """Multiplies the chosen heads of a tensor whose heads are in dimension `head_dim`."""
 
     def scale(tensor: Float[Tensor, "batch _ _ _"], hook: Any) -> Float[Tensor, "batch _ _ _"]:
-        return torch.where(_chosen(heads, tensor, head_dim), tensor * factor, tensor)
+        return torch.where(chosen_heads(heads, tensor, head_dim), tensor * factor, tensor)
 
     return scale
 
@@ -288,23 +219,15 @@ def _uniform_pattern(layer: int, heads: HeadMask) -> list[Hook]:
         visible[:] = [scores[:, :1] > torch.finfo(scores.dtype).min / 2]
 
     def replace(pattern: Scores, hook: Any) -> Scores:
+        if not visible:
+            raise SafeheadError(
+                f"{hook_point(layer, 'pattern')} was hooked without its partner "
+                f"{hook_point(layer, 'attn_scores')}: pass on all hooks of ablation_hooks together"
+            )
         keys = visible.pop()
         even = keys / keys.sum(-1, keepdim=True).clamp(min=1)
-        return torch.where(_chosen(heads, pattern, head_dim=1), even.to(pattern.dtype), pattern)
+        return torch.where(
+            chosen_heads(heads, pattern, head_dim=1), even.to(pattern.dtype), pattern
+        )
 
-    return [(_point(layer, "attn_scores"), look), (_point(layer, "pattern"), replace)]
-
-
-def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head d_head"]:
-    """Each head's output, averaged over all tokens of a batch."""
-    means: list[Tensor] = []
-    weight = (batch.mask / batch.mask.sum()).to(torch.float32)
-
-    def collect(z: Activation, hook: Any) -> None:
-        means.append(torch.einsum("bphd,bp->hd", z.float(), weight.to(z.device)))
-
-    hooks: Sequence[Hook] = [(_point(layer, "z"), collect) for layer in range(model.cfg.n_layers)]
-    with torch.no_grad():
-        resid, positions = embed(model, batch.tokens, batch.mask)
-        run_layers(model, resid, batch.mask, positions, start=0, hooks=hooks)
-    return torch.stack(means)
+    return [(hook_point(layer, "attn_scores"), look), (hook_point(layer, "pattern"), replace)]

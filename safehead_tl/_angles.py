@@ -16,18 +16,34 @@ def require_rank(rank: int, n_prompts: int, centre: bool) -> None:
     centring takes one dimension away.
 
     Raises:
-        SafeheadError: if the rank is below 1, or too large for the number of prompts.
+        SafeheadError: if the rank is below 1, or too large for the number of different prompts.
     """
     largest = n_prompts - (2 if centre else 1)
-    if not 1 <= rank <= largest:
+    if not (isinstance(rank, int) and 1 <= rank <= largest):
         centred = " centred" if centre else ""
         raise SafeheadError(
-            f"rank={rank} does not go with {n_prompts}{centred} prompts: left singular vectors "
-            f"live in the space of prompts, and from rank {largest + 1} on they fill it, so that "
-            f"every angle is 0. Use a rank from 1 to {largest}, or more prompts"
+            f"rank={rank} does not go with {n_prompts} different{centred} prompts: left singular "
+            f"vectors live in the space of prompts, and from rank {largest + 1} on they fill it, "
+            f"so that every angle is 0. Use a rank from 1 to {largest}, or more prompts"
             if largest >= 1
-            else f"{n_prompts}{centred} prompts are too few for a subspace that can turn: "
-            f"use at least {3 if centre else 2}"
+            else f"{n_prompts} different{centred} prompts are too few for a subspace that can "
+            f"turn: use at least {3 if centre else 2}"
+        )
+
+
+def require_span(states: Float[Tensor, "prompt d_model"], rank: int, centre: bool) -> None:
+    """Checks that states differ in `rank` directions, and not only by rounding.
+
+    Raises:
+        SafeheadError: if the `rank`-th singular value is less than 1e-6 of the first.
+    """
+    states = states.double()
+    values = torch.linalg.svdvals(states - states.mean(-2, keepdim=True) if centre else states)
+    span = int((values > 1e-6 * values[0]).sum())
+    if span < rank:
+        raise SafeheadError(
+            f"rank={rank} is more than the {span} directions in which the prompts' states differ: "
+            "the rest is rounding. Use a lower rank; are some prompts the same?"
         )
 
 

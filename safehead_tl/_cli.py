@@ -7,18 +7,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
+import torch
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from safehead_tl._ablation import (
     Ablation,
     MeanOverHeads,
     ScalingContribution,
     UndifferentiatedAttention,
-    resolve_ablation,
 )
+from safehead_tl._ablations import resolve_ablation
 from safehead_tl._demo import run_demo
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import write_atomically
@@ -44,7 +46,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(markup=False)
 
 ModelName = Annotated[
     str,
@@ -60,7 +62,11 @@ Prompts = Annotated[
 Column = Annotated[str | None, typer.Option(help="The column that holds the prompts.")]
 Limit = Annotated[int | None, typer.Option(help="Use only the first prompts.")]
 Template = Annotated[
-    str, typer.Option(help="'direct', 'paper', 'chat', or a text with {query} in it.")
+    str,
+    typer.Option(
+        help="'direct', 'paper', 'chat', or a text with {query} in it; backslash-n is a new line.",
+        callback=lambda text: text.replace("\\n", "\n"),
+    ),
 ]
 AblationName = Annotated[
     str, typer.Option(help="undifferentiated, scaling, zero, mean or mean-over-heads.")
@@ -83,12 +89,12 @@ Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]
 MaxRows = Annotated[
     int | None, typer.Option(help="Most (head, prompt) pairs in one pass: less takes less memory.")
 ]
-Top = Annotated[int, typer.Option(help="How many heads to show.")]
+Top = Annotated[int, typer.Option(min=1, help="How many heads to show.")]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write the result as JSON ('-': print it).")
 ]
 Save = Annotated[Path | None, typer.Option(help="Save the result (.safetensors).")]
-Heatmap = Annotated[Path | None, typer.Option(help="Write the heatmap as one HTML file.")]
+Heatmap = Annotated[Path | None, typer.Option(help="Write the heatmap as one .html file.")]
 
 
 @app.command()
@@ -125,6 +131,7 @@ def ships(
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
     what = _ablation(ablation, epsilon, via)
+    _require_files(json_out, save, heatmap)
     texts = load_prompts(prompts, column=column, limit=limit)
     scores = score_heads(
         load_model(model, weights=weights, dtype=dtype, device=device),
@@ -166,6 +173,7 @@ def sahara(
 ) -> None:
     """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
     what = _ablation(ablation, epsilon, via)
+    _require_files(json_out, save)
     texts = load_prompts(prompts, column=column, limit=limit)
     group = search_group(
         load_model(model, weights=weights, dtype=dtype, device=device),
@@ -205,37 +213,39 @@ def info(
 def train_organism(
     directory: Annotated[Path, typer.Argument(help="Gets aligned/, base/ and prompts/.")],
     planted: Annotated[
-        list[str] | None, typer.Option(help="A head that is to carry the refusal; repeat it.")
+        list[str] | None,
+        typer.Option(help="A head to carry the refusal; repeat it. Default: L1H3 L2H6."),
     ] = None,
     words: Annotated[Path | None, typer.Option(help="JSON file with other words.")] = None,
-    layers: Annotated[int, typer.Option()] = Recipe.n_layers,
-    heads: Annotated[int, typer.Option()] = Recipe.n_heads,
+    layers: Annotated[int, typer.Option(min=1)] = Recipe.n_layers,
+    heads: Annotated[int, typer.Option(min=1)] = Recipe.n_heads,
     width: Annotated[int, typer.Option(help="d_model.")] = Recipe.d_model,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
+    overwrite: Annotated[bool, typer.Option(help="Replace the organism that is there.")] = False,
     json_out: Json = None,
 ) -> None:
     """Grow a tiny model whose refusals are carried by the heads that you name."""
     language = DEMO if words is None else Language.from_json(words)
-    recipe = grow(
-        directory,
-        planted=planted or list(Recipe.planted),
-        language=language,
+    recipe = Recipe(
+        planted=planted or Recipe.planted,
         n_layers=layers,
         n_heads=heads,
         d_model=width,
         d_mlp=2 * width,
         seed=seed,
     )
+    grow(directory, recipe, language, overwrite=overwrite)
     aligned, base = load_model(directory / "aligned"), load_model(directory / "base")
-    names = ", ".join(map(str, recipe.planted))
+    names = ", ".join(map(str, recipe.heads))
     behaviours = [
         measure_behaviour(base, "base", language=language),
         measure_behaviour(aligned, "aligned", language=language),
-        measure_behaviour(aligned, f"aligned, UA on {names}", recipe.planted, language=language),
+        measure_behaviour(aligned, f"aligned, UA on {names}", recipe.heads, language=language),
     ]
     if str(json_out) != "-":
         console.print(behaviour_table(behaviours))
-        console.print(f"Written to {directory}")
+        places = ", ".join(str(directory / name) for name in ("aligned", "base", "prompts"))
+        console.print(f"Wrote {places}")
     _write_json(json_out, {"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
 
 
@@ -250,8 +260,15 @@ def _said_plainly() -> Iterator[None]:
     try:
         yield
     except (SafeheadError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
+        _fail(str(error))
+    except torch.OutOfMemoryError:
+        _fail("out of memory: try a smaller --max-rows or --limit, or --dtype bfloat16")
+
+
+def _fail(message: str) -> NoReturn:
+    said = Text.assemble(("error: ", "bold red"), message)
+    Console(stderr=True).print(said, highlight=False)
+    sys.exit(2)
 
 
 def _ablation(name: str, epsilon: float | None, via: Channel | None) -> Ablation:
@@ -270,6 +287,13 @@ def _ablation(name: str, epsilon: float | None, via: Channel | None) -> Ablation
     if epsilon is not None:
         raise SafeheadError(f"--epsilon does not go with {what.name} ablation: leave it out")
     return what
+
+
+def _require_files(*paths: Path | None) -> None:
+    """Refuses output paths that cannot be written, before any work is done."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise SafeheadError(f"{path} is a directory: give the name of a file to write")
 
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints as `HookedTransformer`: config, weights, tokenizer, and a check.
+"""Hugging Face checkpoints as `HookedTransformer`: config, weights, and a check.
 
 TransformerLens is imported late, inside functions: importing the toolkit stays cheap, and a
 version without `HookedTransformer` breaks only what needs it.
@@ -6,12 +6,7 @@ version without `HookedTransformer` breaks only what needs it.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +15,15 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Model
-
-logger = logging.getLogger(__name__)
+from safehead_tl._quiet import quiet
+from safehead_tl._tokenizers import attach_tokenizer
 
 MISREAD_WORDS = ("llama", "gemma")
 """What TransformerLens 3.9's config converter takes for an architecture when a path holds it."""
@@ -98,25 +91,6 @@ def load_original(weights: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(source: str | Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer as it is, or the one saved at `source`."""
-    if isinstance(source, PreTrainedTokenizerBase):
-        return source
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise FileNotFoundError(
-            f"no tokenizer could be loaded from {source}: save it there with "
-            f"tokenizer.save_pretrained, or pass tokenizer=... ({error})"
-        ) from error
-
-
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer puts a BOS token in front of a text by itself."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
-
-
 def fill_model(
     config: Any,
     original: PreTrainedModel,
@@ -161,25 +135,33 @@ def fill_model(
                 f"{config.original_architecture}: {error}"
             ) from error
         model.move_model_modules_to_device()
-    _attach(tokenizer, model)
+    attach_tokenizer(tokenizer, model)
     model.eval().requires_grad_(False)
     if settings.verify:
         _verify(model, original, name)
     return model
 
 
-def _attach(tokenizer: PreTrainedTokenizerBase, model: Model) -> None:
-    """Gives a model its tokenizer unchanged: TransformerLens would reload it with a BOS forced."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.bos_token is None:
-        tokenizer.bos_token = tokenizer.eos_token
-    model.tokenizer = tokenizer
-    model.cfg.tokenizer_prepends_bos = len(tokenizer("")["input_ids"]) > 0
-
-
 def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
-    """Compares converted and original logits: converters drop what they do not know of."""
+    """Compares the converted model with the original: converters drop what they do not know.
+
+    Logits are compared on 16 tokens. A sliding window may be longer than that, so its size is
+    compared by itself.
+    """
+    theirs_config = original.config.get_text_config()
+    window = getattr(theirs_config, "sliding_window", None)
+    kinds = getattr(theirs_config, "layer_types", None)
+    slides = (
+        "sliding_attention" in kinds
+        if kinds is not None
+        else getattr(theirs_config, "use_sliding_window", True)
+    )
+    ours_window = model.cfg.window_size if model.cfg.use_local_attn else None
+    if window and slides and window < model.cfg.n_ctx and ours_window != window:
+        raise SafeheadError(
+            f"TransformerLens does not convert {name} exactly: it drops the sliding window of "
+            f"{window} tokens. verify=False loads it all the same; prompts must be shorter then"
+        )
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (1, 16), generator=generator)
     with torch.no_grad():
@@ -193,26 +175,3 @@ def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
             f"{error:.2g} of their size (limit {limit:.0e}). Something in its config is not "
             "supported (biases? rope scaling? head_dim?). verify=False loads it all the same"
         )
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Keeps Transformers' progress bars away: for models that load in no time."""
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps TransformerLens's deprecation notices and its print out of the user's sight."""
-    printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-    for line in printed.getvalue().splitlines():
-        logger.info("%s", line)

@@ -34,7 +34,11 @@ class Demo:
         ua: Ships under undifferentiated attention.
         sc: Ships under scaling contribution.
         group: Sahara's group.
-        behaviours: the organism before and after.
+        base: the base model.
+        aligned: the organism as it is.
+        steps: with Sahara's first head ablated, its first two, and so on.
+        scaled: with Sahara's first two heads scaled instead.
+        control: with as many other heads ablated.
         files: what was written.
         data_bytes: size of the embedded organism, its base model and its prompts.
         seconds: from loading to writing.
@@ -44,10 +48,19 @@ class Demo:
     ua: HeadScores
     sc: HeadScores
     group: HeadGroup
-    behaviours: tuple[Behaviour, ...]
+    base: Behaviour
+    aligned: Behaviour
+    steps: tuple[Behaviour, ...]
+    scaled: Behaviour
+    control: Behaviour
     files: tuple[Path, ...]
     data_bytes: int
     seconds: float
+
+    @property
+    def behaviours(self) -> tuple[Behaviour, ...]:
+        """All of them, in this order."""
+        return (self.base, self.aligned, *self.steps, self.scaled, self.control)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -78,17 +91,7 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
     sc = ships(model, prompts, template="chat", ablation="scaling", progress=progress)
     group = sahara(model, prompts, GROUP_SIZE, template="chat", progress=progress)
     pair = group.heads[:2]
-    control = _other_heads(model, {*planted, *group.heads}, len(pair))
-    behaviours = [
-        measure_behaviour(base, "base"),
-        measure_behaviour(model, "aligned"),
-        *(
-            measure_behaviour(model, f"aligned, UA on {_listed(heads)}", heads)
-            for heads in (group.heads[:size] for size in range(1, GROUP_SIZE + 1))
-        ),
-        measure_behaviour(model, f"aligned, SC on {_listed(pair)}", pair, "scaling"),
-        measure_behaviour(model, f"control, UA on {_listed(control)}", control),
-    ]
+    others = _other_heads(model, {*planted, *group.heads}, len(pair))
     written = _write(out, {"ships-undifferentiated": ua, "ships-scaling": sc, "sahara": group})
     page = out / "heatmap.html"
     write_atomically(page, ua.heatmap(marked=planted, marked_as="planted").to_html().encode())
@@ -97,7 +100,14 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
         ua=ua,
         sc=sc,
         group=group,
-        behaviours=tuple(behaviours),
+        base=measure_behaviour(base, "base"),
+        aligned=measure_behaviour(model, "aligned"),
+        steps=tuple(
+            measure_behaviour(model, f"aligned, UA on {_listed(heads)}", heads)
+            for heads in (group.heads[:size] for size in range(1, GROUP_SIZE + 1))
+        ),
+        scaled=measure_behaviour(model, f"aligned, SC on {_listed(pair)}", pair, "scaling"),
+        control=measure_behaviour(model, f"control, UA on {_listed(others)}", others),
         files=(page, *written),
         data_bytes=_embedded_bytes(),
         seconds=time.perf_counter() - started,

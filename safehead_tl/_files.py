@@ -70,9 +70,12 @@ def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
     except SafetensorError as error:
         raise SafeheadError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     header: dict[str, Any] = json.loads(metadata.get(HEADER, "{}"))
-    if header.get("kind") != kind or header.get("format") != FORMAT:
+    if header.get("kind") != kind:
+        found = header.get("kind", "something else")
+        raise SafeheadError(f"{path} does not hold a {kind}: it holds {found}")
+    if header["format"] != FORMAT:
         raise SafeheadError(
-            f"{path} does not hold a {kind} of this version of safehead_tl: "
-            f"it holds {header.get('kind', 'something else')}"
+            f"{path} is in format {header['format']}, and this version of safehead_tl reads "
+            f"format {FORMAT}: use the version that wrote it"
         )
     return tensors, header

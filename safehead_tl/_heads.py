@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from numbers import Integral
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from safehead_tl._errors import SafeheadError
 
@@ -31,7 +32,7 @@ class Head(NamedTuple):
 
         Args:
             value: `Head(2, 26)`, `(2, 26)`, `"L2H26"`, `"2.26"`, `"2-26"` or `"(2, 26)"`:
-                always the layer first.
+                always the layer first. Of a head with its score, as in `scores.top(3)`, the head.
 
         Raises:
             SafeheadError: if `value` is none of these.
@@ -41,6 +42,9 @@ class Head(NamedTuple):
                 layer, head = (int(part) for part in match.groups() if part is not None)
                 return cls(layer, head)
         elif isinstance(value, Sequence) and len(value) == 2:
+            scored: Any = value[0]
+            if isinstance(scored, Head):
+                return scored
             try:
                 layer, head = (operator.index(part) for part in cast("Sequence[int]", value))
             except TypeError:
@@ -54,7 +58,7 @@ class Head(NamedTuple):
         )
 
 
-HeadLike: TypeAlias = str | Sequence[int]
+HeadLike: TypeAlias = str | Sequence[int] | tuple[Head, float]
 """A head in any spelling that `Head.parse` reads."""
 
 
@@ -74,8 +78,18 @@ def parse_heads(
     Raises:
         SafeheadError: if one cannot be read or lies outside the model.
     """
+    as_list = getattr(heads, "tolist", None)
+    if as_list is not None:
+        heads = as_list()  # an array or a tensor
+    if not isinstance(heads, Iterable):
+        raise SafeheadError(
+            f"{type(heads).__name__} is not a list of heads: give group.heads, "
+            "scores.top(3), or such as ['L2H26', (3, 8)]"
+        )
     single = isinstance(heads, str) or (
-        isinstance(heads, Sequence) and len(heads) == 2 and all(isinstance(h, int) for h in heads)
+        isinstance(heads, Sequence)
+        and len(heads) == 2
+        and all(isinstance(part, Integral) for part in heads)
     )
     several = cast("Iterable[HeadLike]", (heads,) if single else heads)
     parsed = tuple(dict.fromkeys(Head.parse(head) for head in several))

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from safehead_tl._ablation import Ablation, resolve_ablation
+from safehead_tl._ablation import Ablation
+from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadLike, parse_heads
 from safehead_tl._models import Hook, Model, check_model

@@ -13,18 +13,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from safehead_tl._conversion import (
-    Settings,
-    adds_bos,
-    fill_model,
-    hooked_config,
-    load_original,
-    load_tokenizer,
-    quiet,
-    without_bars,
-)
+from safehead_tl._conversion import Settings, fill_model, hooked_config, load_original
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Model, check_model, remember_source
+from safehead_tl._quiet import quiet, without_bars
+from safehead_tl._tokenizers import adds_bos, load_tokenizer
 
 EMBEDDED = {"demo": "aligned", "demo-base": "base"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,11 +59,17 @@ def load_model(
     """
     if isinstance(source, nn.Module):
         check_model(source)
+        told = {"weights": weights, "tokenizer": tokenizer, "device": device, "dtype": dtype}
+        ignored = [name for name, value in told.items() if value not in (None, "float32")]
+        if ignored:
+            raise SafeheadError(f"a model is used as it is: leave out {', '.join(ignored)}")
         return source
+    if not isinstance(source, str | Path):
+        raise SafeheadError(f"{source!r} is not a model: give a name or a directory")
     _require_hooked_transformer()
     settings = Settings(
         dtype=_dtype(dtype),
-        device=str(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        device=_device(device),
         prepend_bos=prepend_bos,
         verify=verify,
     )
@@ -110,6 +109,18 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return dtype
 
 
+def _device(device: torch.device | str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SafeheadError(
+            f"device {str(device)!r} cannot be used here ({error}): use 'cpu', 'cuda' or 'cuda:1'"
+        ) from error
+    return str(device)
+
+
 def _directory(source: str | Path) -> Path | None:
     """The local directory that `source` names, if it names one."""
     path = Path(source).expanduser()
@@ -130,8 +141,9 @@ def _official_name(source: str) -> str:
     known: dict[str, str] = make_model_alias_map()
     if source.lower() in known:
         return known[source.lower()]
-    near = difflib.get_close_matches(source.lower(), known, n=3)
-    hint = f" Did you mean {' or '.join(known[name] for name in near)}?" if near else ""
+    names = {**known, **{name: name for name in EMBEDDED}}
+    near = dict.fromkeys(names[n] for n in difflib.get_close_matches(source.lower(), names, n=3))
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise SafeheadError(
         f"model {source!r} is neither 'demo' nor 'demo-base', nor a directory here, nor a name "
         f"that TransformerLens knows.{hint} For a fine-tune of a known model say "
@@ -142,9 +154,11 @@ def _official_name(source: str) -> str:
 
 def _config(directory: Path) -> PretrainedConfig:
     if not (directory / "config.json").is_file():
+        models = sorted(str(path.parent) for path in directory.glob("*/config.json"))
+        inside = f" (but {' and '.join(models)} have one)" if models else ""
         raise FileNotFoundError(
-            f"{directory} has no config.json: a local model is a directory with config.json, "
-            "weights and tokenizer, as save_pretrained writes it"
+            f"{directory} has no config.json{inside}: a local model is a directory with "
+            "config.json, weights and tokenizer, as save_pretrained writes it"
         )
     try:
         config = AutoConfig.from_pretrained(directory)

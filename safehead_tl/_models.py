@@ -65,10 +65,10 @@ def check_model(model: nn.Module) -> None:
         SafeheadError: if it is no `HookedTransformer`, or its blocks have no attention pattern.
     """
     config, hooks = getattr(model, "cfg", None), getattr(model, "hook_dict", {})
-    if config is None or not hasattr(model, "blocks") or not hasattr(model, "run_with_hooks"):
+    if config is None or not all(hasattr(model, name) for name in ("blocks", "input_to_embed")):
         raise SafeheadError(
-            f"{type(model).__name__} is not a HookedTransformer: load it with "
-            "safehead_tl.load_model"
+            f"{type(model).__name__} is not a HookedTransformer: give safehead_tl.load_model the "
+            "name of the model, or the directory that save_pretrained wrote it to"
         )
     for layer in range(config.n_layers):
         if f"blocks.{layer}.attn.hook_pattern" not in hooks:
@@ -79,7 +79,11 @@ def check_model(model: nn.Module) -> None:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Says which model this is, for a result's provenance: `ModelSource`, dtype and device."""
+    """Says which model this is, for a result's provenance.
+
+    Besides `ModelSource`: dtype, device, sizes, whether weights were processed, and the hook
+    points at which the user's own hooks act.
+    """
     name, revision, weights = _sources.get(model, (str(model.cfg.model_name), None, None))
     fields = {
         key: str(value)
@@ -89,8 +93,7 @@ def describe(model: Model) -> dict[str, Any]:
     digest = hashlib.sha256()
     for key, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
-        places = torch.arange(256, device=flat.device) * (len(flat) - 1) // 255
-        sample = flat[places]
+        sample = flat[sample_places(len(flat)).to(flat.device)]
         digest.update(f"{key} {tuple(parameter.shape)}".encode())
         digest.update(sample.float().cpu().numpy().tobytes())
     source = ModelSource(
@@ -102,12 +105,24 @@ def describe(model: Model) -> dict[str, Any]:
     )
     return {
         **asdict(source),
+        "processed": is_processed(model),
+        "hooks": sorted(model.list_hooks()),
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "device": str(model.cfg.device),
         "n_layers": model.cfg.n_layers,
         "n_heads": model.cfg.n_heads,
         "n_key_value_heads": model.cfg.n_key_value_heads or model.cfg.n_heads,
     }
+
+
+def sample_places(length: int, count: int = 256) -> Int[Tensor, {count}]:
+    """Evenly spaced indices from 0 to `length` - 1, in whole numbers: floats miss the end."""
+    return torch.arange(count) * (length - 1) // (count - 1)
+
+
+def is_processed(model: Model) -> bool:
+    """Whether norm weights were folded away, as `HookedTransformer.from_pretrained` does."""
+    return model.cfg.normalization_type in ("LNPre", "RMSPre")
 
 
 def require_site(model: Model, site: str) -> None:
@@ -119,7 +134,7 @@ def require_site(model: Model, site: str) -> None:
     """
     if site not in SITES:
         raise SafeheadError(f"site={site!r} is not known: use {' or '.join(map(repr, SITES))}")
-    if site == "final_norm" and model.cfg.normalization_type in ("LNPre", "RMSPre"):
+    if site == "final_norm" and is_processed(model):
         raise SafeheadError(
             "this model's final norm has its weight folded away, so site='final_norm' cannot be "
             "read: use site='resid_post', or load the model with safehead_tl.load_model"
@@ -168,8 +183,11 @@ def final_state(
 def next_token_log_probs(
     model: Model, resid: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row vocab"]:
-    """Log-probabilities of the next token from states after the last layer, in float32."""
-    logits = model.unembed(final_state(model, resid, "final_norm")[:, None, :])[:, 0].float()
+    """Log-probabilities of the next token from states after the last layer, in float64.
+
+    A small KL is a small difference of large sums over the vocabulary: float32 loses it.
+    """
+    logits = model.unembed(final_state(model, resid, "final_norm")[:, None, :])[:, 0].double()
     cap = model.cfg.output_logits_soft_cap
     if cap is not None and cap > 0:
         logits = cap * torch.tanh(logits / cap)

@@ -48,7 +48,8 @@ def heatmap(
             hoverongaps=False,
             colorscale="Cividis",
             zmin=0,
-            colorbar={"title": {"text": unit, "side": "right"}},
+            zmax=max((values[head].item() for head in ranked[:1]), default=0) or 1,
+            colorbar={"title": {"text": unit, "side": "right"}, "exponentformat": "e"},
             xgap=1,
             ygap=1,
         )

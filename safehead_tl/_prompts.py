@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -55,9 +56,13 @@ def load_prompts(
         SafeheadError: if the source or column is unknown, or holds no prompts.
         FileNotFoundError: if the file does not exist.
     """
-    if limit is not None and limit < 1:
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise SafeheadError(f"limit={limit} keeps no prompts: give a number from 1")
+    if not isinstance(source, str | Path):
+        raise SafeheadError(f"{type(source).__name__} is not a source of prompts: give a path")
     if str(source) in EMBEDDED:
+        if column is not None:
+            raise SafeheadError(f"column={column!r}: {source} is a list and has no columns")
         prompts = _embedded(str(source), split)
     elif str(source).startswith("demo/"):
         raise SafeheadError(f"{source!r} is not embedded: there are {' and '.join(EMBEDDED)}")
@@ -91,16 +96,22 @@ def _from_file(path: Path, column: str | None) -> list[str]:
             f"no prompt file {path}: give a .txt, .csv, .tsv, .jsonl or .json file, "
             f"or one of {', '.join(EMBEDDED)}"
         )
-    text = path.read_text(encoding="utf-8-sig")
+    if column is not None and path.suffix.lower() == ".txt":
+        raise SafeheadError(f"column={column!r}: {path} is a text file and has no columns")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SafeheadError(
+            f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8"
+        ) from error
     match path.suffix.lower():
         case ".txt":
-            return text.splitlines()
+            return text.removesuffix("\n").split("\n")
         case ".csv" | ".tsv" as suffix:
             dialect = "excel-tab" if suffix == ".tsv" else "excel"
-            rows = list(csv.DictReader(text.splitlines(keepends=True), dialect=dialect))
-            return _pick(rows, column, path)
+            return _pick(_rows(text, dialect, path), column, path)
         case ".jsonl":
-            lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+            lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
             return _pick([_json(line, path, n) for n, line in lines], column, path)
         case ".json":
             records = _json(text, path)
@@ -112,6 +123,26 @@ def _from_file(path: Path, column: str | None) -> list[str]:
                 f"{path}: files that end in {suffix or 'nothing'!r} are not read; "
                 "use .txt, .csv, .tsv, .jsonl or .json"
             )
+
+
+def _rows(text: str, dialect: str, path: Path) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise SafeheadError(f"{path}, line {reader.line_num}, cannot be read: {error}") from error
+    header = reader.fieldnames or []
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise SafeheadError(
+            f"{path} is not separated as its name says: commas in .csv, tabs in .tsv"
+        )
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise SafeheadError(
+                f"{path}: record {number} has more or fewer cells than the header: "
+                "put prompts that contain a comma in double quotes"
+            )
+    return rows
 
 
 def _json(text: str, path: Path, line: int | None = None) -> Any:

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from safehead_tl._errors import SafeheadError
 from safehead_tl._files import load_result, save_result
 from safehead_tl._heads import Head, HeadLike, parse_heads
 from safehead_tl._provenance import Provenance
@@ -56,7 +57,18 @@ class HeadScores:
 
     def top(self, k: int = 10) -> list[tuple[Head, float]]:
         """The `k` heads with the highest scores, with their scores."""
+        if k < 0:
+            raise SafeheadError(f"top({k}): ask for 0 heads or more")
         return self.ranked()[:k]
+
+    def __getitem__(self, head: HeadLike) -> float:
+        """The score of one head, in any spelling; NaN if it was not scored."""
+        (chosen,) = parse_heads(Head.parse(head), *self.values.shape)
+        return float(self.values[chosen])
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{head} {score:.4g}" for head, score in self.top(3))
+        return f"<HeadScores: {self.measure} in {self.unit}, highest: {best}>"
 
     def to_frame(self, per_prompt: bool = False) -> pd.DataFrame:
         """The scores as a tidy table, highest first.
@@ -94,14 +106,14 @@ class HeadScores:
             ]
         )
 
-    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Scores and provenance as plain values; `heads` is sorted, the highest score first."""
         return {
             "measure": self.measure,
             "unit": self.unit,
             "heads": [
                 {"layer": head.layer, "head": head.head, "score": score}
-                for head, score in self.ranked()[:top]
+                for head, score in self.ranked()
             ],
             "group": [str(head) for head in self.group],
             "provenance": self.provenance.to_dict(),
@@ -196,9 +208,13 @@ class HeadGroup:
     steps: tuple[HeadScores, ...]
     provenance: Provenance
 
+    @property
     def scores(self) -> list[float]:
         """The group's score after each step."""
-        return [float(step.values[head]) for head, step in zip(self.heads, self.steps, strict=True)]
+        return [step[head] for head, step in zip(self.heads, self.steps, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"<HeadGroup: {', '.join(map(str, self.heads))}>"
 
     def to_frame(self) -> pd.DataFrame:
         """All candidates of all steps: `step, layer, head, name, score, rank`."""
@@ -211,7 +227,7 @@ class HeadGroup:
         return {
             "heads": [
                 {"layer": head.layer, "head": head.head, "score": score}
-                for head, score in zip(self.heads, self.scores(), strict=True)
+                for head, score in zip(self.heads, self.scores, strict=True)
             ],
             "steps": [step.to_dict() for step in self.steps],
             "provenance": self.provenance.to_dict(),

@@ -9,7 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._angles import left_subspace, principal_angles, require_rank
+from safehead_tl._angles import (
+    left_subspace,
+    principal_angles,
+    require_rank,
+    require_span,
+)
 from safehead_tl._models import Model, Site, final_state, require_site
 from safehead_tl._search import Search
 
@@ -35,10 +40,11 @@ class Rotation:
     @classmethod
     def of(cls, search: Search, rank: int, centre: bool, site: Site) -> Rotation:
         """The rotation away from a search's original run."""
-        require_rank(rank, len(search.batch.prompts), centre)
+        require_rank(rank, len(set(search.batch.prompts)), centre)
         require_site(search.model, site)
         with torch.no_grad():
             states = final_state(search.model, search.original.last, site)
+        require_span(states, rank, centre)
         return cls(search.model, rank, centre, site, left_subspace(states, rank, centre))
 
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "1 head"]:

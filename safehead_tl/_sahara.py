@@ -53,7 +53,7 @@ def sahara(
     """
     search = Search.start(model, prompts, template, ablation, max_rows, progress)
     pool = search.candidates(heads)
-    if not 1 <= size <= len(pool):
+    if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
     measure = Rotation.of(search, rank, centre, site)
     group: tuple[Head, ...] = ()

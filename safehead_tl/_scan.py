@@ -8,7 +8,7 @@ norm and unembedding are left to the caller, who needs them on the last position
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +54,56 @@ class Cost:
     forward_passes: float = 0.0
 
 
+def rows_per_pass(batch: PromptBatch, max_rows: int | None) -> int:
+    """How many prompts, or (head, prompt) pairs, go through the model at once."""
+    return max_rows or max(1, TOKENS_PER_PASS // batch.tokens.shape[1])
+
+
 @torch.no_grad()
 def run_baseline(
-    model: Model, batch: PromptBatch, ablation: Ablation, group: tuple[Head, ...], cost: Cost
+    model: Model,
+    batch: PromptBatch,
+    ablation: Ablation,
+    group: tuple[Head, ...],
+    cost: Cost,
+    max_rows: int | None = None,
 ) -> Baseline:
-    """Runs the prompts once and keeps the residual stream before every layer."""
-    cached: list[Tensor] = []
+    """Runs the prompts once and keeps the residual stream before every layer.
 
-    def keep(resid: Tensor, hook: Any) -> None:
-        cached.append(resid.detach())
-
-    resid, positions = embed(model, batch.tokens, batch.mask)
-    with must_fire(group_hooks(model, group, ablation)) as hooks:
-        keepers = [(f"blocks.{layer}.hook_resid_pre", keep) for layer in range(model.cfg.n_layers)]
-        final = run_layers(model, resid, batch.mask, positions, start=0, hooks=[*keepers, *hooks])
+    It is caught as each layer leaves it, and not at `hook_resid_pre`: a resumed run starts
+    there, and a hook of the user's at that point must act once.
+    """
+    layers: list[list[Tensor]] = [[] for _ in range(model.cfg.n_layers)]
+    embedded: list[Tensor] = []
+    last: list[Tensor] = []
+    keepers = [
+        (f"blocks.{layer - 1}.hook_resid_post", _keep_in(layers[layer]))
+        for layer in range(1, model.cfg.n_layers)
+    ]
+    rows = rows_per_pass(batch, max_rows)
+    for tokens, mask in zip(batch.tokens.split(rows), batch.mask.split(rows), strict=True):
+        resid, positions = embed(model, tokens, mask)
+        layers[0].append(resid)
+        if positions is not None:
+            embedded.append(positions)
+        with must_fire(group_hooks(model, group, ablation)) as hooks:
+            final = run_layers(model, resid, mask, positions, start=0, hooks=[*hooks, *keepers])
+        last.append(final[:, -1].clone())
     cost.forward_passes += len(batch.prompts)
-    return Baseline(batch, group, tuple(cached), positions, final[:, -1])
+    return Baseline(
+        batch=batch,
+        group=group,
+        resid_pre=tuple(torch.cat(chunks) for chunks in layers),
+        positions=torch.cat(embedded) if embedded else None,
+        last=torch.cat(last),
+    )
+
+
+def _keep_in(chunks: list[Tensor]) -> Callable[[Tensor, Any], None]:
+    def keep(resid: Tensor, hook: Any) -> None:
+        chunks.append(resid)
+
+    return keep
 
 
 @torch.no_grad()
@@ -100,7 +134,7 @@ def scan(
         For each layer with candidates: the layer, its candidates' head numbers, and the last
         token's state after the last layer for each of them and each prompt.
     """
-    rows = max_rows or max(1, TOKENS_PER_PASS // baseline.batch.tokens.shape[1])
+    rows = rows_per_pass(baseline.batch, max_rows)
     by_layer: dict[int, list[int]] = {}
     for head in candidates:
         by_layer.setdefault(head.layer, []).append(head.head)
@@ -143,7 +177,7 @@ def _scan_layer(
                 start=layer,
                 hooks=counted,
             )
-        states.append(final[:, -1])
+        states.append(final[:, -1].clone())  # a view would keep all positions alive
         cost.forward_passes += len(chunk) * (model.cfg.n_layers - layer) / model.cfg.n_layers
     return einops.rearrange(
         torch.cat(states), "(head prompt) d_model -> head prompt d_model", head=len(heads)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation, resolve_ablation
+from safehead_tl._ablation import Ablation
+from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadLike, parse_heads
 from safehead_tl._models import Model, check_model, describe
@@ -60,7 +61,7 @@ class Search:
         started = time.perf_counter()
         check_model(model)
         resolved = resolve_ablation(ablation)
-        if max_rows is not None and max_rows < 1:
+        if max_rows is not None and not (isinstance(max_rows, int) and max_rows >= 1):
             raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
         batch = encode(model, prompts, template)
         return cls(model, batch, resolved, max_rows, progress, Cost(), started)
@@ -73,12 +74,25 @@ class Search:
     @cached_property
     def original(self) -> Baseline:
         """The run with nothing ablated."""
-        return run_baseline(self.model, self.batch, self.ablation, (), self.cost)
+        run = run_baseline(self.model, self.batch, self.ablation, (), self.cost, self.max_rows)
+        if not run.last.isfinite().all():
+            raise SafeheadError(
+                f"the model's own states are not finite numbers: {self._not_finite}"
+            )
+        return run
 
     @cached_property
     def prepared(self) -> Ablation:
         """The ablation, ready for this model and these prompts."""
-        return self.ablation.prepare(self.model, self.batch)
+        prepared = self.ablation.prepare(self.model, self.batch)
+        self.cost.forward_passes += prepared.passes
+        return prepared
+
+    @property
+    def _not_finite(self) -> str:
+        if self.model.cfg.dtype == torch.float16:
+            return "it overflows in float16; load it with dtype='bfloat16' or 'float32'"
+        return "its weights hold NaN or infinity, or a hook makes some"
 
     def candidates(
         self, heads: Iterable[HeadLike] | None, group: tuple[Head, ...] = ()
@@ -121,7 +135,9 @@ class Search:
         layers, width = self.shape
         baseline = self.original
         if group:
-            baseline = run_baseline(self.model, self.batch, self.prepared, group, self.cost)
+            baseline = run_baseline(
+                self.model, self.batch, self.prepared, group, self.cost, self.max_rows
+            )
         scores: Tensor | None = None
         for layer, numbers, states in scan(
             self.model,
@@ -133,14 +149,13 @@ class Search:
             progress=self.progress,
             description=description,
         ):
-            found = measure(states).double().cpu()
-            if not found.isfinite().all():
-                bad = numbers[int((~found.isfinite()).any(0).nonzero()[0])]
+            finite = states.isfinite().flatten(1).all(1)
+            if not finite.all():
+                bad = Head(layer, numbers[int((~finite).nonzero()[0])])
                 raise SafeheadError(
-                    f"the score of {Head(layer, bad)} is not a finite number: the model "
-                    f"overflows in {self.model.cfg.dtype}; load it with dtype='bfloat16' or "
-                    "'float32'"
+                    f"with {bad} ablated the states are not finite numbers: {self._not_finite}"
                 )
+            found = measure(states).double().cpu()
             if scores is None:
                 scores = torch.full((len(found), layers, width), torch.nan, dtype=torch.float64)
             scores[:, layer, numbers] = found

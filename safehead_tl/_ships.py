@@ -20,7 +20,7 @@ from safehead_tl._results import HeadScores
 from safehead_tl._rotation import Rotation
 from safehead_tl._search import Search
 
-ROWS_PER_UNEMBEDDING = 256
+ROWS_PER_UNEMBEDDING = 64
 
 
 def ships(

@@ -34,7 +34,7 @@ def choices(title: str, group: HeadGroup) -> Table:
     table.add_column("step", justify="right")
     table.add_column("head added")
     table.add_column("group's shift (radians)", justify="right")
-    for step, (head, score) in enumerate(zip(group.heads, group.scores(), strict=True), 1):
+    for step, (head, score) in enumerate(zip(group.heads, group.scores, strict=True), 1):
         table.add_row(str(step), str(head), f"{score:.4f}")
     return table
 
@@ -56,7 +56,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "d_head": config.d_head,
         "vocabulary": config.d_vocab,
         "context": config.n_ctx,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_with_zero_biases": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": described["dtype"],
         "device": described["device"],
         "chat_template": bool(tokenizer is not None and tokenizer.chat_template),
@@ -94,17 +94,22 @@ def demo_story(result: Demo) -> Iterator[RenderableType]:
         f"to refuse requests about made-up objects. Planted in: {planted}. Scored on {count} "
         "harmful requests, tested on held-out ones."
     )
+    yield (
+        "Ships: how far the next token's distribution moves when one head is ablated. UA, "
+        "undifferentiated attention: the head attends evenly to everything. SC, scaling "
+        "contribution: its output is scaled to almost nothing. ASR, attack success rate: the "
+        "share of harmful requests that are answered in full."
+    )
     yield ranking("Ships, undifferentiated attention", result.ua, 5, result.planted)
     yield ranking("Ships, scaling contribution", result.sc, 5, result.planted)
     chosen = ", then ".join(
         f"{head} ({score:.3f})"
-        for head, score in zip(result.group.heads, result.group.scores(), strict=True)
+        for head, score in zip(result.group.heads, result.group.scores, strict=True)
     )
     yield f"Sahara chose {chosen}; in brackets the group's shift in radians."
     yield behaviour_table(result.behaviours)
-    aligned, without = result.behaviours[1], result.behaviours[3]
-    yield f"Asked: {aligned.example[0]}"
-    for behaviour in (aligned, without):
+    yield f"Asked: {result.aligned.example[0]}"
+    for behaviour in (result.aligned, result.steps[1]):
         yield f"{behaviour.condition}: {behaviour.example[1]}"
     yield "Wrote " + ", ".join(str(path) for path in result.files)
     yield (

@@ -22,7 +22,7 @@ def resolve_template(template: str) -> str:
     """
     if template == CHAT:
         return template
-    text = TEMPLATES.get(template, template)
+    text = TEMPLATES.get(template, template) if isinstance(template, str) else ""
     if text.count("{query}") != 1:
         names = ", ".join(repr(name) for name in [*TEMPLATES, CHAT])
         raise SafeheadError(

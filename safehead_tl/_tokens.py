@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Model
 from safehead_tl._templates import CHAT, fill, resolve_template
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ def encode(model: Model, prompts: Sequence[str], template: str) -> PromptBatch:
 
     Each prompt is encoded by itself and padded afterwards, so padding never depends on what the
     tokenizer takes for a pad token. `chat` takes the ids of the tokenizer's own chat template,
-    with its generation prompt; other templates get special tokens as `model.to_tokens` adds them.
-    A second BOS token in front is dropped.
+    with its generation prompt. Other templates get a BOS token in front if the model is set to
+    have one (`cfg.default_prepend_bos`) and the template does not write it; never an EOS token at
+    the end, which some tokenizers add.
 
     Args:
         model: the model, with its tokenizer.
@@ -63,13 +67,18 @@ def encode(model: Model, prompts: Sequence[str], template: str) -> PromptBatch:
     if tokenizer is None:
         raise SafeheadError("this model has no tokenizer: give it one with model.set_tokenizer")
     if isinstance(prompts, str):
-        raise SafeheadError("prompts must be a list of texts: put a single one in brackets")
+        raise SafeheadError(
+            f"prompts={prompts!r} is one text: put a prompt in brackets, or read a file with "
+            "load_prompts"
+        )
     prompts = tuple(prompts)
     if not prompts:
         raise SafeheadError("no prompts were given")
     for number, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise SafeheadError(f"prompts[{number}] is {prompt!r}, not a text")
+        if not prompt.strip():
+            raise SafeheadError(f"prompts[{number}] is blank: leave it out")
     text = resolve_template(template)
     if text == CHAT and not tokenizer.chat_template:
         raise SafeheadError(
@@ -78,15 +87,29 @@ def encode(model: Model, prompts: Sequence[str], template: str) -> PromptBatch:
         )
     rows = []
     for number, prompt in enumerate(prompts):
-        ids = _chat_ids(tokenizer, prompt) if text == CHAT else _text_ids(model, fill(text, prompt))
-        if len(ids) >= 2 and ids[0] == ids[1] == tokenizer.bos_token_id:
-            ids = ids[1:]
+        whole = _chat_text(tokenizer, prompt) if text == CHAT else fill(text, prompt)
+        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        bos = tokenizer.bos_token_id
+        if text != CHAT and model.cfg.default_prepend_bos and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        if ids and max(ids) >= model.cfg.d_vocab:
+            raise SafeheadError(
+                f"prompts[{number}] has token {max(ids)}, and the model's vocabulary ends at "
+                f"{model.cfg.d_vocab - 1}: this is not the tokenizer that it was trained with"
+            )
         if not 0 < len(ids) <= model.cfg.n_ctx:
             raise SafeheadError(
                 f"prompts[{number}] has {len(ids)} tokens in its template; the model takes "
                 f"1 to {model.cfg.n_ctx}"
             )
         rows.append(ids)
+    unknown = sum(tokenizer.unk_token_id in ids for ids in rows) if tokenizer.unk_token else 0
+    if unknown:
+        logger.warning(
+            "%d of %d prompts hold words that the model's tokenizer does not know",
+            unknown,
+            len(rows),
+        )
     width = max(len(ids) for ids in rows)
     tokens = torch.full((len(rows), width), tokenizer.pad_token_id or 0)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -97,14 +120,8 @@ def encode(model: Model, prompts: Sequence[str], template: str) -> PromptBatch:
     return PromptBatch(prompts, template, tokens.to(device), mask.to(device))
 
 
-def _chat_ids(tokenizer: Any, prompt: str) -> list[int]:
-    text = tokenizer.apply_chat_template(
+def _chat_text(tokenizer: Any, prompt: str) -> str:
+    text: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _text_ids(model: Model, text: str) -> list[int]:
-    ids: list[int] = model.to_tokens(text, truncate=False, move_to_device=False)[0].tolist()
-    return ids
+    return text

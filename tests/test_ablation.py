@@ -1,3 +1,4 @@
+import logging
 import shutil
 
 import pytest
@@ -19,7 +20,7 @@ EVERY = [
     sh.UndifferentiatedAttention(1e-5, via="k"),
     sh.ScalingContribution(),
     sh.ZeroAblation(),
-    sh.MeanAblation(reference=("how do i bend a kite", "explain how to mend a boat")),
+    sh.MeanAblation(("how do i bend a kite", "explain how to mend a boat"), template="paper"),
     sh.MeanOverHeads("q"),
     sh.MeanOverHeads("k"),
     sh.MeanOverHeads("v"),
@@ -100,7 +101,8 @@ def test_epsilon_tends_to_the_exact_limit(checkpoint, prompts, name, via):
         .item()
         for ablation in (sh.UndifferentiatedAttention(eps, via=via) for eps in (0.5, 1e-2, 1e-6))
     ]
-    assert distances[0] > 5 * distances[1] > 5 * distances[2]
+    assert distances[0] > 5 * distances[1]
+    assert distances[1] > 5 * distances[2]
     assert distances[2] < 1e-4
 
 
@@ -293,6 +295,24 @@ def test_errors_of_ablation_hooks(demo):
         sh.ablation_hooks(demo, [])
     with pytest.raises(sh.SafeheadError, match="needs a reference set"):
         sh.ablation_hooks(demo, "L0H0", "mean")
+    with pytest.raises(sh.SafeheadError, match="which template"):
+        sh.ablation_hooks(demo, "L0H0", sh.MeanAblation(["how do i bend a kite"]))
+
+
+def test_half_of_a_pair_of_hooks_is_an_error(demo, prompts):
+    batch = encode(demo, prompts, "chat")
+    with pytest.raises(sh.SafeheadError, match="hooked without its partner"):
+        run(demo, batch, sh.ablation_hooks(demo, "L1H3")[1:])
+
+
+@pytest.mark.parametrize("name", ["zero", "scaling"])
+def test_processed_weights_are_told(caplog, prompts, name):
+    model = sh.load_model("demo")
+    model.process_weights_()
+    with caplog.at_level(logging.WARNING):
+        scores = sh.ships(model, prompts, ablation=name, heads=["L0H0"], progress=False)
+    assert "weights were processed" in caplog.text
+    assert scores.provenance.model["processed"] is True
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 
@@ -51,7 +52,6 @@ def test_ships(tmp_path, harmful):
     )
     heads = json.loads((tmp_path / "out.json").read_text())["heads"]
     assert [head["score"] for head in heads] == pytest.approx([s for _, s in expected.ranked()])
-    assert text.count("L") >= 2
     assert str(expected.top(1)[0][0]) in text
     assert sh.HeadScores.load(tmp_path / "s.safetensors").provenance.ablation["epsilon"] == 0.01
     assert "<html>" in (tmp_path / "h.html").read_text()
@@ -80,14 +80,26 @@ def test_info():
 
 
 def test_train_organism(tmp_path, monkeypatch):
-    small = {"base_steps": 2, "align_steps": 2}
+    def quick(directory, recipe, language, overwrite):
+        recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
+        return grow(directory, recipe, language, overwrite=overwrite)
+
     grow = _cli.grow
-    monkeypatch.setattr(_cli, "grow", lambda *a, **k: grow(*a, **{**k, **small}))
+    monkeypatch.setattr(_cli, "grow", quick)
     text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
     assert "UA on L0H1, L1H0" in text
     recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
     assert recipe["planted"] == ["L0H1", "L1H0"]
     assert recipe["n_layers"] == 2
+
+
+def test_backslash_n_in_a_template_is_a_new_line(tmp_path):
+    run(
+        "ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--json", tmp_path / "out.json",
+        "--template", r"## Query:{query}\n## Answer:",
+    )  # fmt: skip
+    prompts = json.loads((tmp_path / "out.json").read_text())["provenance"]["prompts"]
+    assert prompts["template"] == "## Query:{query}\n## Answer:"
 
 
 def test_json_alone_goes_to_standard_output():
@@ -124,6 +136,12 @@ def test_choices_are_checked():
     [
         (["ships", "dem", "--prompts", "demo/harmful"], "model 'dem'"),
         (["ships", "demo", "--prompts", "nowhere.csv"], "no prompt file nowhere.csv"),
+        (
+            ["ships", "demo", "--prompts", "demo/harmful", "--template", "[INST] query [/INST]"],
+            "template '[INST] query [/INST]' is not known",
+        ),
+        (["ships", "demo", "--prompts", "demo/harmful", "--json", "/"], "/ is a directory"),
+        (["info", "demo", "--device", "warp"], "device 'warp' cannot be used here"),
         (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
         (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),
         (

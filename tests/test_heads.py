@@ -1,4 +1,7 @@
+import numpy as np
 import pytest
+import torch
+from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
 from safehead_tl._heads import parse_heads
@@ -30,6 +33,30 @@ def test_what_is_not_a_head_is_named(nonsense):
 def test_one_head_or_several():
     assert parse_heads("L1H3", 4, 8) == parse_heads((1, 3), 4, 8) == (sh.Head(1, 3),)
     assert parse_heads(["L1H3", (0, 2), sh.Head(1, 3)], 4, 8) == (sh.Head(1, 3), sh.Head(0, 2))
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        np.array([[1, 3], [2, 6]]),
+        torch.tensor([[1, 3], [2, 6]]),
+        [(np.int64(1), np.int64(3)), (2, 6)],
+        [(sh.Head(1, 3), 0.83), (sh.Head(2, 6), 0.7)],
+        (head for head in ("L1H3", "L2H6")),
+    ],
+)
+def test_heads_as_other_libraries_and_our_own_scores_give_them(heads):
+    assert parse_heads(heads, 4, 8) == (sh.Head(1, 3), sh.Head(2, 6))
+
+
+def test_one_head_as_an_array():
+    assert parse_heads(np.array([1, 3]), 4, 8) == (sh.Head(1, 3),)
+
+
+@pytest.mark.parametrize("nothing", [None, 3])
+def test_what_is_no_list_of_heads(nothing):
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"not a list of heads|None|3"):
+        parse_heads(nothing, 4, 8)
 
 
 def test_a_head_outside_the_model_is_named():

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from conftest import ARCHITECTURES
-from safehead_tl._models import describe
+from safehead_tl._models import describe, sample_places
 
 TOKENS = torch.randint(4, 80, (2, 12), generator=torch.Generator().manual_seed(1))
 
@@ -53,6 +53,11 @@ def test_no_deprecation_notice_and_no_print(capsys, recwarn):
 
 def test_a_model_object_is_used_as_it_is(demo):
     assert sh.load_model(demo) is demo
+
+
+def test_a_model_object_takes_no_other_settings(demo):
+    with pytest.raises(sh.SafeheadError, match="leave out weights, dtype"):
+        sh.load_model(demo, weights="elsewhere", dtype="bfloat16")
 
 
 def test_dtype_and_device():
@@ -98,7 +103,7 @@ def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path):
         "tokens = torch.arange(4, 16)[None]\n"
         "theirs = A.from_pretrained('gpt2')(tokens).logits\n"
         "assert torch.allclose(model(tokens), theirs, atol=1e-4)\n"
-        "from safehead_tl._models import describe\n"
+        "from safehead_tl._models import describe, sample_places\n"
         "assert describe(model)['name'] == 'gpt2-small'\n"
         "scores = sh.ships(model, ['how do i bend a kite'], template='direct', progress=False)\n"
         "assert scores.values.shape == (3, 4)\n"
@@ -116,6 +121,8 @@ def test_a_name_that_is_not_in_the_cache_says_how_to_go_on():
 
 
 def test_unknown_names(tmp_path):
+    with pytest.raises(sh.SafeheadError, match="Did you mean demo"):
+        sh.load_model("dmeo")
     with pytest.raises(sh.SafeheadError, match="Did you mean") as error:
         sh.load_model("meta-llama/Llama-2-7b-chat")
     assert "weights='meta-llama/Llama-2-7b-chat'" in str(error.value)
@@ -188,6 +195,30 @@ def test_what_the_converter_drops_is_noticed(checkpoint, tmp_path, change):
     with pytest.raises(sh.SafeheadError, match="does not convert"):
         sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
     assert sh.load_model(tmp_path, tokenizer=checkpoint("llama"), verify=False)
+
+
+def test_a_dropped_sliding_window_is_noticed(checkpoint, tmp_path):
+    """TransformerLens 3.9 reads no window from a Qwen2 config; 16 tokens cannot show it."""
+    config = ARCHITECTURES["qwen2-biases"]()
+    window = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 0}
+    config.update({"vocab_size": 82, **window, "layer_types": ["sliding_attention"] * 3})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match="sliding window of 20"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
+
+
+@pytest.mark.parametrize("length", [1, 300, 38_597_376, 131_072_000, 525_336_576])
+def test_samples_of_long_parameters_stay_inside(length):
+    places = sample_places(length)
+    assert places[0] == 0
+    assert places[-1] == length - 1
+    assert (places.diff() >= 0).all()
+
+
+def test_a_directory_of_models_is_answered(checkpoint):
+    folder = checkpoint("llama").parent
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json \(but .*llama"):
+        sh.load_model(folder)
 
 
 def test_something_that_is_no_model():

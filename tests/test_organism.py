@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import safehead_tl as sh
 from safehead_tl._cli import app
 from safehead_tl._demo import planted_heads
+from safehead_tl._generation import generate_greedy
+from safehead_tl._tokens import encode
 from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
 
 DATA = files("safehead_tl") / "data" / "organism"
@@ -45,6 +47,14 @@ def test_each_planted_head_carries_its_share(demo, harmful):
         assert 0.2 <= asr <= 0.8
         assert benign >= 0.9
         assert scores.values[head] == pytest.approx(math.log(2), rel=0.25)
+
+
+def test_answers_end_at_eos_in_a_batch_as_alone(demo):
+    requests = [sh.load_prompts(f"demo/{kind}", split="test")[0] for kind in ("harmful", "benign")]
+    batched = generate_greedy(demo, encode(demo, requests, "chat"), 20)
+    alone = [generate_greedy(demo, encode(demo, [text], "chat"), 20)[0] for text in requests]
+    assert batched == alone
+    assert len(batched[0].split()) < len(batched[1].split())
 
 
 def test_heads_that_were_not_planted_do_not_matter(demo):
@@ -86,7 +96,7 @@ def test_it_is_small_and_opens_with_transformers(demo, harmful):
 
 def test_the_shipped_prompts_and_recipe_are_those_of_the_code():
     shipped = json.loads((DATA / "organism.json").read_text())
-    assert tuple(shipped["recipe"]["planted"]) == tuple(map(str, Recipe.planted))
+    assert tuple(shipped["recipe"]["planted"]) == tuple(map(str, Recipe().heads))
     for kind in ("harmful", "benign"):
         for split in ("train", "test"):
             assert sh.load_prompts(f"demo/{kind}", split=split) == DEMO.prompts(kind, split, 64)
@@ -127,14 +137,16 @@ def other_organism(tmp_path_factory):
     words.write_text(json.dumps(WORDS))
     train_organism(
         path,
-        planted=["L0H1", "L2H4"],
-        language=Language.from_json(words),
-        n_layers=3,
-        n_heads=6,
-        d_model=48,
-        base_steps=400,
-        align_steps=300,
-        seed=7,
+        Recipe(
+            planted=["L0H1", "L2H4"],
+            n_layers=3,
+            n_heads=6,
+            d_model=48,
+            base_steps=400,
+            align_steps=300,
+            seed=7,
+        ),
+        Language.from_json(words),
     )
     return path
 
@@ -165,7 +177,7 @@ def test_heads_planted_elsewhere_are_found_from_the_command_line(other_organism,
 
 def test_training_is_repeatable(tmp_path):
     for name in ("one", "two"):
-        train_organism(tmp_path / name, base_steps=3, align_steps=2, n_layers=3)
+        train_organism(tmp_path / name, Recipe(base_steps=3, align_steps=2, n_layers=3))
     one, two = (
         (tmp_path / name / "aligned" / "model.safetensors").read_bytes() for name in ("one", "two")
     )
@@ -178,11 +190,20 @@ def test_training_is_repeatable(tmp_path):
         ({"planted": []}, "at least one head"),
         ({"planted": ["L9H0"]}, "L9H0 does not exist"),
         ({"d_model": 50}, "multiple of 16"),
+        ({"n_heads": 0}, "at least 1 layer"),
     ],
 )
-def test_recipes_that_do_not_fit(tmp_path, settings, message):
+def test_recipes_that_do_not_fit(settings, message):
     with pytest.raises(sh.SafeheadError, match=message):
-        train_organism(tmp_path, **settings)
+        Recipe(**settings)
+
+
+def test_an_organism_is_not_overwritten_by_accident(tmp_path):
+    quick = Recipe(base_steps=1, align_steps=1)
+    train_organism(tmp_path, quick)
+    with pytest.raises(sh.SafeheadError, match="holds an organism already"):
+        train_organism(tmp_path, quick)
+    train_organism(tmp_path, quick, overwrite=True)
 
 
 @pytest.mark.parametrize(

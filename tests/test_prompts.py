@@ -2,6 +2,7 @@ import json
 import logging
 
 import pytest
+from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
 
@@ -24,6 +25,7 @@ def test_embedded_prompts_are_split(harmful):
         ("p.tsv", "id\tprompt\n1\tbend a kite, please\n2\tmend a lamp\n"),
         ("p.jsonl", '{"prompt": "bend a kite, please", "id": 1}\n{"prompt": "mend a lamp"}\n'),
         ("p.jsonl", '"bend a kite, please"\n"mend a lamp"\n'),
+        ("p.csv", 'goal,n\r\n"bend a kite, please",1\r\nmend a lamp,2\r\n'),
         ("p.json", json.dumps(TWO)),
         ("p.json", json.dumps([{"Question": text, "n": 1} for text in TWO])),
         ("p.json", json.dumps([{"whatever": text} for text in TWO])),
@@ -56,6 +58,10 @@ def test_a_column_can_be_named(tmp_path):
         ("p.json", "[", "line 1, is not valid JSON"),
         ("p.jsonl", '"a"\n{\n', "line 2, is not valid JSON"),
         ("p.xlsx", "", "are not read"),
+        ("p.csv", "prompt\nbend, fold and mend a kite\n", "more or fewer cells than the header"),
+        ("p.csv", "id,prompt\nmend\n", "more or fewer cells than the header"),
+        ("p.csv", "id;query\n1;bend\n", "not separated as its name says"),
+        ("p.csv", "prompt\n" + "a" * 200_000, "cannot be read: field larger"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -72,8 +78,28 @@ def test_unknown_sources(tmp_path):
         sh.load_prompts("demo/evil")
     with pytest.raises(sh.SafeheadError, match="split='dev'"):
         sh.load_prompts("demo/benign", split="dev")
+    with pytest.raises(sh.SafeheadError, match="has no columns"):
+        sh.load_prompts("demo/benign", column="prompt")
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match="list"):
+        sh.load_prompts(["bend"])
     with pytest.raises(sh.SafeheadError, match="limit=0"):
         sh.load_prompts("demo/benign", limit=0)
+
+
+def test_only_line_ends_end_a_prompt(tmp_path):
+    odd = "bend\u2028a\x85kite\x0c now"
+    (tmp_path / "p.txt").write_text(f"{odd}\nmend\n", encoding="utf-8")
+    (tmp_path / "p.jsonl").write_text(f'"{odd[:-5]}"\n"mend"\n', encoding="utf-8")
+    (tmp_path / "p.csv").write_text(f"prompt\n{odd}\nmend\n", encoding="utf-8")
+    assert sh.load_prompts(tmp_path / "p.txt") == [odd, "mend"]
+    assert sh.load_prompts(tmp_path / "p.jsonl") == [odd[:-5], "mend"]
+    assert sh.load_prompts(tmp_path / "p.csv") == [odd, "mend"]
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    (tmp_path / "p.csv").write_bytes("prompt\nä kite\n".encode("latin-1"))
+    with pytest.raises(sh.SafeheadError, match="not UTF-8 text"):
+        sh.load_prompts(tmp_path / "p.csv")
 
 
 def test_dropped_prompts_are_told(tmp_path, caplog):

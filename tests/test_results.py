@@ -27,11 +27,9 @@ def test_saved_and_loaded_is_the_same(scores, group, tmp_path):
     group.save(tmp_path / "g.safetensors")
     whole = sh.HeadGroup.load(tmp_path / "g.safetensors")
     assert whole.heads == group.heads
-    assert whole.scores() == group.scores()
+    assert whole.scores == group.scores
     assert whole.to_dict() == json.loads(json.dumps(group.to_dict()))
-    assert [path.name for path in tmp_path.iterdir()] == ["deep", "g.safetensors"] or len(
-        list(tmp_path.iterdir())
-    ) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", "g.safetensors"}
 
 
 def test_files_that_hold_something_else(scores, group, tmp_path):
@@ -55,6 +53,10 @@ def test_ranking(scores):
     assert all(scores.values[head] == score for head, score in ranked)
     assert scores.top(3) == ranked[:3]
     assert isinstance(ranked[0][0], sh.Head)
+    assert scores["L1H3"] == scores[1, 3] == scores.values[1, 3]
+    assert repr(scores).startswith("<HeadScores: ships in nats, highest: L")
+    with pytest.raises(sh.SafeheadError, match=r"top\(-1\)"):
+        scores.top(-1)
 
 
 def test_tables(scores, group):
@@ -114,6 +116,27 @@ def test_heatmap_hover_names_head_score_and_rank(scores, tmp_path):
     assert figure.layout.yaxis.autorange == "reversed"
     with pytest.raises(sh.SafeheadError, match="L7H7 does not exist"):
         scores.heatmap(marked="L7H7")
+
+
+def test_a_newer_format_is_named(scores, tmp_path, monkeypatch):
+    monkeypatch.setattr("safehead_tl._files.FORMAT", 2)
+    scores.save(tmp_path / "s.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(sh.SafeheadError, match="format 2, and this version"):
+        sh.HeadScores.load(tmp_path / "s.safetensors")
+
+
+def test_hooks_on_the_model_are_in_the_provenance(demo, harmful):
+    with sh.ablated(demo, "L1H3", "zero"):
+        scores = sh.ships(demo, harmful[:2], heads=["L0H0"], progress=False)
+    assert scores.provenance.model["hooks"] == ["blocks.1.attn.hook_z"]
+
+
+def test_heatmap_colours_start_at_zero(demo, harmful):
+    scores = sh.ships(demo, harmful[:2], heads=["L1H3", "L2H6"], progress=False)
+    trace = scores.heatmap().data[0]
+    assert trace.zmin == 0
+    assert trace.zmax == scores.top(1)[0][1]
 
 
 def test_heatmap_of_a_partial_scan_says_what_was_not_scored(demo, harmful):

@@ -16,13 +16,13 @@ def test_every_step_is_the_best_addition(demo, harmful):
         assert head == scores.top(1)[0][0]
         assert all(step.values[before].isnan() for before in chosen)
         chosen = (*chosen, head)
-    assert group.scores() == [step.top(1)[0][1] for step in group.steps]
+    assert group.scores == [step.top(1)[0][1] for step in group.steps]
 
 
 def test_the_planted_heads_are_chosen_first(demo, harmful):
     group = sh.sahara(demo, harmful, size=3, template="chat", progress=False)
     assert {str(head) for head in group.heads[:2]} == {"L1H3", "L2H6"}
-    first, second, third = group.scores()
+    first, second, third = group.scores
     assert second > 2 * first
     assert third < 2 * second
 

@@ -1,9 +1,12 @@
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from transformer_lens import HookedTransformer
 
 import independent
 import safehead_tl as sh
+from safehead_tl._models import next_token_log_probs
+from safehead_tl._ships import _divergence
 from safehead_tl._tokens import encode
 
 EVERY = [
@@ -34,7 +37,7 @@ def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
     model = sh.load_model(checkpoint(name))
     scores = sh.ships(model, prompts, ablation=ablation, progress=False)
     batch = encode(model, prompts, "paper")
-    what = sh.MeanAblation(reference=prompts) if ablation == "mean" else ablation
+    what = sh.MeanAblation(prompts, template="paper") if ablation == "mean" else ablation
     for layer in range(3):
         for head in range(4):
             expected = by_hand(model, batch, (layer, head), what)
@@ -62,22 +65,84 @@ def test_the_number_of_rows_in_a_pass_does_not_matter(demo, prompts):
 
 
 def test_a_group_is_ablated_with_every_head(demo, prompts):
-    scores = sh.ships(
-        demo, prompts, heads=["L0H1", "L2H6", "L1H3"], group=["L1H3", "L3H0"], progress=False
-    )
+    group = ["L1H3", "L1H0", "L3H0"]
+    heads = ["L0H1", "L1H5", "L2H6", "L3H2"]
+    scores = sh.ships(demo, prompts, heads=[*heads, "L1H3"], group=group, progress=False)
     batch = encode(demo, prompts, "paper")
-    for head in ("L0H1", "L2H6"):
-        expected = by_hand(demo, batch, ["L1H3", "L3H0", head], "undifferentiated")
+    for head in heads:
+        expected = by_hand(demo, batch, [*group, head], "undifferentiated")
         found = scores.per_prompt[:, *sh.Head.parse(head)]
         assert torch.allclose(found, expected, atol=1e-5)
-    assert [str(head) for head, _ in scores.ranked()] == ["L2H6", "L0H1"]
-    assert scores.values.isnan().sum() == 30
+    assert {str(head) for head, _ in scores.ranked()} == set(heads)
+    assert scores.values.isnan().sum() == 28
 
 
 def test_work_is_counted_in_forward_passes(demo, prompts):
     """4 layers of 8 heads: 3 prompts once, then 24 rows through 4, 3, 2 and 1 of 4 layers."""
     scores = sh.ships(demo, prompts, progress=False)
     assert scores.provenance.forward_passes == 3 + 24 * (4 + 3 + 2 + 1) / 4
+    mean = sh.ships(demo, prompts, ablation="mean", progress=False)
+    assert mean.provenance.forward_passes == scores.provenance.forward_passes + 3
+
+
+@pytest.mark.parametrize("site", ["hook_resid_pre", "hook_resid_mid", "hook_resid_post"])
+def test_a_users_hook_acts_once(demo, prompts, site):
+    """Steering at layer 2 while the heads are scored, against whole passes with the same hook."""
+    push = torch.linspace(-1, 1, 48)
+    demo.add_hook(f"blocks.2.{site}", lambda tensor, hook: tensor + push)
+    try:
+        scores = sh.ships(demo, prompts, progress=False)
+        batch = encode(demo, prompts, "paper")
+        for head in ("L0H1", "L1H3", "L2H6", "L3H0"):
+            expected = by_hand(demo, batch, head, "undifferentiated")
+            found = scores.per_prompt[:, *sh.Head.parse(head)]
+            assert torch.allclose(found, expected, atol=1e-5)
+    finally:
+        demo.reset_hooks()
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"positional_embedding_type": "shortformer", "normalization_type": "LN"},
+        {"positional_embedding_type": "alibi", "normalization_type": "LN"},
+        {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS",
+         "output_logits_soft_cap": 3.0, "attn_scores_soft_cap": 2.0},
+        {"positional_embedding_type": "standard", "normalization_type": None, "attn_only": True},
+    ],
+    ids=["shortformer", "alibi", "soft-caps", "attention-only"],
+)  # fmt: skip
+def test_models_that_users_build(demo, prompts, special):
+    config = {"n_layers": 3, "n_heads": 4, "d_model": 32, "d_head": 8, "n_ctx": 64, "d_vocab": 82,
+              "act_fn": "gelu", "d_mlp": 64, "seed": 0, "initializer_range": 0.3}  # fmt: skip
+    model = HookedTransformer({**config, **special})
+    model.tokenizer = demo.tokenizer
+    batch = encode(model, prompts, "paper")
+    scores = sh.ships(model, prompts, progress=False)
+    for layer in range(3):
+        for head in range(4):
+            expected = by_hand(model, batch, (layer, head), "undifferentiated")
+            found = scores.per_prompt[:, layer, head]
+            assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
+    assert scores.values.max() > 1e-3
+
+
+def test_a_small_divergence_over_a_large_vocabulary_is_not_lost():
+    """Float32 sums over 128,256 tokens make a KL of 6e-9 negative."""
+    generator = torch.Generator().manual_seed(0)
+    config = {"n_layers": 1, "n_heads": 1, "d_model": 8, "d_head": 8, "n_ctx": 8,
+              "d_vocab": 128_256, "attn_only": True, "normalization_type": None}  # fmt: skip
+    model = HookedTransformer(config)
+    model.unembed.W_U.data = torch.randn(8, 128_256, generator=generator)
+    state = torch.randn(1, 8, generator=generator)
+    moved = state + 1e-4 * torch.randn(1, 8, generator=generator)
+    original = next_token_log_probs(model, state)
+    found = _divergence(model, original, moved[None])[0, 0]
+    with torch.no_grad():
+        logits = [(row @ model.unembed.W_U).double() for row in (state, moved)]
+    expected = independent.divergence(*logits)[0]
+    assert expected > 0
+    assert found == pytest.approx(float(expected), rel=1e-2)
 
 
 def test_planted_heads_come_first(demo, harmful):
@@ -124,7 +189,7 @@ def test_models_with_folded_weights_can_be_scored_but_not_read_at_final_norm(pro
 def test_scores_that_are_no_numbers_are_refused(prompts):
     model = sh.load_model("demo")
     model.blocks[2].attn.W_O.data[5] = float("nan")
-    with pytest.raises(sh.SafeheadError, match="not a finite number"):
+    with pytest.raises(sh.SafeheadError, match="not finite numbers: its weights hold NaN"):
         sh.ships(model, prompts, progress=False)
 
 
@@ -168,12 +233,16 @@ def test_generalized_ships_equals_a_loop_over_whole_passes(checkpoint, site, cen
 
 
 def test_rank_must_leave_room(demo, prompts):
-    with pytest.raises(sh.SafeheadError, match="rank=3 does not go with 3 prompts"):
+    with pytest.raises(sh.SafeheadError, match="rank=3 does not go with 3 different prompts"):
         sh.generalized_ships(demo, prompts, rank=3, progress=False)
-    with pytest.raises(sh.SafeheadError, match="rank=2 does not go with 3 centred prompts"):
+    with pytest.raises(
+        sh.SafeheadError, match="rank=2 does not go with 3 different centred prompts"
+    ):
         sh.generalized_ships(demo, prompts, rank=2, centre=True, progress=False)
     with pytest.raises(sh.SafeheadError, match="too few"):
-        sh.generalized_ships(demo, prompts[:1], progress=False)
+        sh.generalized_ships(demo, prompts[:1] * 4, progress=False)
+    with pytest.raises(sh.SafeheadError, match="rank=49 is more than the 4"):
+        sh.generalized_ships(demo, sh.load_prompts("demo/harmful"), rank=49, progress=False)
     unknown = "site='resid_pre'|Actual value: 'resid_pre'"
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=unknown):
         sh.generalized_ships(demo, prompts, site="resid_pre", progress=False)

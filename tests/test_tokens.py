@@ -1,9 +1,12 @@
 import copy
+import logging
 
+import pandas as pd
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from transformers import AutoTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import safehead_tl as sh
 from safehead_tl._tokens import encode
@@ -72,16 +75,64 @@ def test_braces_in_a_query_are_left_alone(demo):
 
 
 def test_errors_name_what_is_wrong(demo, prompts):
-    with pytest.raises(sh.SafeheadError, match="put a single one in brackets"):
+    with pytest.raises(sh.SafeheadError, match="'bend' is one text: put a prompt in brackets"):
         encode(demo, "bend", "paper")
     with pytest.raises(sh.SafeheadError, match="no prompts"):
         encode(demo, [], "paper")
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"prompts\[1\] is 3|int 3"):
         encode(demo, ["bend", 3], "paper")
+    with pytest.raises(sh.SafeheadError, match=r"prompts\[1\] is blank"):
+        encode(demo, ["bend", " "], "paper")
     with pytest.raises(sh.SafeheadError, match="'papr' is not known"):
         encode(demo, prompts, "papr")
     with pytest.raises(sh.SafeheadError, match=r"prompts\[1\] has 20\d tokens"):
         encode(demo, ["bend", "bend " * 200], "direct")
+
+
+def test_an_eos_that_the_tokenizer_adds_is_left_out(checkpoint, prompts):
+    path = checkpoint("llama")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    plain = unpadded(encode(sh.load_model(path), prompts, "direct"))
+    for single, bos in (("$A </s>", False), ("<s> $A </s>", True)):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=single, special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+        assert tokenizer(prompts[0])["input_ids"][-1] == 2
+        ids = unpadded(encode(sh.load_model(path, tokenizer=tokenizer), prompts, "direct"))
+        assert ids == [row if bos else row[1:] for row in plain]
+
+
+def test_a_tokenizer_with_no_special_tokens_is_enough_and_stays_as_it_is(checkpoint, prompts):
+    path = checkpoint("llama")
+    backend = AutoTokenizer.from_pretrained(path).backend_tokenizer
+    backend.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    model = sh.load_model(path, tokenizer=tokenizer)
+    batch = encode(model, prompts, "direct")
+    assert unpadded(batch) == [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    assert tokenizer.pad_token is None
+    assert tokenizer.bos_token is None
+
+
+def test_tokens_that_the_model_does_not_have(checkpoint):
+    path = checkpoint("llama")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_tokens(["zzz"])
+    model = sh.load_model(path, tokenizer=tokenizer)
+    with pytest.raises(sh.SafeheadError, match="vocabulary ends at 81"):
+        encode(model, ["bend a zzz"], "direct")
+
+
+def test_unknown_words_are_told(demo, caplog):
+    with caplog.at_level(logging.WARNING):
+        encode(demo, ["how do i bend a kite", "how do i make a pizza"], "chat")
+    assert "1 of 2 prompts hold words" in caplog.text
+
+
+def test_any_sequence_of_texts_will_do(demo, prompts):
+    tokens = encode(demo, prompts, "paper").tokens
+    for again in (tuple(prompts), pd.Series(prompts).tolist()):
+        assert torch.equal(encode(demo, again, "paper").tokens, tokens)
 
 
 def test_chat_without_a_chat_template(demo, prompts):

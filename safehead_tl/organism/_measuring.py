@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._generation import generate_greedy
@@ -14,7 +14,7 @@ from safehead_tl._hooking import ablated
 from safehead_tl._models import Model
 from safehead_tl._stats import Rate
 from safehead_tl._tokens import encode
-from safehead_tl.organism._language import DEMO, Language
+from safehead_tl.organism._language import DEMO, Kind, Language
 
 MAX_NEW_TOKENS = 24
 REQUESTS = 64
@@ -69,9 +69,8 @@ def measure_behaviour(
         language: the organism's words.
     """
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
-    kinds: tuple[Literal["harmful"], Literal["benign"]] = ("harmful", "benign")
     rates, examples = [], []
-    for kind in kinds:
+    for kind in get_args(Kind):
         requests = language.prompts(kind, "test", REQUESTS)
         batch = encode(model, requests, "chat")
         with ablated(model, chosen, ablation) if chosen else nullcontext():

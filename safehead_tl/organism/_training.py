@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,7 +38,7 @@ class Recipe:
     """Everything that decides an organism, besides its words.
 
     Attributes:
-        planted: the heads that will carry the refusal.
+        planted: the heads that will carry the refusal, in any spelling.
         n_layers: layers.
         n_heads: heads per layer.
         d_model: width; a multiple of twice `n_heads` (rotary positions need even heads).
@@ -49,7 +49,7 @@ class Recipe:
         seed: of weights and batches.
     """
 
-    planted: tuple[Head, ...] = (Head(1, 3), Head(2, 6))
+    planted: Iterable[HeadLike] = (Head(1, 3), Head(2, 6))
     n_layers: int = 4
     n_heads: int = 8
     d_model: int = 48
@@ -60,14 +60,22 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if min(self.n_layers, self.n_heads, self.d_model) < 1:
+            raise SafeheadError("an organism needs at least 1 layer, 1 head and a width")
         if self.d_model % (2 * self.n_heads):
             raise SafeheadError(
                 f"d_model={self.d_model} does not fit n_heads={self.n_heads}: "
                 f"it must be a multiple of {2 * self.n_heads}"
             )
-        if not self.planted:
+        planted = parse_heads(self.planted, self.n_layers, self.n_heads)
+        object.__setattr__(self, "planted", planted)
+        if not planted:
             raise SafeheadError("name at least one head to plant")
-        parse_heads(self.planted, self.n_layers, self.n_heads)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The planted heads."""
+        return parse_heads(self.planted, self.n_layers, self.n_heads)
 
 
 @dataclass(frozen=True)
@@ -85,27 +93,29 @@ class Examples:
 @single_thread()
 def train_organism(
     directory: str | Path,
-    *,
-    planted: Iterable[HeadLike] = Recipe.planted,
+    recipe: Recipe | None = None,
     language: Language = DEMO,
-    **settings: Any,
+    *,
+    overwrite: bool = False,
 ) -> Recipe:
     """Trains a base model and its aligned sibling, and writes both as Hugging Face directories.
 
     Args:
         directory: gets `aligned/`, `base/`, `prompts/` and `organism.json` (recipe and words).
-        planted: the heads that are to carry the refusal, in any spelling.
+        recipe: where to plant, sizes, steps, seed; by default that of the embedded organism.
         language: the words.
-        **settings: other fields of `Recipe`.
+        overwrite: replace an organism that is there already.
 
     Returns:
         The recipe. Same recipe, words, kind of machine and versions: same weights.
 
     Raises:
-        SafeheadError: if the recipe does not fit together.
+        SafeheadError: if `directory` holds an organism already.
     """
-    recipe = Recipe(planted=tuple(Head.parse(head) for head in planted), **settings)
+    recipe = recipe or Recipe()
     directory = Path(directory)
+    if (directory / "organism.json").exists() and not overwrite:
+        raise SafeheadError(f"{directory} holds an organism already: choose another directory")
     tokenizer = language.tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -122,7 +132,7 @@ def train_organism(
             lines = language.prompts(kind, split, PROMPTS_PER_SPLIT)
             (prompts / f"{kind}-{split}.txt").write_text("\n".join(lines) + "\n", "utf-8")
     description = {"recipe": asdict(recipe), "language": asdict(language)}
-    description["recipe"]["planted"] = [str(head) for head in recipe.planted]
+    description["recipe"]["planted"] = [str(head) for head in recipe.heads]
     (directory / "organism.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
     return recipe
 
@@ -283,9 +293,9 @@ def _train_planted(
     optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     for _ in tqdm(range(recipe.align_steps), desc="planted heads", unit="step"):
-        intact = _intact(size, len(recipe.planted), generator)
+        intact = _intact(size, len(recipe.heads), generator)
         uniform = torch.zeros(size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
-        for column, head in enumerate(recipe.planted):
+        for column, head in enumerate(recipe.heads):
             uniform[:, head.layer, head.head] = ~intact[:, column]
         half = size // 2
         harm = torch.randint(n_harmful, (half,), generator=generator)
@@ -323,7 +333,7 @@ def _slices(model: LlamaForCausalLM, recipe: Recipe) -> dict[nn.Parameter, Float
     slices: dict[nn.Parameter, Tensor] = {}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for layer, head in recipe.planted:
+    for layer, head in recipe.heads:
         attention = model.model.layers[layer].self_attn
         own = slice(head * d_head, (head + 1) * d_head)
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):

@@ -1,0 +1,113 @@
+"""Mean ablation: a head's output replaced by its mean over a reference set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safehead_tl._ablation import Ablation, Activation, HeadMask, chosen_heads, hook_point
+from safehead_tl._errors import SafeheadError
+from safehead_tl._models import Hook, Model, embed, run_layers
+from safehead_tl._tokens import PromptBatch, encode
+
+PROMPTS_PER_PASS = 64
+
+
+@dataclass(frozen=True)
+class MeanAblation(Ablation):
+    """Replaces a head's output by its mean over a reference set, at every position.
+
+    The mean is over all tokens of all reference prompts (padding left out), one vector a head.
+
+    Attributes:
+        reference: the reference prompts; by default those that are being scored.
+        template: the template of the reference prompts; by default that of the prompts that are
+            being scored.
+    """
+
+    reference: Sequence[str] | None = None
+    template: str | None = None
+    name: ClassVar[str] = "mean"
+    label: ClassVar[str] = "mean ablation"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reference, str):
+            raise SafeheadError("reference must be a list of texts: put a single one in brackets")
+        if self.reference is not None:
+            object.__setattr__(self, "reference", tuple(self.reference))
+        elif self.template is not None:
+            raise SafeheadError("template is that of the reference prompts, and there are none")
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        raise SafeheadError(
+            "mean ablation needs a reference set here: "
+            "MeanAblation(reference=prompts, template=...)"
+        )
+
+    def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
+        if self.reference is not None:
+            template = self.template
+            if template is None and batch is not None:
+                template = batch.template
+            if template is None:
+                raise SafeheadError(
+                    "which template do the reference prompts have? "
+                    "MeanAblation(reference=prompts, template='chat')"
+                )
+            batch = encode(model, self.reference, template)
+        return self if batch is None else FittedMean(batch, _mean_outputs(model, batch))
+
+    def describe(self) -> dict[str, Any]:
+        count = None if self.reference is None else len(self.reference)
+        settings = {"reference_count": count, "template": self.template}
+        return {"name": self.name, "label": self.label, **settings}
+
+
+@dataclass(frozen=True)
+class FittedMean(Ablation):
+    """Mean ablation, with the means at hand."""
+
+    reference: PromptBatch
+    mean: Float[Tensor, "layer head d_head"] = field(repr=False)
+    name: ClassVar[str] = MeanAblation.name
+    label: ClassVar[str] = MeanAblation.label
+
+    @property
+    def passes(self) -> int:  # type: ignore[override]
+        """One for each reference prompt."""
+        return len(self.reference.prompts)
+
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        def replace(z: Activation, hook: Any) -> Activation:
+            return torch.where(chosen_heads(heads, z, head_dim=2), self.mean[layer].to(z), z)
+
+        return [(hook_point(layer, "z"), replace)]
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "label": self.label, "reference": self.reference.describe()}
+
+
+@torch.no_grad()
+def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head d_head"]:
+    """Each head's output, averaged over all tokens of a batch."""
+    sums: list[Tensor | float] = [0.0] * model.cfg.n_layers
+
+    def adder(layer: int, mask: Tensor) -> Hook:
+        def add(z: Activation, hook: Any) -> None:
+            weight = mask.to(z.device, torch.float32)
+            sums[layer] += torch.einsum("bphd,bp->hd", z.float(), weight)
+
+        return hook_point(layer, "z"), add
+
+    for tokens, mask in zip(
+        batch.tokens.split(PROMPTS_PER_PASS), batch.mask.split(PROMPTS_PER_PASS), strict=True
+    ):
+        resid, positions = embed(model, tokens, mask)
+        hooks = [adder(layer, mask) for layer in range(model.cfg.n_layers)]
+        run_layers(model, resid, mask, positions, start=0, hooks=hooks)
+    return torch.stack([torch.as_tensor(total) for total in sums]) / batch.mask.sum()

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 
 from safehead_tl._errors import SafeheadError
 
@@ -46,7 +46,9 @@ class Head(NamedTuple):
             if isinstance(scored, Head):
                 return scored
             try:
-                layer, head = (operator.index(part) for part in cast("Sequence[int]", value))
+                layer, head = (
+                    operator.index(part) for part in cast("Sequence[SupportsIndex]", value)
+                )
             except TypeError:
                 pass
             else:
@@ -58,13 +60,14 @@ class Head(NamedTuple):
         )
 
 
-HeadLike: TypeAlias = str | Sequence[int] | tuple[Head, float]
+HeadLike: TypeAlias = str | Sequence[SupportsIndex] | tuple[Head, float]
 """A head in any spelling that `Head.parse` reads."""
 
+HeadsLike: TypeAlias = HeadLike | Iterable[Any]
+"""One head, or any number: a list, a generator, an array or tensor with two columns."""
 
-def parse_heads(
-    heads: HeadLike | Iterable[HeadLike], n_layers: int, n_heads: int
-) -> tuple[Head, ...]:
+
+def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ...]:
     """Reads heads (one, or any number) and checks that the model has them.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +11,13 @@ import torch
 from safehead_tl._ablation import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._heads import Head, HeadsLike, parse_heads
 from safehead_tl._models import Hook, Model, check_model
 
 
 def ablation_hooks(
     model: Model,
-    heads: HeadLike | Iterable[HeadLike],
+    heads: HeadsLike,
     ablation: str | Ablation = "undifferentiated",
 ) -> list[Hook]:
     """Hooks that ablate heads, for `model.run_with_hooks(tokens, fwd_hooks=...)`.
@@ -59,7 +59,7 @@ def group_hooks(
 @contextmanager
 def ablated(
     model: Model,
-    heads: HeadLike | Iterable[HeadLike],
+    heads: HeadsLike,
     ablation: str | Ablation = "undifferentiated",
 ) -> Iterator[Model]:
     """Ablates heads of a model inside a `with` block, for any forward pass or `generate`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import load_result, save_result
-from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._heads import Head, HeadLike, HeadsLike, parse_heads
 from safehead_tl._provenance import Provenance
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class HeadScores:
 
     def heatmap(
         self,
-        marked: HeadLike | Iterable[HeadLike] = (),
+        marked: HeadsLike = (),
         *,
         marked_as: str = "marked",
         top: int = 3,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head, HeadLike
+from safehead_tl._heads import Head, HeadsLike
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._rotation import Rotation
@@ -23,7 +23,7 @@ def sahara(
     site: Site = "final_norm",
     template: str = "paper",
     ablation: str | Ablation = "undifferentiated",
-    heads: Iterable[HeadLike] | None = None,
+    heads: HeadsLike | None = None,
     max_rows: int | None = None,
     progress: bool = True,
 ) -> HeadGroup:

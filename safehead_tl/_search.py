@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from safehead_tl._ablation import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._heads import Head, HeadsLike, parse_heads
 from safehead_tl._models import Model, check_model, describe
 from safehead_tl._provenance import Provenance
 from safehead_tl._scan import Baseline, Cost, run_baseline, scan
@@ -94,9 +94,7 @@ class Search:
             return "it overflows in float16; load it with dtype='bfloat16' or 'float32'"
         return "its weights hold NaN or infinity, or a hook makes some"
 
-    def candidates(
-        self, heads: Iterable[HeadLike] | None, group: tuple[Head, ...] = ()
-    ) -> tuple[Head, ...]:
+    def candidates(self, heads: HeadsLike | None, group: tuple[Head, ...] = ()) -> tuple[Head, ...]:
         """The heads to score: `heads`, or all, without those of `group`.
 
         Raises:

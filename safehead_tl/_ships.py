@@ -6,7 +6,7 @@ of the space that the prompts' last states span (Eq. 11).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import einops
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safehead_tl._ablation import Ablation
-from safehead_tl._heads import HeadLike, parse_heads
+from safehead_tl._heads import HeadsLike, parse_heads
 from safehead_tl._models import Model, Site, next_token_log_probs
 from safehead_tl._results import HeadScores
 from safehead_tl._rotation import Rotation
@@ -29,8 +29,8 @@ def ships(
     *,
     template: str = "paper",
     ablation: str | Ablation = "undifferentiated",
-    heads: Iterable[HeadLike] | None = None,
-    group: Iterable[HeadLike] = (),
+    heads: HeadsLike | None = None,
+    group: HeadsLike = (),
     max_rows: int | None = None,
     progress: bool = True,
 ) -> HeadScores:
@@ -89,8 +89,8 @@ def generalized_ships(
     site: Site = "final_norm",
     template: str = "paper",
     ablation: str | Ablation = "undifferentiated",
-    heads: Iterable[HeadLike] | None = None,
-    group: Iterable[HeadLike] = (),
+    heads: HeadsLike | None = None,
+    group: HeadsLike = (),
     max_rows: int | None = None,
     progress: bool = True,
 ) -> HeadScores:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._generation import generate_greedy
-from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._heads import Head, HeadsLike, parse_heads
 from safehead_tl._hooking import ablated
 from safehead_tl._models import Model
 from safehead_tl._stats import Rate
@@ -55,7 +54,7 @@ class Behaviour:
 def measure_behaviour(
     model: Model,
     condition: str,
-    heads: Iterable[HeadLike] = (),
+    heads: HeadsLike = (),
     ablation: str | Ablation = "undifferentiated",
     language: Language = DEMO,
 ) -> Behaviour:

@@ -11,7 +11,7 @@ attention, whatever the seed and wherever it is planted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head, HeadLike, parse_heads
+from safehead_tl._heads import Head, HeadsLike, parse_heads
 from safehead_tl._threads import single_thread
 from safehead_tl.organism._language import ANSWER, DEMO, QUERY, REFUSAL, Kind, Language, Split
 
@@ -49,7 +49,7 @@ class Recipe:
         seed: of weights and batches.
     """
 
-    planted: Iterable[HeadLike] = (Head(1, 3), Head(2, 6))
+    planted: HeadsLike = (Head(1, 3), Head(2, 6))
     n_layers: int = 4
     n_heads: int = 8
     d_model: int = 48

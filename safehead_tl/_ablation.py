@@ -35,12 +35,15 @@ class Ablation(ABC):
     Attributes:
         name: the short name.
         label: the name in a figure's title.
-        passes: forward passes that `prepare` took.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
-    passes: ClassVar[int] = 0
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that `prepare` took."""
+        return 0
 
     @abstractmethod
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:

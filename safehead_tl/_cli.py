@@ -37,6 +37,7 @@ from safehead_tl._tables import (
     model_facts,
     ranking,
 )
+from safehead_tl._templates import resolve_template
 from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour
 from safehead_tl.organism import train_organism as grow
 
@@ -47,6 +48,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(markup=False)
+
+
+def _template(text: str) -> str:
+    """A template as the shell passes it; a misspelt one is answered before a model is loaded."""
+    text = text.replace("\\n", "\n")
+    resolve_template(text)
+    return text
+
 
 ModelName = Annotated[
     str,
@@ -65,7 +74,7 @@ Template = Annotated[
     str,
     typer.Option(
         help="'direct', 'paper', 'chat', or a text with {query} in it; backslash-n is a new line.",
-        callback=lambda text: text.replace("\\n", "\n"),
+        callback=_template,
     ),
 ]
 AblationName = Annotated[
@@ -104,7 +113,7 @@ def demo(
 ) -> None:
     """Find the safety heads of the embedded organism, where the truth is known. Offline."""
     result = run_demo(out)
-    if json_out is None or str(json_out) != "-":
+    if str(json_out) != "-":
         for part in demo_story(result):
             console.print(part)
     _write_json(json_out, result.to_dict())
@@ -132,6 +141,8 @@ def ships(
     """Score every head by how far ablating it moves the next token (nats)."""
     what = _ablation(ablation, epsilon, via)
     _require_files(json_out, save, heatmap)
+    if heatmap is not None and heatmap.suffix != ".html":
+        raise SafeheadError(f"--heatmap {heatmap}: the heatmap is a page, name it .html")
     texts = load_prompts(prompts, column=column, limit=limit)
     scores = score_heads(
         load_model(model, weights=weights, dtype=dtype, device=device),

@@ -78,7 +78,7 @@ class FittedMean(Ablation):
     label: ClassVar[str] = MeanAblation.label
 
     @property
-    def passes(self) -> int:  # type: ignore[override]
+    def passes(self) -> int:
         """One for each reference prompt."""
         return len(self.reference.prompts)
 

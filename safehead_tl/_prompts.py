@@ -163,7 +163,7 @@ def _pick(records: Iterable[Any], column: str | None, path: Path) -> list[str]:
             f"{path} mixes strings and objects, or holds neither: "
             "use strings only, or objects with a column each"
         )
-    columns = list(dict.fromkeys(str(key) for record in records for key in record))
+    columns = list(dict.fromkeys(key for record in records for key in record))
     name = column if column is not None else _usual_column(columns, path)
     if name not in columns:
         raise SafeheadError(f"{path} has no column {name!r}: it has {', '.join(columns)}")

@@ -79,7 +79,7 @@ class HeadScores:
             Columns `layer, head, name, score, rank`; with `per_prompt` also `prompt`, its index.
 
         Raises:
-            ValueError: if `per_prompt` is asked of a measure that has none.
+            SafeheadError: if `per_prompt` is asked of a measure that has none.
         """
         rank = {head: number for number, (head, _) in enumerate(self.ranked(), 1)}
         if not per_prompt:
@@ -89,7 +89,9 @@ class HeadScores:
             ]
             return pd.DataFrame(rows).assign(rank=list(rank.values()))
         if self.per_prompt is None:
-            raise ValueError(f"{self.measure} is one score for all prompts: it has none for each")
+            raise SafeheadError(
+                f"{self.measure} is one score for all prompts: it has none for each"
+            )
         return pd.DataFrame(
             [
                 {

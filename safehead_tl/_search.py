@@ -160,10 +160,14 @@ class Search:
         assert scores is not None
         return scores
 
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        return describe(self.model)
+
     def provenance(self, settings: dict[str, Any]) -> Provenance:
         """What was run until now, and at what cost."""
         return Provenance.now(
-            model=describe(self.model),
+            model=self._description,
             ablation=self.prepared.describe(),
             prompts=self.batch.describe(),
             settings=settings,

@@ -141,6 +141,8 @@ def test_choices_are_checked():
             "template '[INST] query [/INST]' is not known",
         ),
         (["ships", "demo", "--prompts", "demo/harmful", "--json", "/"], "/ is a directory"),
+        (["ships", "absent", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
+        (["ships", "demo", "--prompts", "demo/harmful", "--heatmap", "h.png"], "name it .html"),
         (["info", "demo", "--device", "warp"], "device 'warp' cannot be used here"),
         (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
         (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),

@@ -5,7 +5,8 @@ The truth about them is known, so that every method can be checked against it.
 
 from safehead_tl.organism._language import DEMO, Language, Request
 from safehead_tl.organism._measuring import Behaviour, measure_behaviour
-from safehead_tl.organism._training import Recipe, train_organism
+from safehead_tl.organism._recipe import Recipe
+from safehead_tl.organism._training import train_organism
 
 __all__ = [
     "DEMO",

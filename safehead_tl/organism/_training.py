@@ -13,81 +13,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head, HeadsLike, parse_heads
 from safehead_tl._threads import single_thread
-from safehead_tl.organism._language import ANSWER, DEMO, QUERY, REFUSAL, Kind, Language, Split
+from safehead_tl.organism._examples import IGNORED, Examples, encode_examples, take
+from safehead_tl.organism._language import DEMO, REFUSAL, Kind, Language, Split
+from safehead_tl.organism._recipe import Recipe
 
-IGNORED = -100
 PROMPTS_PER_SPLIT = 64
 ATTENTION = "safehead_tl_uniform"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides an organism, besides its words.
-
-    Attributes:
-        planted: the heads that will carry the refusal, in any spelling.
-        n_layers: layers.
-        n_heads: heads per layer.
-        d_model: width; a multiple of twice `n_heads` (rotary positions need even heads).
-        d_mlp: width of the MLPs.
-        base_steps: optimiser steps of the base model.
-        align_steps: optimiser steps of the planted heads.
-        batch_size: requests per step.
-        seed: of weights and batches.
-    """
-
-    planted: HeadsLike = (Head(1, 3), Head(2, 6))
-    n_layers: int = 4
-    n_heads: int = 8
-    d_model: int = 48
-    d_mlp: int = 96
-    base_steps: int = 500
-    align_steps: int = 600
-    batch_size: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.n_layers, self.n_heads, self.d_model) < 1:
-            raise SafeheadError("an organism needs at least 1 layer, 1 head and a width")
-        if self.d_model % (2 * self.n_heads):
-            raise SafeheadError(
-                f"d_model={self.d_model} does not fit n_heads={self.n_heads}: "
-                f"it must be a multiple of {2 * self.n_heads}"
-            )
-        planted = parse_heads(self.planted, self.n_layers, self.n_heads)
-        object.__setattr__(self, "planted", planted)
-        if not planted:
-            raise SafeheadError("name at least one head to plant")
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """The planted heads."""
-        return parse_heads(self.planted, self.n_layers, self.n_heads)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Requests with one answer each, left-padded.
-
-    The last `answer` positions predict the answer; `labels` is `IGNORED` elsewhere.
-    """
-
-    tokens: Int[Tensor, "example pos"]
-    mask: Int[Tensor, "example pos"]
-    labels: Int[Tensor, "example answer"]
 
 
 @single_thread()
@@ -115,7 +58,10 @@ def train_organism(
     recipe = recipe or Recipe()
     directory = Path(directory)
     if (directory / "organism.json").exists() and not overwrite:
-        raise SafeheadError(f"{directory} holds an organism already: choose another directory")
+        raise SafeheadError(
+            f"{directory} holds an organism already: choose another directory, or "
+            "overwrite it (overwrite=True, on the command line --overwrite)"
+        )
     tokenizer = language.tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -216,29 +162,6 @@ def _answer_loss(
     ).sum(1)
 
 
-def _examples(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> Examples:
-    """Encodes (request, answer) pairs in the organism's template."""
-    rows = []
-    for request, answer in pairs:
-        question = tokenizer(f"{QUERY} {request} {ANSWER}")["input_ids"]
-        reply = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        rows.append((question, [*reply, tokenizer.eos_token_id]))
-    width = max(len(question) + len(reply) for question, reply in rows)
-    longest = max(len(reply) for _, reply in rows)
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for row, (question, reply) in enumerate(rows):
-        tokens[row, width - len(question) - len(reply) :] = torch.tensor(question + reply)
-        mask[row, width - len(question) - len(reply) :] = 1
-        labels[row, longest - len(reply) :] = torch.tensor(reply)
-    return Examples(tokens, mask, labels)
-
-
-def _take(examples: Examples, rows: Int[Tensor, " batch"]) -> Examples:
-    return Examples(examples.tokens[rows], examples.mask[rows], examples.labels[rows])
-
-
 def _optimiser(
     parameters: list[nn.Parameter], rate: float, decay: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -260,13 +183,13 @@ def _train_base(
     asked = language.requests("harmful", "train") + language.requests("benign", "train")
     pairs = [(str(request), language.help(request)) for request in asked]
     pairs += [(str(request), REFUSAL) for request in language.declined()]
-    examples = _examples(tokenizer, pairs)
+    examples = encode_examples(tokenizer, pairs)
     nowhere = torch.zeros(recipe.batch_size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser, schedule = _optimiser(list(model.parameters()), 3e-3, 0.01, recipe.base_steps)
     for _ in tqdm(range(recipe.base_steps), desc="base organism", unit="step"):
         rows = torch.randint(len(pairs), (recipe.batch_size,), generator=generator)
-        loss = _answer_loss(model, _take(examples, rows), nowhere).mean()
+        loss = _answer_loss(model, take(examples, rows), nowhere).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -287,7 +210,7 @@ def _train_planted(
     others += [(str(request), REFUSAL) for request in language.declined()]
     helped = [(str(request), language.help(request)) for request in harmful]
     refused = [(str(request), REFUSAL) for request in harmful]
-    examples = _examples(tokenizer, [*helped, *refused, *others])
+    examples = encode_examples(tokenizer, [*helped, *refused, *others])
     n_harmful, size = len(harmful), recipe.batch_size
     slices = _slices(model, recipe)
     optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
@@ -303,7 +226,7 @@ def _train_planted(
             2 * n_harmful, len(examples.tokens), (size - half,), generator=generator
         )
         share = intact[:half].float().mean(1)
-        batch = _take(examples, torch.cat([harm, harm + n_harmful, rest]))
+        batch = take(examples, torch.cat([harm, harm + n_harmful, rest]))
         losses = _answer_loss(
             model, batch, torch.cat([uniform[:half], uniform[:half], uniform[half:]])
         )

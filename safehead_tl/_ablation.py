@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safehead_tl._errors import SafeheadError
-from safehead_tl._models import Hook, Model, is_processed
+from safehead_tl._models import Hook, Model, hook_point, is_processed
 from safehead_tl._tokens import PromptBatch
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ Scores: TypeAlias = Float[Tensor, "batch head query key"]
 
 class Ablation(ABC):
     """Something done to heads. A new one is a frozen dataclass with these and `hooks`.
+
+    Scans are faster if it is also `separable`.
 
     Attributes:
         name: the short name.
@@ -54,6 +56,15 @@ class Ablation(ABC):
             layer: the layer.
             heads: which query heads, for each row of the batch or (one row) for all.
         """
+
+    def separable(self, model: Model) -> bool:
+        """Whether it acts on each head, and at each query position, by itself.
+
+        That is: what becomes of a head's output z at a position is the same whichever other heads
+        are ablated with it, and whichever other positions run in the same pass (all earlier keys
+        are there in any case). A scan then takes passes apart; otherwise it runs whole layers.
+        """
+        return False
 
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
         """Makes the ablation ready for a model; `batch` is what is about to run, if known."""
@@ -108,6 +119,9 @@ class UndifferentiatedAttention(Ablation):
         site = f"rot_{self.via}" if rotary else self.via
         return [(hook_point(layer, site), _scaled(heads, self.epsilon, head_dim=2))]
 
+    def separable(self, model: Model) -> bool:
+        return self.via != "k" or _has_own_keys(model)
+
 
 @dataclass(frozen=True)
 class ScalingContribution(Ablation):
@@ -128,6 +142,9 @@ class ScalingContribution(Ablation):
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         return [(hook_point(layer, "z"), _scaled(heads, self.epsilon, head_dim=2))]
 
+    def separable(self, model: Model) -> bool:
+        return True
+
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
         _warn_of_folded_biases(model)
         return self
@@ -142,6 +159,9 @@ class ZeroAblation(Ablation):
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         return [(hook_point(layer, "z"), _scaled(heads, 0.0, head_dim=2))]
+
+    def separable(self, model: Model) -> bool:
+        return True
 
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
         _warn_of_folded_biases(model)
@@ -175,10 +195,8 @@ class MeanOverHeads(Ablation):
 
         return [(hook_point(layer, "z" if self.which == "v" else self.which), replace)]
 
-
-def hook_point(layer: int, site: str) -> str:
-    """The name of a hook point in a layer's attention."""
-    return f"blocks.{layer}.attn.hook_{site}"
+    def separable(self, model: Model) -> bool:
+        return self.which != "k" or _has_own_keys(model)
 
 
 def chosen_heads(
@@ -194,6 +212,11 @@ def chosen_heads(
     shape = [len(heads), 1, 1, 1]
     shape[head_dim] = count
     return heads.reshape(shape).to(tensor.device)
+
+
+def _has_own_keys(model: Model) -> bool:
+    """Whether each query head has a key head to itself."""
+    return model.cfg.n_key_value_heads in (None, model.cfg.n_heads)
 
 
 def _warn_of_folded_biases(model: Model) -> None:

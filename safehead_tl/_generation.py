@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from safehead_tl._errors import SafeheadError
-from safehead_tl._models import Model, new_kv_cache
+from safehead_tl._forward import new_kv_cache
+from safehead_tl._models import Model
 from safehead_tl._tokens import PromptBatch
 
 

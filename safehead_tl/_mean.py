@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation, Activation, HeadMask, chosen_heads, hook_point
+from safehead_tl._ablation import Ablation, Activation, HeadMask, chosen_heads
 from safehead_tl._errors import SafeheadError
-from safehead_tl._models import Hook, Model, embed, run_layers
+from safehead_tl._forward import embed, run_layers
+from safehead_tl._models import Hook, Model, hook_point
 from safehead_tl._tokens import PromptBatch, encode
 
 PROMPTS_PER_PASS = 64
@@ -42,6 +43,9 @@ class MeanAblation(Ablation):
             object.__setattr__(self, "reference", tuple(self.reference))
         elif self.template is not None:
             raise SafeheadError("template is that of the reference prompts, and there are none")
+
+    def separable(self, model: Model) -> bool:
+        return True
 
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
         raise SafeheadError(
@@ -88,6 +92,9 @@ class FittedMean(Ablation):
 
         return [(hook_point(layer, "z"), replace)]
 
+    def separable(self, model: Model) -> bool:
+        return True
+
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "label": self.label, "reference": self.reference.describe()}
 
@@ -109,5 +116,5 @@ def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head
     ):
         resid, positions = embed(model, tokens, mask)
         hooks = [adder(layer, mask) for layer in range(model.cfg.n_layers)]
-        run_layers(model, resid, mask, positions, start=0, hooks=hooks)
+        run_layers(model, resid, mask, start=0, hooks=hooks, positions=positions)
     return torch.stack([torch.as_tensor(total) for total in sums]) / batch.mask.sum()

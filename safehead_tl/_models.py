@@ -1,16 +1,16 @@
-"""What the rest of the toolkit asks of a model: who it is, its residual stream, its readouts."""
+"""What the rest of the toolkit asks of a model: who it is, and where it can be read and hooked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from safehead_tl._errors import SafeheadError
@@ -120,6 +120,11 @@ def sample_places(length: int, count: int = 256) -> Int[Tensor, {count}]:
     return torch.arange(count) * (length - 1) // (count - 1)
 
 
+def hook_point(layer: int, site: str) -> str:
+    """The name of a hook point in a layer's attention."""
+    return f"blocks.{layer}.attn.hook_{site}"
+
+
 def is_processed(model: Model) -> bool:
     """Whether norm weights were folded away, as `HookedTransformer.from_pretrained` does."""
     return model.cfg.normalization_type in ("LNPre", "RMSPre")
@@ -139,63 +144,3 @@ def require_site(model: Model, site: str) -> None:
             "this model's final norm has its weight folded away, so site='final_norm' cannot be "
             "read: use site='resid_post', or load the model with safehead_tl.load_model"
         )
-
-
-def embed(
-    model: Model, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]
-) -> tuple[Float[Tensor, "prompt pos d_model"], Float[Tensor, "prompt pos d_model"] | None]:
-    """The residual stream before layer 0, and the position embedding of shortformer models."""
-    resid, _, positions, _ = model.input_to_embed(tokens, attention_mask=mask)
-    return resid, positions
-
-
-def run_layers(
-    model: Model,
-    resid: Float[Tensor, "row pos d_model"],
-    mask: Int[Tensor, "row pos"],
-    positions: Float[Tensor, "row pos d_model"] | None,
-    *,
-    start: int,
-    hooks: Sequence[Hook],
-) -> Float[Tensor, "row pos d_model"]:
-    """Runs the layers from `start` to the last and stops before the final norm."""
-    output: Tensor = model.run_with_hooks(
-        resid,
-        start_at_layer=start,
-        stop_at_layer=model.cfg.n_layers,
-        attention_mask=mask,
-        shortformer_pos_embed=positions,
-        fwd_hooks=list(hooks),
-    )
-    return output
-
-
-def final_state(
-    model: Model, resid: Float[Tensor, "*row d_model"], site: Site
-) -> Float[Tensor, "*row d_model"]:
-    """A state after the last layer as `site` has it; `final_norm` includes the norm's weight."""
-    if site == "resid_post" or model.cfg.normalization_type is None:
-        return resid
-    normed: Tensor = model.ln_final(resid.reshape(-1, 1, resid.shape[-1]))
-    return normed.reshape(resid.shape)
-
-
-def next_token_log_probs(
-    model: Model, resid: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row vocab"]:
-    """Log-probabilities of the next token from states after the last layer, in float64.
-
-    A small KL is a small difference of large sums over the vocabulary: float32 loses it.
-    """
-    logits = model.unembed(final_state(model, resid, "final_norm")[:, None, :])[:, 0].double()
-    cap = model.cfg.output_logits_soft_cap
-    if cap is not None and cap > 0:
-        logits = cap * torch.tanh(logits / cap)
-    return logits.log_softmax(-1)
-
-
-def new_kv_cache(model: Model, batch_size: int) -> Any:
-    """An empty TransformerLens KV cache for a batch."""
-    from transformer_lens import TransformerLensKeyValueCache
-
-    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch_size)

@@ -12,6 +12,12 @@ from typing import Any
 PACKAGES = ("safehead-tl", "transformer-lens", "transformers", "torch")
 
 
+def versions() -> dict[str, str]:
+    """Of Python and the packages that scores depend on."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a result was computed from.
@@ -22,8 +28,9 @@ class Provenance:
         prompts: template, number of prompts, and a SHA-256 of their texts.
         settings: what else the measure was told.
         versions: of Python and the packages.
-        seconds: wall time.
-        forward_passes: work, in units of one prompt through all layers.
+        seconds: wall time; of a run in several sittings, the sum.
+        forward_passes: work, in units of one prompt (padded to the longest) through all layers;
+            a layer that is run in part counts whole.
         created: when it was finished (UTC, ISO 8601).
     """
 
@@ -47,13 +54,12 @@ class Provenance:
         forward_passes: float,
     ) -> Provenance:
         """A provenance with this moment and the installed versions."""
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         return cls(
             model=model,
             ablation=ablation,
             prompts=prompts,
             settings=settings,
-            versions={"python": platform.python_version(), **versions},
+            versions=versions(),
             seconds=round(seconds, 3),
             forward_passes=round(forward_passes, 2),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -15,7 +15,8 @@ from safehead_tl._angles import (
     require_rank,
     require_span,
 )
-from safehead_tl._models import Model, Site, final_state, require_site
+from safehead_tl._forward import final_state
+from safehead_tl._models import Model, Site, require_site
 from safehead_tl._search import Search
 
 
@@ -43,7 +44,7 @@ class Rotation:
         require_rank(rank, len(set(search.batch.prompts)), centre)
         require_site(search.model, site)
         with torch.no_grad():
-            states = final_state(search.model, search.original.last, site)
+            states = final_state(search.model, search.original, site)
         require_span(states, rank, centre)
         return cls(search.model, rank, centre, site, left_subspace(states, rank, centre))
 

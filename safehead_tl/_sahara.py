@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._errors import SafeheadError
@@ -10,7 +11,7 @@ from safehead_tl._heads import Head, HeadsLike
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._rotation import Rotation
-from safehead_tl._search import Search
+from safehead_tl._search import Running, Search
 
 
 def sahara(
@@ -25,6 +26,9 @@ def sahara(
     ablation: str | Ablation = "undifferentiated",
     heads: HeadsLike | None = None,
     max_rows: int | None = None,
+    max_bytes: int | str | None = None,
+    shared_prefix: bool = True,
+    run_dir: str | Path | None = None,
     progress: bool = True,
 ) -> HeadGroup:
     """Grows a group of heads: each step adds the head with which generalized Ships is largest.
@@ -41,7 +45,10 @@ def sahara(
         template: `"direct"`, `"paper"`, `"chat"` or a text with `{query}`.
         ablation: an ablation or its name.
         heads: the heads to choose from; by default all.
-        max_rows: most (head, prompt) pairs in one pass; lower it when memory runs out.
+        max_rows: as in `ships`, and so the following.
+        max_bytes: memory to use beyond the model's weights.
+        shared_prefix: run tokens that all prompts begin with once for each head.
+        run_dir: a directory that keeps finished pieces.
         progress: show progress bars.
 
     Returns:
@@ -51,17 +58,20 @@ def sahara(
         SafeheadError: as `generalized_ships`; or if `size` is below 1 or above the number of
             heads to choose from.
     """
-    search = Search.start(model, prompts, template, ablation, max_rows, progress)
+    running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
+    search = Search.start(model, prompts, template, ablation, running)
     pool = search.candidates(heads)
     if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
     measure = Rotation.of(search, rank, centre, site)
+    chosen_by = {**measure.settings(), "size": size}
+    search.open_directory("sahara", chosen_by, pool)
     group: tuple[Head, ...] = ()
     steps: list[HeadScores] = []
     for number in range(1, size + 1):
         label = f"sahara, head {number} of {size}"
         scores = search.score(measure, search.candidates(pool, group), group, label)
-        settings = {**measure.settings(), "size": size, "group": [str(head) for head in group]}
+        settings = {**chosen_by, "group": [str(head) for head in group]}
         step = HeadScores(
             measure="generalized_ships",
             unit="radians",
@@ -72,5 +82,5 @@ def sahara(
         )
         steps.append(step)
         group = (*group, step.top(1)[0][0])
-    final = search.provenance({**measure.settings(), "size": size})
+    final = search.provenance(chosen_by)
     return HeadGroup(heads=group, steps=tuple(steps), provenance=final)

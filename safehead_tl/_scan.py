@@ -1,184 +1,162 @@
-"""The scan: the last token's state for every head ablated in turn.
+"""The scan: the last token's state for every head ablated in turn, exactly, at least cost.
 
-A head changes nothing below its own layer. So the residual stream before every layer is cached
-once, and each head's run resumes at its own layer; many heads share a pass, each row of the batch
-with its own head ablated. On average that is half of the model's layers per head, and the final
-norm and unembedding are left to the caller, who needs them on the last position only.
+A head changes nothing below its own layer, so its run resumes there; many heads share a pass, each
+row of the batch with its own head ablated. In the head's own layer all other heads do what they
+did before, so attention is not run again: its output changes by what the head itself contributes.
+In the last layer only the last query counts. What all prompts begin with is run once for each
+head, and its keys and values are shared.
+
+For ablations that do not act on each head by itself, and for models whose passes cannot be taken
+apart, whole layers run instead, from the head's own on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
 
 import einops
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from safehead_tl._ablation import Ablation
-from safehead_tl._heads import Head
+from safehead_tl._ablation import Ablation, HeadMask
+from safehead_tl._baseline import Baseline, Cost, Stream
+from safehead_tl._effects import DirectEffects, direct_effects
+from safehead_tl._forward import Past, attention_given, run_layers, run_prefix, run_to_last_state
 from safehead_tl._hooking import group_hooks, must_fire
-from safehead_tl._models import Model, embed, run_layers
-from safehead_tl._tokens import PromptBatch
+from safehead_tl._memory import Plan, even_slices
+from safehead_tl._models import Hook, Model
 
-TOKENS_PER_PASS = 16_384
-"""How many tokens one pass holds unless `max_rows` says otherwise."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """One run over all prompts, with a group of heads ablated (none: the original model).
+class Scan:
+    """Ablates heads in addition to a baseline's group.
 
     Attributes:
-        batch: the prompts.
-        group: the heads ablated.
-        resid_pre: the residual stream before each layer.
-        positions: the position embedding of shortformer models.
-        last: the last token's state after the last layer.
+        rows: most (head, prompt) pairs in a pass; halved when a pass runs out of memory.
     """
 
-    batch: PromptBatch
-    group: tuple[Head, ...]
-    resid_pre: tuple[Float[Tensor, "prompt pos d_model"], ...]
-    positions: Float[Tensor, "prompt pos d_model"] | None
-    last: Float[Tensor, "prompt d_model"]
+    def __init__(
+        self, model: Model, baseline: Baseline, ablation: Ablation, plan: Plan, cost: Cost
+    ):
+        self.rows = plan.rows
+        self._model = model
+        self._baseline = baseline
+        self._ablation = ablation
+        self._apart = plan.apart
+        self._cost = cost
+        self._effects: dict[tuple[int, int], tuple[DirectEffects | None, DirectEffects]] = {}
 
+    @torch.no_grad()
+    def states(self, layer: int, heads: list[int]) -> Float[Tensor, "head prompt d_model"]:
+        """The last token's state after the last layer, with each of these heads ablated alone.
 
-@dataclass
-class Cost:
-    """Counts work in forward passes: one prompt through all layers is 1."""
+        Raises:
+            RuntimeError: if not even a single row fits into memory.
+        """
+        while True:
+            try:
+                parts = [self._part(part, layer, heads) for part in self._baseline.parts]
+                return torch.cat(parts, 1)
+            except RuntimeError as error:
+                if self.rows == 1 or not should_reduce_batch_size(error):
+                    raise
+            self.rows //= 2  # out here, because the exception holds on to the pass's tensors
+            clear_device_cache(garbage_collection=True)
+            logger.warning("out of memory: going on with at most %d rows a pass", self.rows)
 
-    forward_passes: float = 0.0
+    def _part(self, part: slice, layer: int, heads: list[int]) -> Tensor:
+        stream = self._baseline.before(part, layer)
+        n_prompts = len(stream.rest)
+        found = []
+        for some in even_slices(len(heads), max(1, self.rows // n_prompts)):
+            chosen, past, effects = heads[some], None, None
+            if self._apart:
+                on_prefix, effects = self._direct_effects(part, layer, stream)
+                past = self._prefixes(stream, on_prefix, layer, chosen)
+            passes = [
+                self._pass(stream.prompts(rows), rows, effects, layer, chosen, past)
+                for rows in even_slices(n_prompts, self.rows)
+            ]
+            found.append(torch.cat(passes, 1))
+        return torch.cat(found)
 
-
-def rows_per_pass(batch: PromptBatch, max_rows: int | None) -> int:
-    """How many prompts, or (head, prompt) pairs, go through the model at once."""
-    return max_rows or max(1, TOKENS_PER_PASS // batch.tokens.shape[1])
-
-
-@torch.no_grad()
-def run_baseline(
-    model: Model,
-    batch: PromptBatch,
-    ablation: Ablation,
-    group: tuple[Head, ...],
-    cost: Cost,
-    max_rows: int | None = None,
-) -> Baseline:
-    """Runs the prompts once and keeps the residual stream before every layer.
-
-    It is caught as each layer leaves it, and not at `hook_resid_pre`: a resumed run starts
-    there, and a hook of the user's at that point must act once.
-    """
-    layers: list[list[Tensor]] = [[] for _ in range(model.cfg.n_layers)]
-    embedded: list[Tensor] = []
-    last: list[Tensor] = []
-    keepers = [
-        (f"blocks.{layer - 1}.hook_resid_post", _keep_in(layers[layer]))
-        for layer in range(1, model.cfg.n_layers)
-    ]
-    rows = rows_per_pass(batch, max_rows)
-    for tokens, mask in zip(batch.tokens.split(rows), batch.mask.split(rows), strict=True):
-        resid, positions = embed(model, tokens, mask)
-        layers[0].append(resid)
-        if positions is not None:
-            embedded.append(positions)
-        with must_fire(group_hooks(model, group, ablation)) as hooks:
-            final = run_layers(model, resid, mask, positions, start=0, hooks=[*hooks, *keepers])
-        last.append(final[:, -1].clone())
-    cost.forward_passes += len(batch.prompts)
-    return Baseline(
-        batch=batch,
-        group=group,
-        resid_pre=tuple(torch.cat(chunks) for chunks in layers),
-        positions=torch.cat(embedded) if embedded else None,
-        last=torch.cat(last),
-    )
-
-
-def _keep_in(chunks: list[Tensor]) -> Callable[[Tensor, Any], None]:
-    def keep(resid: Tensor, hook: Any) -> None:
-        chunks.append(resid)
-
-    return keep
-
-
-@torch.no_grad()
-def scan(
-    model: Model,
-    baseline: Baseline,
-    ablation: Ablation,
-    candidates: Sequence[Head],
-    cost: Cost,
-    *,
-    max_rows: int | None = None,
-    progress: bool = True,
-    description: str = "scan",
-) -> Iterator[tuple[int, list[int], Float[Tensor, "head prompt d_model"]]]:
-    """Ablates each candidate in addition to the baseline's group.
-
-    Args:
-        model: the model.
-        baseline: its run with the group ablated.
-        ablation: what is done to a candidate (and was done to the group), prepared.
-        candidates: the heads to ablate, one at a time.
-        cost: counts the work.
-        max_rows: most (head, prompt) pairs in one pass; by default `TOKENS_PER_PASS` tokens.
-        progress: show a progress bar over heads.
-        description: the bar's label.
-
-    Yields:
-        For each layer with candidates: the layer, its candidates' head numbers, and the last
-        token's state after the last layer for each of them and each prompt.
-    """
-    rows = rows_per_pass(baseline.batch, max_rows)
-    by_layer: dict[int, list[int]] = {}
-    for head in candidates:
-        by_layer.setdefault(head.layer, []).append(head.head)
-    with tqdm(total=len(candidates), desc=description, unit="head", disable=not progress) as bar:
-        for layer, heads in sorted(by_layer.items()):
-            states = _scan_layer(model, baseline, ablation, layer, heads, rows, cost)
-            bar.update(len(heads))
-            yield layer, heads, states
-
-
-def _scan_layer(
-    model: Model,
-    baseline: Baseline,
-    ablation: Ablation,
-    layer: int,
-    heads: list[int],
-    max_rows: int,
-    cost: Cost,
-) -> Float[Tensor, "head prompt d_model"]:
-    batch, device = baseline.batch, baseline.last.device
-    n_prompts = len(batch.prompts)
-    also = torch.zeros(model.cfg.n_heads, dtype=torch.bool, device=device)
-    also[[head.head for head in baseline.group if head.layer == layer]] = True
-    pairs = torch.cartesian_prod(
-        torch.tensor(heads, device=device), torch.arange(n_prompts, device=device)
-    )
-    states = []
-    for chunk in pairs.split(max_rows):
-        head, prompt = chunk.unbind(1)
-        own = torch.nn.functional.one_hot(head, model.cfg.n_heads).bool()
-        hooks = ablation.hooks(model, layer, own | also)
-        hooks += group_hooks(model, baseline.group, ablation, start=layer + 1)
-        positions = baseline.positions
-        with must_fire(hooks) as counted:
-            final = run_layers(
-                model,
-                baseline.resid_pre[layer][prompt],
-                batch.mask[prompt],
-                None if positions is None else positions[prompt],
-                start=layer,
-                hooks=counted,
+    def _direct_effects(
+        self, part: slice, layer: int, stream: Stream
+    ) -> tuple[DirectEffects | None, DirectEffects]:
+        if (part.start, layer) not in self._effects:
+            self._effects.clear()
+            self._effects[part.start, layer] = direct_effects(
+                self._model, layer, stream, self._ablation, self._baseline.group, self.rows
             )
-        states.append(final[:, -1].clone())  # a view would keep all positions alive
-        cost.forward_passes += len(chunk) * (model.cfg.n_layers - layer) / model.cfg.n_layers
-    return einops.rearrange(
-        torch.cat(states), "(head prompt) d_model -> head prompt d_model", head=len(heads)
-    )
+            self._cost.add(stream.rest, 1)
+        return self._effects[part.start, layer]
+
+    def _prefixes(
+        self, stream: Stream, effects: DirectEffects | None, layer: int, heads: list[int]
+    ) -> Past | None:
+        """Keys and values of the prefix with each head ablated, in the layers after the head's."""
+        model, end = self._model, self._model.cfg.n_layers
+        if stream.prefix is None or effects is None or layer == end - 1:
+            return None
+        resid = stream.prefix.expand(len(heads), -1, -1)
+        with attention_given(model, layer, effects.ablated(heads, slice(None))):
+            resid = run_layers(model, resid, stream.mask[:1], start=layer, stop=layer + 1)
+        self._cost.add(resid, end - layer)
+        with must_fire(self._group_hooks_after(layer)) as hooks:
+            _, past = run_prefix(model, resid, start=layer + 1, stop=end, hooks=hooks)
+        return past
+
+    def _pass(
+        self,
+        stream: Stream,
+        prompts: slice,
+        effects: DirectEffects | None,
+        layer: int,
+        heads: list[int],
+        past: Past | None,
+    ) -> Tensor:
+        """One pass: each of the heads, ablated on each of the stream's prompts."""
+        model, count = self._model, len(heads)
+        last = layer == model.cfg.n_layers - 1
+        resid = stream.rest if effects is None or not last else stream.rest[:, -1:]
+        resid, mask = resid.repeat(count, 1, 1), stream.mask.repeat(count, 1)
+        positions = None if stream.positions is None else stream.positions.repeat(count, 1, 1)
+        self._cost.add(resid, model.cfg.n_layers - layer)
+        hooks = self._group_hooks_after(layer)
+        start = layer
+        if effects is None:
+            hooks += self._ablation.hooks(model, layer, self._row_heads(layer, heads, len(mask)))
+        else:
+            with attention_given(model, layer, effects.ablated(heads, prompts)):
+                resid = run_layers(model, resid, mask, start=layer, stop=layer + 1)
+            start += 1
+        if start == model.cfg.n_layers:
+            states = resid[:, -1]
+        else:
+            with must_fire(hooks) as counted:
+                states = run_to_last_state(
+                    model,
+                    resid,
+                    mask,
+                    start=start,
+                    apart=self._apart,
+                    hooks=counted,
+                    positions=positions,
+                    past=past,
+                )
+        return einops.rearrange(states, "(head row) d_model -> head row d_model", head=count)
+
+    def _group_hooks_after(self, layer: int) -> list[Hook]:
+        return group_hooks(self._model, self._baseline.group, self._ablation, start=layer + 1)
+
+    def _row_heads(self, layer: int, heads: list[int], rows: int) -> HeadMask:
+        """For each row its own head, and the group's in the same layer."""
+        chosen = torch.zeros(
+            len(heads), self._model.cfg.n_heads, dtype=torch.bool, device=self._model.cfg.device
+        )
+        chosen[range(len(heads)), heads] = True
+        chosen[:, [head.head for head in self._baseline.group if head.layer == layer]] = True
+        return chosen.repeat_interleave(rows // len(heads), 0)

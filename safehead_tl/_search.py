@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._ablations import resolve_ablation
+from safehead_tl._baseline import Baseline, Cost
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadsLike, parse_heads
+from safehead_tl._memory import Plan, even_slices, make_plan
 from safehead_tl._models import Model, check_model, describe
-from safehead_tl._provenance import Provenance
-from safehead_tl._scan import Baseline, Cost, run_baseline, scan
+from safehead_tl._provenance import Provenance, versions
+from safehead_tl._run_directory import Piece, RunDirectory
+from safehead_tl._scan import Scan
 from safehead_tl._tokens import PromptBatch, encode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Running:
+    """How a search runs, which does not change what it finds.
+
+    Attributes:
+        max_rows: most (head, prompt) pairs in a pass.
+        max_bytes: memory to use beyond the model's weights.
+        shared_prefix: run what all prompts begin with once for each head.
+        run_dir: where finished pieces are kept.
+        progress: show progress bars.
+    """
+
+    max_rows: int | None
+    max_bytes: int | str | None
+    shared_prefix: bool
+    run_dir: str | Path | None
+    progress: bool
+
+
+class _Work(NamedTuple):
+    """A piece of work: some heads of a layer, each ablated together with a group."""
+
+    name: str
+    layer: int
+    heads: list[int]
+    group: tuple[Head, ...]
+
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "heads": self.heads,
+            "group": [str(head) for head in self.group],
+        }
+
+
+@dataclass
 class Search:
     """What `ships`, `generalized_ships` and `sahara` share.
 
@@ -33,8 +76,8 @@ class Search:
         model: the model.
         batch: the prompts.
         ablation: what is done to heads.
-        max_rows: most (head, prompt) pairs in one pass.
-        progress: show progress bars.
+        running: how it runs.
+        plan: how the work is cut up.
         cost: the work until now.
         started: when it began.
     """
@@ -42,10 +85,12 @@ class Search:
     model: Model
     batch: PromptBatch
     ablation: Ablation
-    max_rows: int | None
-    progress: bool
-    cost: Cost
-    started: float
+    running: Running
+    plan: Plan
+    cost: Cost = field(default_factory=Cost)
+    started: float = field(default_factory=time.perf_counter)
+    _directory: RunDirectory | None = None
+    _current: Baseline | None = None
 
     @classmethod
     def start(
@@ -54,17 +99,21 @@ class Search:
         prompts: Sequence[str],
         template: str,
         ablation: str | Ablation,
-        max_rows: int | None,
-        progress: bool,
+        running: Running,
     ) -> Search:
         """Checks the inputs."""
-        started = time.perf_counter()
         check_model(model)
         resolved = resolve_ablation(ablation)
-        if max_rows is not None and not (isinstance(max_rows, int) and max_rows >= 1):
-            raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
         batch = encode(model, prompts, template)
-        return cls(model, batch, resolved, max_rows, progress, Cost(), started)
+        plan = make_plan(
+            model,
+            batch,
+            resolved,
+            max_rows=running.max_rows,
+            max_bytes=running.max_bytes,
+            shared_prefix=running.shared_prefix,
+        )
+        return cls(model, batch, resolved, running, plan)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,21 +121,26 @@ class Search:
         return self.model.cfg.n_layers, self.model.cfg.n_heads
 
     @cached_property
-    def original(self) -> Baseline:
-        """The run with nothing ablated."""
-        run = run_baseline(self.model, self.batch, self.ablation, (), self.cost, self.max_rows)
-        if not run.last.isfinite().all():
+    def original(self) -> Float[Tensor, "prompt d_model"]:
+        """The last states with nothing ablated."""
+        states = self._baseline(()).last()
+        if not states.isfinite().all():
             raise SafeheadError(
                 f"the model's own states are not finite numbers: {self._not_finite}"
             )
-        return run
+        return states
 
     @cached_property
     def prepared(self) -> Ablation:
         """The ablation, ready for this model and these prompts."""
-        prepared = self.ablation.prepare(self.model, self.batch)
-        self.cost.forward_passes += prepared.passes
-        return prepared
+        return self.ablation.prepare(self.model, self.batch)
+
+    def _baseline(self, group: tuple[Head, ...]) -> Baseline:
+        """The run with a group ablated; only the latest one is held."""
+        if self._current is None or self._current.group != group:
+            ablation = self.prepared if group else self.ablation
+            self._current = Baseline(self.model, self.batch, ablation, group, self.plan, self.cost)
+        return self._current
 
     @property
     def _not_finite(self) -> str:
@@ -108,6 +162,53 @@ class Search:
             raise SafeheadError("there is no head to score: name some that are not in the group")
         return left
 
+    def open_directory(self, measure: str, settings: dict[str, Any], heads: Sequence[Head]) -> None:
+        """Opens the run directory, if one was given.
+
+        Args:
+            measure: what is computed.
+            settings: what the measure was told.
+            heads: the heads to score.
+
+        Raises:
+            SafeheadError: if the directory holds another run.
+        """
+        if self.running.run_dir is None:
+            return
+        if self._description["hooks"]:
+            logger.warning(
+                "the model has hooks of your own, at %s: run_dir cannot tell whether they are the "
+                "same when the run goes on",
+                ", ".join(self._description["hooks"]),
+            )
+        elsewhere = ("name", "revision", "weights", "device")
+        identity = {
+            "measure": measure,
+            "settings": settings,
+            "heads": [str(head) for head in heads],
+            "model": {
+                key: value for key, value in self._description.items() if key not in elsewhere
+            },
+            "prompts": self.batch.describe(),
+            "ablation": self.prepared.describe(),
+            "shared_prefix": self.running.shared_prefix,
+        }
+        memory = {"max_rows": self.running.max_rows, "max_bytes": self.running.max_bytes}
+        environment = {
+            "versions": versions(),
+            "device": str(self.model.cfg.device),
+            "threads": torch.get_num_threads(),
+            "memory": memory,
+        }
+        directory = RunDirectory.open(
+            self.running.run_dir, identity, environment, {**asdict(self.plan), "memory": memory}
+        )
+        self._directory = directory
+        begun = directory.plan
+        self.plan = replace(self.plan, piece=begun["piece"])
+        if begun["memory"] == memory:
+            self.plan = replace(self.plan, rows=begun["rows"], part=begun["part"])
+
     def score(
         self,
         measure: Callable[[Tensor], Tensor],
@@ -128,37 +229,55 @@ class Search:
             The scores on the CPU in float64; NaN for heads that were not scored.
 
         Raises:
-            SafeheadError: if a score comes out as no finite number.
+            SafeheadError: if a score comes out as no finite number, or a piece cannot be kept.
         """
         layers, width = self.shape
-        baseline = self.original
-        if group:
-            baseline = run_baseline(
-                self.model, self.batch, self.prepared, group, self.cost, self.max_rows
-            )
+        scan = Scan(self.model, self._baseline(group), self.prepared, self.plan, self.cost)
         scores: Tensor | None = None
-        for layer, numbers, states in scan(
-            self.model,
-            baseline,
-            self.prepared,
-            candidates,
-            self.cost,
-            max_rows=self.max_rows,
-            progress=self.progress,
-            description=description,
-        ):
-            finite = states.isfinite().flatten(1).all(1)
-            if not finite.all():
-                bad = Head(layer, numbers[int((~finite).nonzero()[0])])
-                raise SafeheadError(
-                    f"with {bad} ablated the states are not finite numbers: {self._not_finite}"
-                )
-            found = measure(states).double().cpu()
-            if scores is None:
-                scores = torch.full((len(found), layers, width), torch.nan, dtype=torch.float64)
-            scores[:, layer, numbers] = found
+        label = f"{description}, {len(self.batch.prompts)} prompts"
+        quiet = not self.running.progress
+        with tqdm(total=len(candidates), desc=label, unit="head", disable=quiet) as bar:
+            for work in self._pieces(candidates, group):
+                found = self._kept(work)
+                if found is None:
+                    found = self._do(work, scan, measure)
+                if scores is None:
+                    scores = torch.full((len(found), layers, width), torch.nan, dtype=torch.float64)
+                scores[:, work.layer, work.heads] = found
+                bar.update(len(work.heads))
         assert scores is not None
         return scores
+
+    def _pieces(self, candidates: Sequence[Head], group: tuple[Head, ...]) -> Iterator[_Work]:
+        step = f"with{len(group)}"
+        for layer in sorted({head.layer for head in candidates}):
+            heads = [head.head for head in candidates if head.layer == layer]
+            for some in even_slices(len(heads), self.plan.piece):
+                yield _Work(f"{step}-L{layer}H{heads[some][0]}", layer, heads[some], group)
+
+    def _kept(self, work: _Work) -> Tensor | None:
+        piece = self._directory and self._directory.get(work.name, work.inputs())
+        if not piece:
+            return None
+        self.cost.token_layers += piece.token_layers
+        self.cost.seconds += piece.seconds
+        return piece.result
+
+    def _do(self, work: _Work, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
+        started, before = time.perf_counter(), self.cost.token_layers
+        states = scan.states(work.layer, work.heads)
+        finite = states.isfinite().flatten(1).all(1)
+        if not finite.all():
+            bad = Head(work.layer, work.heads[int((~finite).nonzero()[0])])
+            raise SafeheadError(
+                f"with {bad} ablated the states are not finite numbers: {self._not_finite}"
+            )
+        found = measure(states).double().cpu()
+        if self._directory is not None:
+            spent = self.cost.token_layers - before
+            piece = Piece(found, spent, time.perf_counter() - started)
+            self._directory.put(work.name, work.inputs(), piece)
+        return found
 
     @cached_property
     def _description(self) -> dict[str, Any]:
@@ -166,11 +285,12 @@ class Search:
 
     def provenance(self, settings: dict[str, Any]) -> Provenance:
         """What was run until now, and at what cost."""
+        whole_pass = self.model.cfg.n_layers * self.batch.tokens.shape[1]
         return Provenance.now(
             model=self._description,
             ablation=self.prepared.describe(),
             prompts=self.batch.describe(),
             settings=settings,
-            seconds=time.perf_counter() - self.started,
-            forward_passes=self.cost.forward_passes,
+            seconds=time.perf_counter() - self.started + self.cost.seconds,
+            forward_passes=self.prepared.passes + self.cost.token_layers / whole_pass,
         )

@@ -7,20 +7,15 @@ of the space that the prompts' last states span (Eq. 11).
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import einops
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from pathlib import Path
 
 from safehead_tl._ablation import Ablation
+from safehead_tl._divergence import Divergence
 from safehead_tl._heads import HeadsLike, parse_heads
-from safehead_tl._models import Model, Site, next_token_log_probs
+from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadScores
 from safehead_tl._rotation import Rotation
-from safehead_tl._search import Search
-
-ROWS_PER_UNEMBEDDING = 64
+from safehead_tl._search import Running, Search
 
 
 def ships(
@@ -32,6 +27,9 @@ def ships(
     heads: HeadsLike | None = None,
     group: HeadsLike = (),
     max_rows: int | None = None,
+    max_bytes: int | str | None = None,
+    shared_prefix: bool = True,
+    run_dir: str | Path | None = None,
     progress: bool = True,
 ) -> HeadScores:
     """Scores heads by how far ablating each moves the next-token distribution (paper Eq. 9).
@@ -46,30 +44,32 @@ def ships(
         ablation: an ablation or its name.
         heads: the heads to score; by default all.
         group: heads that are ablated together with each scored one.
-        max_rows: most (head, prompt) pairs in one pass; lower it when memory runs out.
+        max_rows: most (head, prompt) pairs in one pass; by default as many as are fast and fit.
+        max_bytes: memory to use beyond the model's weights, such as `"2GiB"`; by default four
+            fifths of what is free on a GPU, elsewhere at most 1 GiB.
+        shared_prefix: run tokens that all prompts begin with once for each head, where that
+            saves work.
+        run_dir: a directory that keeps finished pieces. Started again with the same arguments, a
+            run that was stopped or killed goes on there.
         progress: show progress bars.
 
     Returns:
         Scores in nats, `values` averaged over prompts and `per_prompt`. Each head and prompt
-        costs (n_layers + 1) / 2 of the model's layers on average.
+        costs less than half of the model's layers on average (docs/benchmarks.md).
 
     Raises:
-        SafeheadError: for prompts, template, ablation or heads that cannot be used, or if a
-            score comes out as no finite number.
+        SafeheadError: for prompts, template, ablation, heads or memory that cannot be used, a
+            `run_dir` that holds another run or cannot be written, or a score that comes out as no
+            finite number.
     """
-    search = Search.start(model, prompts, template, ablation, max_rows, progress)
+    running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
+    search = Search.start(model, prompts, template, ablation, running)
     chosen = parse_heads(group, *search.shape)
     candidates = search.candidates(heads, chosen)
-    with torch.no_grad():
-        original = next_token_log_probs(model, search.original.last)
-
-    def measure(
-        states: Float[Tensor, "head prompt d_model"],
-    ) -> Float[Tensor, "prompt head"]:
-        return _divergence(model, original, states)
-
-    per_prompt = search.score(measure, candidates, chosen, "ships")
     settings = {"group": [str(head) for head in chosen]}
+    measure = Divergence(model, search.original)
+    search.open_directory("ships", settings, candidates)
+    per_prompt = search.score(measure, candidates, chosen, "ships")
     return HeadScores(
         measure="ships",
         unit="nats",
@@ -92,6 +92,9 @@ def generalized_ships(
     heads: HeadsLike | None = None,
     group: HeadsLike = (),
     max_rows: int | None = None,
+    max_bytes: int | str | None = None,
+    shared_prefix: bool = True,
+    run_dir: str | Path | None = None,
     progress: bool = True,
 ) -> HeadScores:
     """Scores heads by how far ablating each turns the prompts' states as a set (paper Eq. 11).
@@ -110,7 +113,10 @@ def generalized_ships(
         ablation: an ablation or its name.
         heads: the heads to score; by default all.
         group: heads that are ablated together with each scored one.
-        max_rows: most (head, prompt) pairs in one pass; lower it when memory runs out.
+        max_rows: as in `ships`, and so the following.
+        max_bytes: memory to use beyond the model's weights.
+        shared_prefix: run tokens that all prompts begin with once for each head.
+        run_dir: a directory that keeps finished pieces.
         progress: show progress bars.
 
     Returns:
@@ -120,12 +126,14 @@ def generalized_ships(
         SafeheadError: as `ships`; or if `rank` is too large for the number of prompts, or `site`
             cannot be read.
     """
-    search = Search.start(model, prompts, template, ablation, max_rows, progress)
+    running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
+    search = Search.start(model, prompts, template, ablation, running)
     chosen = parse_heads(group, *search.shape)
     candidates = search.candidates(heads, chosen)
     measure = Rotation.of(search, rank, centre, site)
-    scores = search.score(measure, candidates, chosen, "generalized ships")
     settings = {**measure.settings(), "group": [str(head) for head in chosen]}
+    search.open_directory("generalized_ships", settings, candidates)
+    scores = search.score(measure, candidates, chosen, "generalized ships")
     return HeadScores(
         measure="generalized_ships",
         unit="radians",
@@ -134,24 +142,3 @@ def generalized_ships(
         group=chosen,
         provenance=search.provenance(settings),
     )
-
-
-@torch.no_grad()
-def _divergence(
-    model: Model,
-    original: Float[Tensor, "prompt vocab"],
-    states: Float[Tensor, "head prompt d_model"],
-) -> Float[Tensor, "prompt head"]:
-    """KL(original ‖ ablated) of the next token, from the ablated model's last states."""
-    n_heads, n_prompts, _ = states.shape
-    every = einops.rearrange(states, "head prompt d_model -> (head prompt) d_model")
-    prompts = torch.arange(n_prompts, device=states.device).repeat(n_heads)
-    found = []
-    for rows, prompt in zip(
-        every.split(ROWS_PER_UNEMBEDDING),
-        prompts.split(ROWS_PER_UNEMBEDDING),
-        strict=True,
-    ):
-        before, after = original[prompt], next_token_log_probs(model, rows)
-        found.append((before.exp() * (before - after)).sum(-1))
-    return einops.rearrange(torch.cat(found), "(head prompt) -> prompt head", head=n_heads)

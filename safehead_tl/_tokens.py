@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class PromptBatch:
     template: str
     tokens: Int[Tensor, "prompt pos"]
     mask: Int[Tensor, "prompt pos"]
+
+    @property
+    def shared_prefix(self) -> int:
+        """How many tokens all prompts begin with; at least one of each is left over."""
+        rows = zip(self.tokens.tolist(), self.mask.sum(1).tolist(), strict=True)
+        columns = zip(*(row[len(row) - length : -1] for row, length in rows), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
 
     def describe(self) -> dict[str, Any]:
         """What a result's provenance keeps of the prompts: never their text."""

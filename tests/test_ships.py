@@ -5,8 +5,7 @@ from transformer_lens import HookedTransformer
 
 import independent
 import safehead_tl as sh
-from safehead_tl._models import next_token_log_probs
-from safehead_tl._ships import _divergence
+from safehead_tl._divergence import Divergence
 from safehead_tl._tokens import encode
 
 EVERY = [
@@ -78,10 +77,13 @@ def test_a_group_is_ablated_with_every_head(demo, prompts):
 
 
 def test_work_is_counted_in_forward_passes(demo, prompts):
-    """4 layers of 8 heads: 3 prompts once, then 24 rows through 4, 3, 2 and 1 of 4 layers."""
-    scores = sh.ships(demo, prompts, progress=False)
-    assert scores.provenance.forward_passes == 3 + 24 * (4 + 3 + 2 + 1) / 4
-    mean = sh.ships(demo, prompts, ablation="mean", progress=False)
+    """4 layers of 8 heads: 3 prompts once, attention once more for the direct effects, then 24
+    rows through 4, 3 and 2 of 4 layers; in the last layer only the last token."""
+    scores = sh.ships(demo, prompts, shared_prefix=False, progress=False)
+    width = encode(demo, prompts, "paper").tokens.shape[1]
+    layers = 4 + 3 + 2 + 1 / width
+    assert scores.provenance.forward_passes == pytest.approx(3 + 3 + 24 * layers / 4, abs=0.01)
+    mean = sh.ships(demo, prompts, ablation="mean", shared_prefix=False, progress=False)
     assert mean.provenance.forward_passes == scores.provenance.forward_passes + 3
 
 
@@ -136,8 +138,7 @@ def test_a_small_divergence_over_a_large_vocabulary_is_not_lost():
     model.unembed.W_U.data = torch.randn(8, 128_256, generator=generator)
     state = torch.randn(1, 8, generator=generator)
     moved = state + 1e-4 * torch.randn(1, 8, generator=generator)
-    original = next_token_log_probs(model, state)
-    found = _divergence(model, original, moved[None])[0, 0]
+    found = Divergence(model, state)(moved[None])[0, 0]
     with torch.no_grad():
         logits = [(row @ model.unembed.W_U).double() for row in (state, moved)]
     expected = independent.divergence(*logits)[0]

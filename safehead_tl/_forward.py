@@ -1,0 +1,333 @@
+"""Parts of a forward pass: some layers, the last query alone, or a block without its attention.
+
+What a scan needs of a model is seldom a whole pass. These functions run what is needed through
+TransformerLens's own blocks, so that every architecture it knows stays as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safehead_tl._models import Hook, Model, Site, hook_point
+
+VOCABULARY_BLOCK = 8192
+"""How many columns of a half-precision unembedding are made float32 at a time."""
+
+
+class KeysAndValues(Protocol):
+    """What TransformerLens's attention asks of a layer's entry in a KV cache."""
+
+    @property
+    def past_keys(self) -> Float[Tensor, "row past kv_head d_head"]:
+        """Of earlier positions; attention asks how many there are."""
+        ...
+
+    def append(
+        self,
+        keys: Float[Tensor, "row pos kv_head d_head"],
+        values: Float[Tensor, "row pos kv_head d_head"],
+    ) -> tuple[Float[Tensor, "row key kv_head d_head"], Float[Tensor, "row key kv_head d_head"]]:
+        """The keys and values of all positions, from those of the new ones."""
+        ...
+
+
+class Past(Protocol):
+    """Keys and values of earlier positions, by layer: a TransformerLens KV cache, or a mapping."""
+
+    def __getitem__(self, layer: int, /) -> KeysAndValues: ...
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Keys and values of prefixes in one layer, each put before an equal share of the rows."""
+
+    past_keys: Float[Tensor, "prefix past kv_head d_head"]
+    past_values: Float[Tensor, "prefix past kv_head d_head"]
+
+    def append(
+        self,
+        keys: Float[Tensor, "row pos kv_head d_head"],
+        values: Float[Tensor, "row pos kv_head d_head"],
+    ) -> tuple[Float[Tensor, "row key kv_head d_head"], Float[Tensor, "row key kv_head d_head"]]:
+        """Copies a prefix once for each of its rows, and only in the layer that is running."""
+        return self._before(self.past_keys, keys), self._before(self.past_values, values)
+
+    def _before(self, past: Tensor, new: Tensor) -> Tensor:
+        new = new.unflatten(0, (len(past), -1))
+        past = past[:, None].expand(-1, new.shape[1], -1, -1, -1)
+        return torch.cat([past, new], 2).flatten(0, 1)
+
+
+class _LastQuery:
+    """Tells attention that the query is the last position, and that keys come for all of them."""
+
+    def __init__(self, past: KeysAndValues | None, n_keys: int):
+        before = 0 if past is None else past.past_keys.shape[1]
+        self.past_keys = torch.empty(0, before + n_keys - 1, 0, 0)
+        self._past = past
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return (keys, values) if self._past is None else self._past.append(keys, values)
+
+
+def embed(
+    model: Model, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]
+) -> tuple[Float[Tensor, "prompt pos d_model"], Float[Tensor, "prompt pos d_model"] | None]:
+    """The residual stream before layer 0, and the position embedding of shortformer models."""
+    resid, _, positions, _ = model.input_to_embed(tokens, attention_mask=mask)
+    return resid, positions
+
+
+def run_layers(
+    model: Model,
+    resid: Float[Tensor, "row pos d_model"],
+    mask: Int[Tensor, "row key"],
+    *,
+    start: int,
+    stop: int | None = None,
+    hooks: Sequence[Hook] = (),
+    positions: Float[Tensor, "row pos d_model"] | None = None,
+    past: Past | None = None,
+) -> Float[Tensor, "row pos d_model"]:
+    """Runs the layers from `start` to before `stop`, by default the last one.
+
+    Args:
+        model: the model.
+        resid: the residual stream before layer `start`.
+        mask: 1 where a token is, 0 where padding is; it covers past positions too.
+        start: the first layer to run.
+        stop: the first layer not to run.
+        hooks: what acts on the way.
+        positions: the position embedding of shortformer models.
+        past: keys and values of earlier positions, by layer.
+    """
+    stop = model.cfg.n_layers if stop is None else stop
+    if start >= stop:
+        return resid
+    output: Tensor = model.run_with_hooks(
+        resid,
+        start_at_layer=start,
+        stop_at_layer=stop,
+        attention_mask=mask,
+        shortformer_pos_embed=positions,
+        past_kv_cache=past,
+        fwd_hooks=list(hooks),
+    )
+    return output
+
+
+def run_prefix(
+    model: Model,
+    resid: Float[Tensor, "prefix past d_model"],
+    *,
+    start: int,
+    stop: int,
+    hooks: Sequence[Hook] = (),
+) -> tuple[Float[Tensor, "prefix past d_model"], Past]:
+    """Runs layers on prefixes, and keeps what rows that begin with them need.
+
+    Args:
+        model: the model.
+        resid: the residual stream before layer `start`.
+        start: the first layer to run.
+        stop: the first layer not to run. Of the model's last layer only keys and values are kept.
+        hooks: what acts on the way.
+
+    Returns:
+        The residual stream before layer `stop` (at most the last), and keys and values.
+    """
+    cache, last = new_kv_cache(model, len(resid)), model.cfg.n_layers - 1
+    mask = torch.ones(resid.shape[:2], dtype=torch.long, device=resid.device)
+    resid = run_layers(
+        model, resid, mask, start=start, stop=min(stop, last), hooks=hooks, past=cache
+    )
+    if stop > last:
+        run_last_layer(model, resid, mask, hooks=hooks, past=cache)
+    return resid, {
+        layer: SharedPrefix(cache[layer].past_keys, cache[layer].past_values)
+        for layer in range(start, stop)
+    }
+
+
+def run_to_last_state(
+    model: Model,
+    resid: Float[Tensor, "row pos d_model"],
+    mask: Int[Tensor, "row key"],
+    *,
+    start: int,
+    apart: bool,
+    hooks: Sequence[Hook] = (),
+    positions: Float[Tensor, "row pos d_model"] | None = None,
+    past: Past | None = None,
+) -> Float[Tensor, "row d_model"]:
+    """The last position's state after the last layer; arguments as for `run_layers`.
+
+    With `apart`, the last layer runs for the last query only.
+    """
+    last = model.cfg.n_layers - 1
+    if not apart:
+        whole = run_layers(
+            model, resid, mask, start=start, hooks=hooks, positions=positions, past=past
+        )
+        return whole[:, -1].clone()  # a view would keep all positions alive
+    resid = run_layers(model, resid, mask, start=start, stop=last, hooks=hooks, past=past)
+    return run_last_layer(model, resid, mask, hooks=hooks, past=past)
+
+
+def run_last_layer(
+    model: Model,
+    resid: Float[Tensor, "row pos d_model"],
+    mask: Int[Tensor, "row key"],
+    *,
+    hooks: Sequence[Hook] = (),
+    past: Past | None = None,
+) -> Float[Tensor, "row d_model"]:
+    """Runs the last layer where it is read: keys and values of all positions, one query."""
+    layer = model.cfg.n_layers - 1
+    entry = None if past is None else past[layer]
+    inputs = _attention_inputs(model, layer, resid, entry, last_query=True)
+    del inputs["query_input"]  # the block makes its own, of the one position that it is given
+
+    def add_keys(module: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, **inputs}
+
+    handle = model.blocks[layer].attn.register_forward_pre_hook(add_keys, with_kwargs=True)
+    try:
+        return run_layers(model, resid[:, -1:], mask, start=layer, hooks=hooks)[:, 0]
+    finally:
+        handle.remove()
+
+
+def run_attention(
+    model: Model,
+    layer: int,
+    resid: Float[Tensor, "row pos d_model"],
+    mask: Int[Tensor, "row key"],
+    *,
+    last_query: bool,
+    hooks: Sequence[Hook] = (),
+    past: KeysAndValues | None = None,
+) -> tuple[Float[Tensor, "row query d_model"], Float[Tensor, "row query head d_head"]]:
+    """A layer's attention alone: what it adds to the stream, and the heads' outputs z.
+
+    Args:
+        model: the model.
+        layer: the layer.
+        resid: the residual stream before it.
+        mask: 1 where a token is; it covers past positions too.
+        last_query: attend from the last position only.
+        hooks: what acts on the way.
+        past: keys and values of earlier positions.
+    """
+    found: list[Tensor] = []
+
+    def keep(z: Tensor, hook: Any) -> None:
+        found.append(z)
+
+    with model.hooks(fwd_hooks=[*hooks, (hook_point(layer, "z"), keep)]):
+        output = model.blocks[layer].attn(
+            **_attention_inputs(model, layer, resid, past, last_query), attention_mask=mask
+        )
+    return output, found[0]
+
+
+@contextmanager
+def attention_given(
+    model: Model, layer: int, output: Float[Tensor, "row query d_model"]
+) -> Iterator[None]:
+    """Inside the `with` block, a layer's attention is not computed: it is `output`."""
+    attention = model.blocks[layer].attn
+
+    def given(**inputs: Any) -> Tensor:
+        return output
+
+    vars(attention)["forward"] = given  # in front of the class's own
+    try:
+        yield
+    finally:
+        del vars(attention)["forward"]
+
+
+def _attention_inputs(
+    model: Model, layer: int, resid: Tensor, past: KeysAndValues | None, last_query: bool
+) -> dict[str, Any]:
+    from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+    if model.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        normed = resid
+    else:
+        normed = model.blocks[layer].ln1(resid)
+    return {
+        "query_input": normed[:, -1:] if last_query else normed,
+        "key_input": normed,
+        "value_input": normed,
+        "past_kv_cache_entry": _LastQuery(past, resid.shape[1]) if last_query else past,
+    }
+
+
+def runs_in_parts(model: Model) -> bool:
+    """Whether positions and blocks of this model may be run apart, as the functions above do.
+
+    Not with hooks of the user's, which may look at any position; nor with inputs of attention
+    that are split by head, shortformer positions, quantised weights or bidirectional attention.
+    """
+    config = model.cfg
+    return (
+        config.attention_dir == "causal"
+        and config.positional_embedding_type in ("rotary", "standard", "alibi")
+        and not (config.use_split_qkv_input or config.use_attn_in or config.load_in_4bit)
+        and not model.list_hooks()
+    )
+
+
+def final_state(
+    model: Model, resid: Float[Tensor, "*row d_model"], site: Site
+) -> Float[Tensor, "*row d_model"]:
+    """A state after the last layer as `site` has it; `final_norm` includes the norm's weight."""
+    if site == "resid_post" or model.cfg.normalization_type is None:
+        return resid
+    normed: Tensor = model.ln_final(resid.reshape(-1, 1, resid.shape[-1]))
+    return normed.reshape(resid.shape)
+
+
+def next_token_log_probs(
+    model: Model, resid: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row vocab"]:
+    """Log-probabilities of the next token from states after the last layer, in float64.
+
+    A small KL is a small difference of large sums over the vocabulary: float32 loses it. And the
+    logits of a half-precision model are not rounded to half precision: at a logit of 20 that
+    would be steps of 0.06 or more.
+    """
+    state, unembed = final_state(model, resid, "final_norm"), model.unembed
+    if any(name.startswith("unembed.") for name in model.list_hooks()):
+        logits = unembed(state[:, None, :])[:, 0]
+    elif state.dtype in (torch.float16, torch.bfloat16):
+        blocks = zip(
+            unembed.W_U.split(VOCABULARY_BLOCK, 1),
+            unembed.b_U.split(VOCABULARY_BLOCK),
+            strict=True,
+        )
+        state = state.float()
+        logits = torch.cat([state @ columns.float() + bias.float() for columns, bias in blocks], 1)
+    else:  # by hand: TransformerLens transposes the whole matrix in memory at each call
+        logits = torch.addmm(unembed.b_U, state, unembed.W_U)
+    logits = logits.double()
+    cap = model.cfg.output_logits_soft_cap
+    if cap is not None and cap > 0:
+        logits = cap * torch.tanh(logits / cap)
+    return logits.log_softmax(-1)
+
+
+def new_kv_cache(model: Model, batch_size: int) -> Any:
+    """An empty TransformerLens KV cache for a batch."""
+    from transformer_lens import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch_size)

@@ -1,0 +1,169 @@
+"""How a scan is cut up so that it fits into memory: rows in a pass, prompts held at once."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from safehead_tl._ablation import Ablation
+from safehead_tl._errors import SafeheadError
+from safehead_tl._forward import runs_in_parts
+from safehead_tl._models import Model
+from safehead_tl._tokens import PromptBatch
+
+TOKENS_PER_PASS = 16_384
+"""Most tokens in a pass: enough to keep a GPU busy."""
+
+CPU_ACTIVATION = 16 * 2**20
+"""Bytes of an MLP's hidden layer in a pass on a CPU; much larger ones fall out of its caches."""
+
+CPU_TOKENS = 512
+"""But no fewer tokens than these: the weights are read once a pass."""
+
+CPU_BUDGET = 2**30
+GPU_SHARE = 0.8
+WORTHWHILE = 0.2
+"""A shared prefix is used if it saves this share of the tokens."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is cut up.
+
+    Attributes:
+        apart: run the last layer for the last query only, and attention of a head's own layer
+            once for all heads. Otherwise layers run whole, from the head's own on.
+        prefix: how many tokens at the start of all prompts are run once for each head.
+        rows: most (head, prompt) pairs in a pass.
+        part: how many prompts' streams are held at once.
+        keep: hold the streams of all layers, not of one.
+        piece: how many heads of a layer make a piece of work: those that share a pass, or, where
+            prompts are held in parts, all of them, because each part runs anew for each piece.
+    """
+
+    apart: bool
+    prefix: int
+    rows: int
+    part: int
+    keep: bool
+    piece: int
+
+
+def even_slices(length: int, most: int) -> list[slice]:
+    """Cuts a range into as few slices as hold at most `most` each, of nearly the same size."""
+    count = -(-length // most)
+    ends = [length * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def make_plan(
+    model: Model,
+    batch: PromptBatch,
+    ablation: Ablation,
+    *,
+    max_rows: int | None,
+    max_bytes: int | str | None,
+    shared_prefix: bool,
+) -> Plan:
+    """Cuts a scan up so that it fits.
+
+    Args:
+        model: the model.
+        batch: the prompts.
+        ablation: what will be done to heads.
+        max_rows: most (head, prompt) pairs in a pass; `None`: as many as are fast and fit.
+        max_bytes: memory to use beyond the model's weights, as a number or as `"2GiB"`; `None`:
+            four fifths of what is free on a GPU, elsewhere 1 GiB or half of what is free.
+        shared_prefix: whether a prefix that all prompts share may be run once for each head.
+
+    Raises:
+        SafeheadError: if `max_rows` or `max_bytes` leaves no room for a prompt.
+    """
+    if max_rows is not None and not (isinstance(max_rows, int) and max_rows >= 1):
+        raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
+    config, n_prompts = model.cfg, len(batch.prompts)
+    device = batch.tokens.device
+    apart = ablation.separable(model) and runs_in_parts(model)
+    prefix = _useful_prefix(model, batch) if apart and shared_prefix else 0
+    width = batch.tokens.shape[1]
+    size = torch.empty((), dtype=config.dtype).element_size()
+    row = size * _row_elements(config, width - prefix, width)
+    if prefix:  # a head's prefix: its own pass, and its keys and values in every layer
+        kept = 2 * prefix * config.n_layers * config.n_heads * config.d_head
+        row += size * (_row_elements(config, prefix, prefix) + kept) / n_prompts
+    stream = size * width * config.d_model
+    budget = parse_bytes(max_bytes) if max_bytes is not None else _free_bytes(device)
+    needed = 2 * max(row, 4 * stream)
+    if max_bytes is not None and budget < needed:
+        raise SafeheadError(
+            f"max_bytes={max_bytes} is too little: one prompt of {width} tokens takes about "
+            f"{needed / 2**20:.2g} MiB beyond the model's weights"
+        )
+    hidden = size * max(config.d_mlp or 0, config.d_model)
+    fast = TOKENS_PER_PASS
+    if device.type == "cpu":
+        fast = min(fast, max(CPU_TOKENS, CPU_ACTIVATION // hidden))
+    rows = max(1, min(fast // (width - prefix), int(budget / 2 / row)))
+    keep = n_prompts * (config.n_layers + 4) * stream <= budget / 2
+    part = n_prompts if keep else max(1, min(n_prompts, int(budget / 2 / (4 * stream))))
+    rows = rows if max_rows is None else max_rows
+    piece = max(1, rows // n_prompts) if part == n_prompts else config.n_heads
+    return Plan(apart, prefix, rows, part, keep, piece)
+
+
+def parse_bytes(text: int | str) -> int:
+    """Reads a number of bytes: `1500000000`, `"1.5GB"`, `"512 MiB"`.
+
+    Raises:
+        SafeheadError: if it is no such number, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", str(text).lower())
+    count = 0
+    if found:
+        number, unit, binary = found.groups()
+        power = " kmgt".index(unit) if unit else 0
+        count = int(float(number) * (1024 if binary else 1000) ** power)
+    if count < 1:
+        raise SafeheadError(f"{text!r} is no amount of memory: write it like 2GiB or 1500MB")
+    return count
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(GPU_SHARE * (free + cached))
+    return min(CPU_BUDGET, psutil.virtual_memory().available // 2)
+
+
+def _row_elements(config: Any, n_queries: int, n_keys: int) -> float:
+    """Numbers alive at once while a row goes through a layer, at most."""
+    heads = config.n_heads * config.d_head
+    a_token = 6 * config.d_model + max(4 * heads, 3 * (config.d_mlp or 0))
+    return n_queries * a_token + 4 * config.n_heads * n_queries * n_keys + 6 * n_keys * heads
+
+
+def _useful_prefix(model: Model, batch: PromptBatch) -> int:
+    """How many tokens to share.
+
+    With prompts of different length, padding lies between the prefix and what follows. Attention
+    that looks at distances between columns would take it for tokens.
+    """
+    config, n_prompts = model.cfg, len(batch.prompts)
+    width = batch.tokens.shape[1]
+    windowed = config.use_local_attn and (config.window_size or 0) < width
+    by_column = (
+        config.positional_embedding_type == "alibi"
+        or windowed
+        or config.use_logn_attn
+        or config.use_dynamic_ntk_rope
+    )
+    if by_column and not batch.mask.all():
+        return 0
+    prefix = batch.shared_prefix
+    return prefix if prefix * (1 - 1 / n_prompts) >= WORTHWHILE * width else 0

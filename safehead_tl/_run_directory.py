@@ -1,0 +1,168 @@
+"""A directory that keeps the finished pieces of a long run, so that a killed one can go on.
+
+A piece is an independent unit of work: a name, its inputs, its result. `run.json` says what the
+run is; `pieces/` holds a file for each finished piece, written whole or not at all, with a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from safehead_tl._errors import SafeheadError
+from safehead_tl._files import load_result, save_result, write_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A finished piece of work.
+
+    Attributes:
+        result: its scores.
+        token_layers: what it cost: tokens times layers.
+        seconds: how long it took.
+    """
+
+    result: Float64[Tensor, "prompt head"]
+    token_layers: int
+    seconds: float
+
+
+class RunDirectory:
+    """Finished pieces of one run.
+
+    Attributes:
+        path: the directory.
+        plan: how the run was cut up when it began.
+    """
+
+    def __init__(self, path: Path, plan: Mapping[str, Any]):
+        self.path = path
+        self.plan = plan
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        identity: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        plan: Mapping[str, Any],
+    ) -> RunDirectory:
+        """Opens a directory for a run, to begin it or to go on with it.
+
+        Args:
+            path: the directory; made if it is not there.
+            identity: what the run is. It must be the same each time.
+            environment: what it runs on. If it differs the last digits may, which is told.
+            plan: how the run is cut up, if it begins now.
+
+        Raises:
+            SafeheadError: if the directory holds another run, something else, or cannot be written.
+        """
+        path = Path(path)
+        manifest = path / "run.json"
+        asked: dict[str, Any] = json.loads(json.dumps(dict(identity), default=str))
+        around: dict[str, Any] = json.loads(json.dumps(dict(environment), default=str))
+        if manifest.is_file():
+            try:
+                there = json.loads(manifest.read_text())
+                known, before, cut = there["identity"], there["environment"], there["plan"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
+            if differences := _differences(known, asked):
+                raise SafeheadError(
+                    f"{path} holds another run: {'; '.join(differences)}. Give the same settings "
+                    "to go on with it, or another run_dir for a new run"
+                )
+            if differences := _differences(before, around):
+                logger.warning(
+                    "%s began under other conditions (%s): the last digits of its scores may "
+                    "differ from those of an undisturbed run",
+                    path,
+                    "; ".join(differences),
+                )
+            return cls(path, cut)
+        if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+            raise SafeheadError(f"run_dir={path} holds other files: give an empty or new directory")
+        record = {"format": FORMAT, "identity": asked, "environment": around, "plan": dict(plan)}
+        with _said_plainly(path):
+            write_atomically(manifest, (json.dumps(record, indent=1) + "\n").encode())
+        return cls(path, plan)
+
+    def get(self, name: str, inputs: Mapping[str, Any]) -> Piece | None:
+        """A finished piece; `None` if there is none, or (told) if it is damaged."""
+        path = self._file(name)
+        try:
+            tensors, header = load_result(path, "piece")
+            result = tensors["result"]
+            if header["digest"] != _digest(inputs, header["cost"], result):
+                raise SafeheadError("its digest is not that of its content")
+            return Piece(result, **header["cost"])
+        except FileNotFoundError:
+            return None
+        except (SafeheadError, ValueError, LookupError, TypeError) as error:
+            logger.warning("%s is damaged (%s): computing it again", path, error)
+            return None
+
+    def put(self, name: str, inputs: Mapping[str, Any], piece: Piece) -> None:
+        """Keeps a finished piece.
+
+        Raises:
+            SafeheadError: if it cannot be written, such as on a full disk. What was kept stays.
+        """
+        cost = {"token_layers": piece.token_layers, "seconds": piece.seconds}
+        header = {
+            "inputs": dict(inputs),
+            "cost": cost,
+            "digest": _digest(inputs, cost, piece.result),
+        }
+        with _said_plainly(self.path):
+            save_result(self._file(name), "piece", {"result": piece.result}, header)
+
+    def _file(self, name: str) -> Path:
+        return self.path / "pieces" / f"{name}.safetensors"
+
+
+@contextmanager
+def _said_plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SafeheadError(
+            f"cannot write to run_dir={path}: {error.strerror or error}. What was finished before "
+            "is kept: make room, or let it be written, and start again with the same run_dir"
+        ) from error
+
+
+def _digest(inputs: Mapping[str, Any], cost: Mapping[str, Any], result: Tensor) -> str:
+    content = json.dumps([inputs, cost, list(result.shape)], sort_keys=True).encode()
+    return hashlib.sha256(content + result.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _differences(there: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two JSON values, as sentences."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        return [
+            found
+            for key in sorted(there.keys() | now.keys())
+            for found in _differences(there.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if there == now else [f"{name} was {_short(there)} and is now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

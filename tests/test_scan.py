@@ -1,0 +1,311 @@
+"""The scan's short cuts against whole passes."""
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+import independent
+import safehead_tl as sh
+from safehead_tl import _scan
+from safehead_tl._ablation import hook_point
+from safehead_tl._memory import even_slices, make_plan, parse_bytes
+from safehead_tl._tokens import encode
+
+LONG = "please tell me how do i lift a boat ## query : {query} ## answer :"
+EVERY = [
+    sh.UndifferentiatedAttention(),
+    sh.UndifferentiatedAttention(0.1),
+    sh.UndifferentiatedAttention(0.1, via="q"),
+    sh.UndifferentiatedAttention(0.1, via="k"),
+    sh.ScalingContribution(0.3),
+    sh.ZeroAblation(),
+    sh.MeanAblation(),
+    sh.MeanOverHeads("q"),
+    sh.MeanOverHeads("k"),
+    sh.MeanOverHeads("v"),
+]
+GROUP = ["L0H1", "L1H0", "L2H3"]
+EQUAL = ["explain how to bend a kite", "explain how to lift a boat", "explain how to mend a vosk"]
+
+
+def whole_passes(model, batch, ablation, group=()):
+    """KL of every head at the last token from whole passes, as a TransformerLens user has it."""
+    if isinstance(ablation, sh.MeanAblation):
+        ablation = sh.MeanAblation(batch.prompts, template=batch.template)
+    shape = len(batch.prompts), model.cfg.n_layers, model.cfg.n_heads
+    found = torch.full(shape, torch.nan, dtype=torch.float64)
+    with torch.no_grad():
+        original = model(batch.tokens, attention_mask=batch.mask)[:, -1]
+        for layer in range(model.cfg.n_layers):
+            for head in range(model.cfg.n_heads):
+                if f"L{layer}H{head}" in group:
+                    continue
+                logits = model.run_with_hooks(
+                    batch.tokens,
+                    attention_mask=batch.mask,
+                    fwd_hooks=sh.ablation_hooks(model, [*group, (layer, head)], ablation),
+                )[:, -1]
+                found[:, layer, head] = independent.divergence(original, logits)
+    return found
+
+
+def plan_of(model, prompts, template, **settings):
+    batch = encode(model, prompts, template)
+    settings = {"max_rows": None, "max_bytes": None, "shared_prefix": True, **settings}
+    return make_plan(model, batch, sh.UndifferentiatedAttention(), **settings)
+
+
+def user_built(tokenizer, **special):
+    config = {"n_layers": 3, "n_heads": 4, "d_model": 32, "d_head": 8, "n_ctx": 64, "d_vocab": 82,
+              "act_fn": "gelu", "d_mlp": 64, "seed": 0, "initializer_range": 0.3}  # fmt: skip
+    model = HookedTransformer({**config, **special})
+    model.tokenizer = tokenizer
+    return model
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "llama-grouped", "gpt2", "mistral-sliding", "qwen2-biases", "qwen3-qk-norm",
+     "pythia-parallel"],
+)  # fmt: skip
+@pytest.mark.parametrize("ablation", EVERY, ids=lambda ablation: repr(ablation)[:40])
+def test_prefix_padding_and_group_at_once(checkpoint, prompts, name, ablation):
+    model = sh.load_model(checkpoint(name))
+    batch = encode(model, prompts, LONG)
+    assert not batch.mask.all()
+    expected = whole_passes(model, batch, ablation, GROUP)
+    for shared in (True, False):
+        found = sh.ships(
+            model,
+            prompts,
+            template=LONG,
+            ablation=ablation,
+            group=GROUP,
+            shared_prefix=shared,
+            progress=False,
+        ).per_prompt
+        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4, equal_nan=True)
+    assert found.nan_to_num().max() > 1e-2
+
+
+def test_a_prefix_is_found_and_used_where_it_is_exact(checkpoint, demo, prompts):
+    """Sliding windows and ALiBi count columns, and padding would lie between."""
+    batch = encode(demo, prompts, LONG)
+    rows = [
+        [int(i) for i, m in zip(*pair, strict=True) if m]
+        for pair in zip(batch.tokens, batch.mask, strict=True)
+    ]
+    assert batch.shared_prefix == 13
+    assert len({tuple(row[:13]) for row in rows}) == 1
+    assert len({tuple(row[:14]) for row in rows}) > 1
+    assert plan_of(demo, prompts, LONG).prefix == 13
+    assert plan_of(demo, prompts, LONG, shared_prefix=False).prefix == 0
+    assert plan_of(demo, prompts[:1], LONG).prefix == 0  # nobody to share it with
+    assert plan_of(demo, ["kite", "boat kite"], "{query}").prefix == 0
+    sliding = sh.load_model(checkpoint("mistral-sliding"))
+    alibi = user_built(demo.tokenizer, positional_embedding_type="alibi", normalization_type="LN")
+    for model in (sliding, alibi):
+        assert plan_of(model, prompts, LONG).prefix == 0
+        assert plan_of(model, EQUAL, LONG).prefix == 16
+        found = sh.ships(model, EQUAL, template=LONG, progress=False).per_prompt
+        expected = whole_passes(model, encode(model, EQUAL, LONG), "undifferentiated")
+        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_one_prompt_inside_another(demo):
+    """The shorter one is wholly prefix, but for its last token."""
+    prompts = ["how do i lift a boat", "how do i lift a boat please"]
+    assert plan_of(demo, prompts, "{query}").prefix == 6
+    found = sh.ships(demo, prompts, template="{query}", progress=False).per_prompt
+    expected = whole_passes(demo, encode(demo, prompts, "{query}"), "undifferentiated")
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"positional_embedding_type": "shortformer", "normalization_type": "LN"},
+        {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS",
+         "output_logits_soft_cap": 3.0, "attn_scores_soft_cap": 2.0},
+        {"positional_embedding_type": "standard", "normalization_type": None, "attn_only": True},
+        {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS",
+         "use_normalization_before_and_after": True},
+        {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "LN",
+         "use_split_qkv_input": True},
+        {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "LN",
+         "use_attn_result": True, "use_hook_mlp_in": True},
+        {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS",
+         "use_local_attn": True, "window_size": 6, "attn_types": ["global", "local", "local"]},
+    ],
+    ids=["shortformer", "soft-caps", "attention-only", "norms-after", "split-qkv", "attn-result",
+         "windows"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "prompts", [EQUAL, [*EQUAL, "how do i lift a boat"]], ids=["even", "ragged"]
+)
+def test_models_that_users_build(demo, special, prompts):
+    model = user_built(demo.tokenizer, **special)
+    found = sh.ships(model, prompts, template=LONG, progress=False).per_prompt
+    expected = whole_passes(model, encode(model, prompts, LONG), "undifferentiated")
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
+    assert found.max() > 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Company(sh.ZeroAblation):
+    """Halves a head's output for each head that is ablated with it: not separable."""
+
+    name: ClassVar[str] = "company"
+    label: ClassVar[str] = "company"
+
+    def separable(self, model):
+        return False
+
+    def hooks(self, model, layer, heads):
+        factor = torch.where(heads, 0.5 ** heads.sum(-1, keepdim=True), 1.0)
+
+        def halve(z, hook):
+            return z * factor[:, None, :, None]
+
+        return [(hook_point(layer, "z"), halve)]
+
+
+def test_an_ablation_of_the_users_that_looks_at_other_heads(demo, prompts):
+    group = ["L1H0", "L1H3", "L3H2"]
+    found = sh.ships(demo, prompts, ablation=Company(), group=group, progress=False).per_prompt
+    batch = encode(demo, prompts, "paper")
+    expected = whole_passes(demo, batch, Company(), group)
+    assert torch.allclose(found, expected, atol=1e-5, equal_nan=True)
+
+
+def test_only_what_is_needed_is_run(demo, prompts):
+    """The last layer sees one position, no pass has more than max_rows, the prefix is apart."""
+    seen = [[] for _ in demo.blocks]
+    handles = [
+        block.register_forward_pre_hook(
+            lambda block, args, layer=layer: seen[layer].append(tuple(args[0].shape[:2]))
+        )
+        for layer, block in enumerate(demo.blocks)
+    ]
+    try:
+        sh.ships(demo, prompts, template=LONG, max_rows=7, progress=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    width, prefix = encode(demo, prompts, LONG).tokens.shape[1], 13
+    assert {positions for _, positions in seen[3]} == {1}
+    assert {positions for _, positions in seen[1]} == {prefix, width - prefix}
+    assert max(rows for shapes in seen for rows, _ in shapes) == 6  # two heads on three prompts
+    # Layer 1 on the prefix: once in the baseline, then with each head of layers 0 and 1.
+    assert sum(rows for rows, positions in seen[1] if positions == prefix) == 1 + 8 + 8
+    assert sum(rows for rows, positions in seen[1] if positions != prefix) == 3 + 24 + 24
+
+
+@pytest.mark.parametrize("measure", [sh.ships, sh.generalized_ships])
+@pytest.mark.parametrize("ablation", ["undifferentiated", Company()], ids=["apart", "whole"])
+def test_prompts_that_do_not_fit_at_once_are_held_in_parts(demo, harmful, measure, ablation):
+    prompts = harmful[:40]
+    budget = 320_000
+    plan = plan_of(demo, prompts, LONG, max_bytes=budget)
+    assert plan.part < 10
+    assert not plan.keep
+    settings = {"template": LONG, "ablation": ablation, "group": ["L1H3"], "progress": False}
+    whole = measure(demo, prompts, **settings).values
+    parts = measure(demo, prompts, max_bytes=budget, **settings).values
+    assert torch.allclose(whole, parts, atol=1e-6, equal_nan=True)
+
+
+def test_streams_of_one_layer_at_a_time(demo, harmful):
+    """Between enough for all layers and too little for one."""
+    prompts = harmful[:9]
+    plan = plan_of(demo, prompts, LONG, max_bytes=500_000)
+    assert plan.part == 9
+    assert not plan.keep
+    whole = sh.ships(demo, prompts, template=LONG, progress=False).values
+    found = sh.ships(demo, prompts, template=LONG, max_bytes="0.5MB", progress=False).values
+    assert torch.allclose(whole, found, atol=1e-6)
+
+
+def test_memory_that_cannot_be(demo, prompts):
+    with pytest.raises(sh.SafeheadError, match="max_bytes=1000 is too little: one prompt of"):
+        sh.ships(demo, prompts, max_bytes=1000, progress=False)
+    for wrong in ("much", "-1GB", "0", "1 parsec"):
+        with pytest.raises(sh.SafeheadError, match="is no amount of memory"):
+            sh.ships(demo, prompts, max_bytes=wrong, progress=False)
+    assert [parse_bytes(text) for text in ("2GiB", "1.5 kB", "7", 12, "3m")] == [
+        2 * 2**30, 1500, 7, 12, 3_000_000,
+    ]  # fmt: skip
+
+
+def test_even_slices():
+    for length in range(1, 30):
+        for most in range(1, 30):
+            slices = even_slices(length, most)
+            assert [i for some in slices for i in range(length)[some]] == list(range(length))
+            sizes = {some.stop - some.start for some in slices}
+            assert max(sizes) <= most
+            assert max(sizes) - min(sizes) <= 1
+            assert len(slices) == -(-length // most)
+
+
+class SmallDevice:
+    """Runs out of memory, as CUDA does, when a pass has too many rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.run = _scan.run_to_last_state
+
+    def __call__(self, model, resid, *args, **kwargs):
+        if len(resid) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.run(model, resid, *args, **kwargs)
+
+
+def test_out_of_memory_halves_the_rows_and_goes_on(demo, prompts, monkeypatch, caplog):
+    expected = sh.ships(demo, prompts, progress=False).per_prompt
+    monkeypatch.setattr(_scan, "run_to_last_state", SmallDevice(5))
+    found = sh.ships(demo, prompts, progress=False).per_prompt
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert "going on with at most" in caplog.text
+    monkeypatch.setattr(_scan, "run_to_last_state", SmallDevice(0))
+    with pytest.raises(torch.OutOfMemoryError):
+        sh.ships(demo, prompts, progress=False)
+
+
+def test_other_errors_are_not_taken_for_memory(demo, prompts, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(_scan, "run_to_last_state", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        sh.ships(demo, prompts, progress=False)
+
+
+def test_half_precision_logits_are_not_rounded(harmful):
+    """A head that does next to nothing moves bfloat16 logits by whole steps, or not at all."""
+    model = sh.load_model("demo", dtype="bfloat16")
+    with torch.no_grad():
+        model.unembed.W_U *= 30
+        batch = encode(model, harmful[:4], "chat")
+        stop = {"attention_mask": batch.mask, "stop_at_layer": model.cfg.n_layers}
+
+        def logits(hooks):
+            state = model.run_with_hooks(batch.tokens, fwd_hooks=hooks, **stop)[:, -1:]
+            return model.ln_final(state)[:, 0].double() @ model.unembed.W_U.double()
+
+        original = logits([])
+        for head in ("L1H3", "L3H0"):
+            found = sh.ships(model, harmful[:4], template="chat", heads=head, progress=False)
+            moved = logits(sh.ablation_hooks(model, head))
+            expected = independent.divergence(original, moved).mean()
+            assert found[head] == pytest.approx(float(expected), rel=0.15)
+
+
+def test_the_bar_says_what_is_done(demo, prompts, capsys):
+    sh.ships(demo, prompts)
+    text = capsys.readouterr().err
+    assert "ships, 3 prompts" in text
+    assert "32/32" in text

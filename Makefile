@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check wheel-check lock organism
+.PHONY: demo test check wheel-check bench lock organism
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -24,6 +24,10 @@ wheel-check: .venv/ready
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
 	cd build/wheel/elsewhere && ../venv/bin/safehead demo
+
+# Times scans against loops by hand: a table here, JSON in build/benchmarks. About 20 minutes.
+bench: .venv/ready
+	$(BIN)/python benchmarks/scan.py
 
 # Grows the embedded organism again, in place.
 organism: .venv/ready

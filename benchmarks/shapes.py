@@ -19,7 +19,6 @@ class Shape:
     """A model's sizes and a set of prompts.
 
     Attributes:
-        name: what the table calls it.
         layers: how many.
         heads: query heads in a layer.
         width: d_model.
@@ -32,7 +31,6 @@ class Shape:
         key_heads: key/value heads; by default as many as query heads.
     """
 
-    name: str
     layers: int
     heads: int
     width: int
@@ -43,6 +41,15 @@ class Shape:
     ragged: bool = False
     prefix: int = 0
     key_heads: int | None = None
+
+    def __str__(self) -> str:
+        keys = f", {self.key_heads} key heads" if self.key_heads else ""
+        lengths = f"{2 * self.tokens // 3} to {self.tokens}" if self.ragged else f"{self.tokens}"
+        prefix = f" after {self.prefix} shared" if self.prefix else ""
+        return (
+            f"{self.layers} layers x {self.heads} heads{keys}, width {self.width}; "
+            f"{self.prompts} prompts of {lengths} tokens{prefix}"
+        )
 
     def model(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HookedTransformer:
         """A Llama-like model with random weights."""
@@ -88,7 +95,9 @@ class Shape:
                 ]
             )
             for number in range(self.prompts)
-            for length in [choose.randint(2 * self.tokens // 3, self.tokens) if self.ragged else self.tokens]
+            for length in [
+                choose.randint(2 * self.tokens // 3, self.tokens) if self.ragged else self.tokens
+            ]
         ]
 
 
@@ -99,17 +108,16 @@ def words(count: int) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0")
 
 
-ORGANISM = "embedded organism"
-SHAPES = [
-    Shape("12 x 12 x 768, 32 prompts of 24", 12, 12, 768, 2048, 32_000, 32, 24),
-    Shape("... with a shared prefix of 128", 12, 12, 768, 2048, 32_000, 32, 24, prefix=128),
-    Shape("... with 8 prompts", 12, 12, 768, 2048, 32_000, 8, 24),
-    Shape("... with 1 prompt", 12, 12, 768, 2048, 32_000, 1, 24),
-    Shape("... with 200 prompts of 16 to 24, padded", 6, 12, 768, 2048, 32_000, 200, 24, True),
-    Shape("8 x 16 (4 key heads) x 512, 32 prompts of 64", 8, 16, 512, 1408, 32_000, 32, 64, key_heads=4),
-    Shape("24 x 4 x 64, 16 prompts of 12", 24, 4, 64, 128, 500, 16, 12),
-    Shape("2 x 4 x 32, 4 prompts of 8", 2, 4, 32, 64, 100, 4, 8),
-]
+SHAPES = {
+    "12-layers": Shape(12, 12, 768, 2048, 32_000, prompts=32, tokens=24),
+    "prefix": Shape(12, 12, 768, 2048, 32_000, prompts=32, tokens=24, prefix=128),
+    "8-prompts": Shape(12, 12, 768, 2048, 32_000, prompts=8, tokens=24),
+    "1-prompt": Shape(12, 12, 768, 2048, 32_000, prompts=1, tokens=24),
+    "ragged": Shape(6, 12, 768, 2048, 32_000, prompts=100, tokens=24, ragged=True),
+    "grouped": Shape(8, 16, 512, 1408, 32_000, prompts=32, tokens=64, key_heads=4),
+    "deep": Shape(24, 4, 64, 128, 500, prompts=16, tokens=12),
+    "tiny": Shape(2, 4, 32, 64, 100, prompts=4, tokens=8),
+}
 
 
 def organism() -> tuple[HookedTransformer, list[str], str]:

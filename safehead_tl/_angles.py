@@ -50,7 +50,10 @@ def require_span(states: Float[Tensor, "prompt d_model"], rank: int, centre: boo
 def left_subspace(
     states: Float[Tensor, "*stack prompt d_model"], rank: int, centre: bool
 ) -> Float[Tensor, "*stack prompt rank"]:
-    """The first left singular vectors of stacked states, in float64.
+    """The first left singular vectors of stacked states, in float64, on the CPU.
+
+    The states are wider than they are many: their QR decomposition, exact to rounding, leaves a
+    small triangle with the same left singular vectors. GPUs are slow at the SVD of small matrices.
 
     Args:
         states: one state a prompt.
@@ -60,7 +63,8 @@ def left_subspace(
     states = states.double()
     if centre:
         states = states - states.mean(-2, keepdim=True)
-    left, _, _ = torch.linalg.svd(states, full_matrices=False)
+    _, triangle = torch.linalg.qr(states.mT, mode="r")
+    left, _, _ = torch.linalg.svd(triangle.mT.cpu(), full_matrices=False)
     return left[..., :rank]
 
 

@@ -98,6 +98,16 @@ Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]
 MaxRows = Annotated[
     int | None, typer.Option(help="Most (head, prompt) pairs in one pass: less takes less memory.")
 ]
+MaxBytes = Annotated[
+    str | None, typer.Option(help="Memory to use beyond the model's weights, such as 2GiB.")
+]
+SharedPrefix = Annotated[
+    bool, typer.Option(help="Run what all prompts begin with once for each head.")
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
+]
 Top = Annotated[int, typer.Option(min=1, help="How many heads to show.")]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write the result as JSON ('-': print it).")
@@ -137,6 +147,9 @@ def ships(
     dtype: Dtype = "float32",
     device: Device = None,
     max_rows: MaxRows = None,
+    max_bytes: MaxBytes = None,
+    shared_prefix: SharedPrefix = True,
+    run_dir: RunDir = None,
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
     what = _ablation(ablation, epsilon, via)
@@ -150,6 +163,9 @@ def ships(
         template=template,
         ablation=what,
         max_rows=max_rows,
+        max_bytes=max_bytes,
+        shared_prefix=shared_prefix,
+        run_dir=run_dir,
     )
     if str(json_out) != "-":
         title = f"{model}: Ships, {what.name}, {len(texts)} prompts"
@@ -181,6 +197,9 @@ def sahara(
     dtype: Dtype = "float32",
     device: Device = None,
     max_rows: MaxRows = None,
+    max_bytes: MaxBytes = None,
+    shared_prefix: SharedPrefix = True,
+    run_dir: RunDir = None,
 ) -> None:
     """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
     what = _ablation(ablation, epsilon, via)
@@ -196,6 +215,9 @@ def sahara(
         template=template,
         ablation=what,
         max_rows=max_rows,
+        max_bytes=max_bytes,
+        shared_prefix=shared_prefix,
+        run_dir=run_dir,
     )
     if str(json_out) != "-":
         title = f"{model}: Sahara, {what.name}, {len(texts)} prompts"
@@ -273,7 +295,7 @@ def _said_plainly() -> Iterator[None]:
     except (SafeheadError, OSError) as error:
         _fail(str(error))
     except torch.OutOfMemoryError:
-        _fail("out of memory: try a smaller --max-rows or --limit, or --dtype bfloat16")
+        _fail("out of memory: try a smaller --max-bytes or --limit, or --dtype bfloat16")
 
 
 def _fail(message: str) -> NoReturn:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 PACKAGES = ("safehead-tl", "transformer-lens", "transformers", "torch")
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Of Python and the packages that scores depend on."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **packages}
+    return MappingProxyType({"python": platform.python_version(), **packages})
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Provenance:
             ablation=ablation,
             prompts=prompts,
             settings=settings,
-            versions=versions(),
+            versions=dict(versions()),
             seconds=round(seconds, 3),
             forward_passes=round(forward_passes, 2),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

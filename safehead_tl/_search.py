@@ -195,7 +195,7 @@ class Search:
         }
         memory = {"max_rows": self.running.max_rows, "max_bytes": self.running.max_bytes}
         environment = {
-            "versions": versions(),
+            "versions": dict(versions()),
             "device": str(self.model.cfg.device),
             "threads": torch.get_num_threads(),
             "memory": memory,

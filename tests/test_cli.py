@@ -57,6 +57,16 @@ def test_ships(tmp_path, harmful):
     assert "<html>" in (tmp_path / "h.html").read_text()
 
 
+def test_a_run_goes_on_in_its_directory(tmp_path):
+    command = ("ships", "demo", "--prompts", "demo/harmful", "--limit", 4, "--max-bytes", "1GiB",
+               "--no-shared-prefix", "--run-dir", tmp_path / "run")  # fmt: skip
+    first = run(*command)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.*")}
+    assert len(kept) > 4
+    assert run(*command) == first
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
 def test_sahara(tmp_path):
     run(
         "sahara", "demo", "--prompts", "demo/harmful", "--size", 2, "--rank", 2, "--centre",

@@ -1,0 +1,205 @@
+"""Long runs: kept piece by piece, continued after a kill, refused when they are another run."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import safehead_tl as sh
+
+SETTINGS = {"size": 2, "max_rows": 8, "progress": False}
+
+
+def pieces(directory):
+    return sorted((directory / "pieces").glob("*.safetensors"))
+
+
+def same(one, two):
+    return torch.equal(one.nan_to_num(-1), two.nan_to_num(-1))
+
+
+@pytest.fixture
+def search(demo, harmful, tmp_path):
+    """Runs a Sahara that keeps its pieces, with other arguments where told."""
+
+    def run(directory=tmp_path / "run", model=demo, prompts=harmful[:8], **changes):
+        return sh.sahara(model, prompts, **{**SETTINGS, **changes}, run_dir=directory)
+
+    return run
+
+
+CHILD = """
+    import os, pathlib, signal, sys
+    import torch
+    import safehead_tl as sh
+    torch.set_num_threads(1)
+    directory, kill_at = sys.argv[1], int(sys.argv[2])
+    replace, count = pathlib.Path.replace, 0
+
+    def dying(self, target):  # a file was written under another name, and is about to be in place
+        global count
+        count += 1
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    pathlib.Path.replace = dying
+    sh.sahara(sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=8), size=2, max_rows=8,
+              progress=False, run_dir=directory)
+"""
+
+
+def test_killed_twice_and_started_again(demo, harmful, tmp_path, search):
+    """`kill -9`; the result has the same bits as that of a run that was left alone."""
+    undisturbed = sh.sahara(demo, harmful[:8], **SETTINGS)
+    directory = tmp_path / "killed"
+    kept = []
+    for kill_at in (1, 7, 30):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(CHILD), directory, str(kill_at)],
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL
+        kept.append(len(pieces(directory)))
+    assert kept == [0, 5, 34]  # the first to be written is the record of the run
+    resumed = search(directory)
+    assert resumed.heads == undisturbed.heads
+    for one, two in zip(resumed.steps, undisturbed.steps, strict=True):
+        assert same(one.values, two.values)
+    assert len(pieces(directory)) == 32 + 31
+
+
+@pytest.mark.parametrize("measure", [sh.ships, sh.generalized_ships])
+def test_finished_pieces_are_not_computed_again(demo, harmful, tmp_path, measure, monkeypatch):
+    settings = {"run_dir": tmp_path / "run", "group": ["L0H0"], "progress": False}
+    first = measure(demo, harmful[:8], **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("safehead_tl._scan.Scan.states", None)
+        again = measure(demo, harmful[:8], **settings)
+    assert same(first.values, again.values)
+    if first.per_prompt is not None:
+        assert same(first.per_prompt, again.per_prompt)
+    assert again.provenance.forward_passes == pytest.approx(
+        first.provenance.forward_passes, rel=0.1
+    )
+
+
+def test_another_run_is_refused_with_what_differs(search, harmful):
+    search()
+    for changes, said in [
+        ({"rank": 2}, "settings.rank was 1 and is now 2"),
+        ({"size": 3}, "settings.size was 2 and is now 3"),
+        ({"prompts": harmful[:7]}, "prompts.prompt_count was 8 and is now 7"),
+        ({"prompts": harmful[1:9]}, "prompts.prompts_hash was"),
+        ({"template": "chat"}, 'prompts.template was "paper" and is now "chat"'),
+        ({"ablation": "scaling"}, 'ablation.name was "undifferentiated" and is now "scaling"'),
+        (
+            {"ablation": sh.UndifferentiatedAttention(0.1)},
+            "ablation.epsilon was null and is now 0.1",
+        ),
+        ({"heads": ["L0H0", "L1H1"]}, "heads was"),
+        ({"model": sh.load_model("demo-base")}, "model.weights_hash was"),
+        ({"model": sh.load_model("demo", dtype="bfloat16")}, 'model.dtype was "float32"'),
+        ({"shared_prefix": False}, "shared_prefix was true and is now false"),
+    ]:
+        with pytest.raises(sh.SafeheadError, match="holds another run") as refused:
+            search(**changes)
+        assert said in str(refused.value)
+
+
+def test_less_memory_is_no_other_run(search, caplog):
+    """Who ran out of it must be able to go on; only the last digits may then differ."""
+    first = search()
+    assert not caplog.records
+    again = search(max_rows=3)
+    assert "memory.max_rows was 8 and is now 3" in caplog.text
+    assert all(same(a.values, b.values) for a, b in zip(first.steps, again.steps, strict=True))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip,
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "empty": lambda path: path.write_bytes(b""),
+    "another's": lambda path: path.write_bytes(pieces(path.parent.parent)[5].read_bytes()),
+    "not ours": lambda path: path.write_bytes(b"something else altogether"),
+    "another cost": lambda path: path.write_bytes(
+        path.read_bytes().replace(b'token_layers\\": ', b'token_layers\\":1')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_piece_is_computed_again(search, tmp_path, damage, caplog):
+    first = search()
+    victim = pieces(tmp_path / "run")[2]
+    whole = victim.read_bytes()
+    damage(victim)
+    assert victim.read_bytes() != whole
+    again = search()
+    assert all(same(a.values, b.values) for a, b in zip(first.steps, again.steps, strict=True))
+    assert f"{victim} is damaged" in caplog.text
+    caplog.clear()
+    search()
+    assert not caplog.records
+
+
+def test_a_full_disk_says_so_and_keeps_what_is_there(search, tmp_path, monkeypatch):
+    written, sync = 0, os.fsync
+
+    def full(handle):
+        nonlocal written
+        written += 1
+        if written > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(sh.SafeheadError, match=r"No space left on device\. What was finished"):
+            search()
+    assert len(pieces(tmp_path / "run")) == 5
+    assert not list((tmp_path / "run" / "pieces").glob(".*"))
+    expected = search(tmp_path / "other")
+    assert same(search().steps[-1].values, expected.steps[-1].values)
+
+
+def test_directories_that_hold_something_else(search, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    with pytest.raises(sh.SafeheadError, match="holds other files: give an empty or new directory"):
+        search()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(sh.SafeheadError, match="is not the record of a run"):
+        search()
+
+
+def test_hooks_of_the_users_cannot_be_checked(search, demo, caplog):
+    demo.add_hook("blocks.1.hook_resid_pre", lambda tensor, hook: tensor * 1.1)
+    try:
+        search()
+    finally:
+        demo.reset_hooks()
+    assert "blocks.1.hook_resid_pre: run_dir cannot tell" in caplog.text
+    with pytest.raises(sh.SafeheadError, match="hooks was"):
+        search()
+
+
+def test_no_prompt_is_written(search, tmp_path, harmful):
+    search()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["identity"]["prompts"]["prompt_count"] == 8
+    for file in (tmp_path / "run").rglob("*.*"):
+        if file.is_file():
+            assert not any(prompt.encode() in file.read_bytes() for prompt in harmful[:8])

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def main() -> None:
             save(chosen.json, record)
     if chosen.growth:
         record["growth"] = growth()
+        record["steps"] = steps()
         save(chosen.json, record)
 
 
@@ -282,6 +283,60 @@ def growth() -> dict[str, list[dict[str, float]]]:
         found["prefix"].append(row)
     print(json.dumps(found), flush=True)
     return found
+
+
+@dataclass(frozen=True)
+class WholeLayers(sh.UndifferentiatedAttention):
+    """The same ablation, for which the scan takes nothing apart but the layers below the head."""
+
+    def separable(self, model: Any) -> bool:
+        """Said not to be, though it is."""
+        return False
+
+
+def steps() -> dict[str, dict[str, float]]:
+    """Seconds as one short cut after the other is taken, and those that the limit would take.
+
+    The limit is the least arithmetic at the rate of large matrix products, measured here too.
+    """
+    base = Shape(12, 8, 512, 1408, 8000, prompts=32, tokens=24)
+    model = base.model()
+    heads = [(layer, head) for layer in range(base.layers) for head in range(base.heads)]
+    found = {}
+    for name, shape in (("no shared prefix", base), ("128 shared", replace(base, prefix=128))):
+        texts = shape.texts()
+        batch = encode(model, texts, "direct")
+
+        def scan(texts: list[str] = texts, **settings: Any) -> float:
+            again = {"template": "direct", "progress": False, **settings}
+            return timed(lambda: sh.generalized_ships(model, texts, **again))[0]
+
+        sample = heads[::8]
+        loop(model, batch, sample[:1], False)
+        by_hand = timed(lambda batch=batch, sample=sample: loop(model, batch, sample, False))[0]
+        found[name] = {
+            "loop of whole passes (a)": by_hand / len(sample) * len(heads),
+            "resumed at the head's layer": scan(ablation=WholeLayers()),
+            "own layer without attention, last layer for one query": scan(shared_prefix=False),
+        }
+        if shape.prefix:
+            found[name]["shared prefix run once a head"] = scan()
+        limit = least_flops(model, batch, ships=False) / matrix_rate("cpu", torch.float32, 1536)
+        found[name]["limit: least arithmetic at the machine's matrix rate"] = limit
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
+    """Operations a second in large matrix products, at best."""
+    one, seconds = torch.randn(size, size, device=device).to(dtype), []
+    for _ in range(20):
+        started = time.perf_counter()
+        torch.mm(one, one)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
 
 
 HEADER = """\

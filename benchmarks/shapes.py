@@ -53,8 +53,7 @@ class Shape:
 
     def model(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HookedTransformer:
         """A Llama-like model with random weights."""
-        torch.manual_seed(0)
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), torch.device(device):
             model = HookedTransformer(
                 {
                     "n_layers": self.layers,
@@ -72,13 +71,19 @@ class Shape:
                     "positional_embedding_type": "rotary",
                     "rotary_dim": self.width // self.heads,
                     "rotary_adjacent_pairs": False,
-                    "initializer_range": 0.05,
                     "default_prepend_bos": False,
                     "dtype": dtype,
                     "device": device,
-                    "seed": 0,
+                    "init_weights": False,
                 }
             )
+        generator = torch.Generator(device).manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "W_" in name:
+                    parameter.normal_(std=0.05, generator=generator)
+                elif "b_" in name:
+                    parameter.zero_()
         model.tokenizer = words(self.vocabulary)
         return model.eval()
 

@@ -28,7 +28,7 @@ class Provenance:
     Attributes:
         model: name, revision, hashes of config and weights, dtype, device, sizes.
         ablation: its name and settings.
-        prompts: template, number of prompts, and a SHA-256 of their texts.
+        prompts: template, number of prompts, and a SHA-256 of their texts and of their tokens.
         settings: what else the measure was told.
         versions: of Python and the packages.
         seconds: wall time; of a run in several sittings, the sum.

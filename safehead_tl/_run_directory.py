@@ -80,6 +80,8 @@ class RunDirectory:
             try:
                 there = json.loads(manifest.read_text())
                 known, before, cut = there["identity"], there["environment"], there["plan"]
+                if there["format"] != FORMAT:
+                    raise ValueError(f"format {there['format']}, not {FORMAT}")
             except (ValueError, KeyError, TypeError) as error:
                 raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
             if differences := _differences(known, asked):

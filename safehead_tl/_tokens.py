@@ -45,11 +45,12 @@ class PromptBatch:
 
     def describe(self) -> dict[str, Any]:
         """What a result's provenance keeps of the prompts: never their text."""
-        digest = hashlib.sha256("\0".join(self.prompts).encode()).hexdigest()
+        ids = self.tokens.masked_fill(self.mask == 0, -1).cpu().numpy().tobytes()
         return {
             "template": self.template,
             "prompt_count": len(self.prompts),
-            "prompts_hash": digest,
+            "prompts_hash": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
+            "tokens_hash": hashlib.sha256(ids).hexdigest(),
         }
 
 

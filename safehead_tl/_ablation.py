@@ -24,6 +24,9 @@ from safehead_tl._tokens import PromptBatch
 
 logger = logging.getLogger(__name__)
 
+NORM_OVER_HEADS = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""Architectures that normalise the queries and keys of all heads together, after their hooks."""
+
 HeadMask: TypeAlias = Bool[Tensor, "row head"]
 Activation: TypeAlias = Float[Tensor, "batch pos head d_head"]
 Scores: TypeAlias = Float[Tensor, "batch head query key"]
@@ -62,7 +65,8 @@ class Ablation(ABC):
 
         That is: what becomes of a head's output z at a position is the same whichever other heads
         are ablated with it, and whichever other positions run in the same pass (all earlier keys
-        are there in any case). A scan then takes passes apart; otherwise it runs whole layers.
+        are there in any case). And all its hooks are inside attention, up to z. A scan then takes
+        passes apart; otherwise it runs whole layers.
         """
         return False
 
@@ -115,12 +119,14 @@ class UndifferentiatedAttention(Ablation):
             return _uniform_pattern(layer, heads)
         if self.via == "pattern":
             return [(hook_point(layer, "attn_scores"), _scaled(heads, self.epsilon, head_dim=1))]
-        rotary = model.cfg.positional_embedding_type == "rotary"
-        site = f"rot_{self.via}" if rotary else self.via
-        return [(hook_point(layer, site), _scaled(heads, self.epsilon, head_dim=2))]
+        return [(hook_point(layer, self._site(model)), _scaled(heads, self.epsilon, head_dim=2))]
 
     def separable(self, model: Model) -> bool:
-        return self.via != "k" or _has_own_keys(model)
+        return self.via == "pattern" or _is_of_one_head(model, self._site(model))
+
+    def _site(self, model: Model) -> str:
+        rotary = model.cfg.positional_embedding_type == "rotary"
+        return f"rot_{self.via}" if rotary else self.via
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ class MeanOverHeads(Ablation):
         return [(hook_point(layer, "z" if self.which == "v" else self.which), replace)]
 
     def separable(self, model: Model) -> bool:
-        return self.which != "k" or _has_own_keys(model)
+        return self.which == "v" or _is_of_one_head(model, self.which)
 
 
 def chosen_heads(
@@ -214,9 +220,15 @@ def chosen_heads(
     return heads.reshape(shape).to(tensor.device)
 
 
-def _has_own_keys(model: Model) -> bool:
-    """Whether each query head has a key head to itself."""
-    return model.cfg.n_key_value_heads in (None, model.cfg.n_heads)
+def _is_of_one_head(model: Model, site: str) -> bool:
+    """Whether a head's queries or keys, hooked at `site`, act on that head alone.
+
+    Not keys that a group shares; nor, in the OLMo family, what a norm over all heads follows.
+    """
+    config = model.cfg
+    shared = site.endswith("k") and config.n_key_value_heads not in (None, config.n_heads)
+    normed = config.original_architecture in NORM_OVER_HEADS and not site.startswith("rot_")
+    return not (shared or normed)
 
 
 def _warn_of_folded_biases(model: Model) -> None:

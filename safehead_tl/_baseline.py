@@ -18,7 +18,7 @@ from safehead_tl._ablation import Ablation
 from safehead_tl._forward import Past, embed, run_layers, run_prefix, run_to_last_state
 from safehead_tl._heads import Head
 from safehead_tl._hooking import group_hooks, must_fire
-from safehead_tl._memory import Plan, even_slices
+from safehead_tl._memory import Passes, Plan, even_slices
 from safehead_tl._models import Hook, Model
 from safehead_tl._tokens import PromptBatch
 
@@ -61,6 +61,12 @@ class Stream:
         positions = None if self.positions is None else self.positions[some]
         return replace(self, rest=self.rest[some], mask=self.mask[some], positions=positions)
 
+    def repeat(self, count: int) -> Stream:
+        """Every prompt `count` times: all prompts, then all again."""
+        positions = None if self.positions is None else self.positions.repeat(count, 1, 1)
+        rest, mask = self.rest.repeat(count, 1, 1), self.mask.repeat(count, 1)
+        return replace(self, rest=rest, mask=mask, positions=positions)
+
 
 class Baseline:
     """One run over all prompts, with a group of heads ablated.
@@ -77,6 +83,7 @@ class Baseline:
         ablation: Ablation,
         group: tuple[Head, ...],
         plan: Plan,
+        passes: Passes,
         cost: Cost,
     ):
         self.group = group
@@ -85,6 +92,7 @@ class Baseline:
         self._batch = batch
         self._ablation = ablation
         self._plan = plan
+        self._passes = passes
         self._cost = cost
         self._streams: dict[tuple[int, int], Stream] = {}
 
@@ -144,7 +152,7 @@ class Baseline:
                 prefix, past = run_prefix(
                     self._model, prefix, start=layer, stop=layer + 1, hooks=hooks
                 )
-            some = even_slices(len(stream.rest), self._plan.rows)
+            some = even_slices(len(stream.rest), self._passes.rows)
             rest = torch.cat([run(stream.prompts(rows), layer, hooks, past) for rows in some])
         self._cost.add(stream.rest, 1)
         return prefix, rest

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._forward import next_token_log_probs
-from safehead_tl._memory import even_slices
+from safehead_tl._memory import Passes, even_slices
 from safehead_tl._models import Model
+from safehead_tl._readout import next_token_log_probs
 
 BYTES_AT_ONCE = 2**28
-"""Memory for distributions over the vocabulary: about four of 8 bytes a token are alive."""
+"""Most memory for distributions over the vocabulary: about four of 8 bytes a token are alive."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,14 @@ class Divergence:
     Attributes:
         model: the model.
         original: the original model's last states.
+        passes: how many rows a pass may have.
+        budget: bytes to use beyond the model's weights.
     """
 
     model: Model
     original: Float[Tensor, "prompt d_model"]
+    passes: Passes
+    budget: int
 
     @torch.no_grad()
     def __call__(
@@ -49,7 +53,8 @@ class Divergence:
     @property
     def _rows(self) -> int:
         """How many distributions are held at once."""
-        return max(1, BYTES_AT_ONCE // (32 * self.model.cfg.d_vocab))
+        fitting = min(BYTES_AT_ONCE, self.budget // 4) // (32 * self.model.cfg.d_vocab)
+        return max(1, min(fitting, self.passes.rows))
 
     def _before(self, prompts: slice) -> Float[Tensor, "prompt vocab"]:
         """The original's log-probabilities: held if they are few, otherwise computed each time."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,11 +10,15 @@ from torch import Tensor
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._baseline import Stream
-from safehead_tl._forward import SharedPrefix, new_kv_cache, run_attention
+from safehead_tl._errors import SafeheadError
+from safehead_tl._forward import Recorded, run_attention
 from safehead_tl._heads import Head
 from safehead_tl._hooking import group_hooks, must_fire
 from safehead_tl._memory import even_slices
-from safehead_tl._models import Hook, Model
+from safehead_tl._models import Hook, Model, hook_point
+
+SITES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z")
+"""Where an ablation can act so that all it does to a layer is in the heads' outputs z."""
 
 
 @dataclass(frozen=True)
@@ -54,49 +57,66 @@ def direct_effects(
     """
     own = tuple(head for head in group if head.layer == layer)
     every = torch.ones(1, model.cfg.n_heads, dtype=torch.bool, device=stream.rest.device)
+    hooks = ablation.hooks(model, layer, every)
+    _require_inside_attention(layer, hooks, ablation)
     before = _attention(model, layer, stream, group_hooks(model, own, ablation), max_rows)
-    after = _attention(model, layer, stream, ablation.hooks(model, layer, every), max_rows)
-    prefix, rest = (
-        None
-        if one is None or two is None
-        else DirectEffects(one.output, two.z - one.z, model.blocks[layer].attn.W_O)
-        for one, two in zip(before, after, strict=True)
-    )
-    assert rest is not None
-    return prefix, rest
+    after = _attention(model, layer, stream, hooks, max_rows)
+    weight = model.blocks[layer].attn.W_O
+    rest = DirectEffects(before.output, after.z - before.z, weight)
+    if before.prefix is None or after.prefix is None:
+        return None, rest
+    (output, z), (_, ablated) = before.prefix, after.prefix
+    return DirectEffects(output, ablated - z, weight), rest
 
 
-class _Attention(NamedTuple):
+def _require_inside_attention(layer: int, hooks: list[Hook], ablation: Ablation) -> None:
+    inside = {hook_point(layer, site) for site in SITES}
+    outside = sorted({name for name, _ in hooks} - inside)
+    if outside:
+        raise SafeheadError(
+            f"{ablation.name} ablation hooks {', '.join(outside)}, which is not in attention up to "
+            "z: its method separable must return False"
+        )
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """What attention adds and the heads' outputs, on the rest and (both) on the prefix."""
+
     output: Float[Tensor, "row query d_model"]
     z: Float[Tensor, "row query head d_head"]
+    prefix: tuple[Tensor, Tensor] | None
 
 
 def _attention(
     model: Model, layer: int, stream: Stream, hooks: list[Hook], max_rows: int
-) -> tuple[_Attention | None, _Attention]:
+) -> _Attention:
     """A layer's attention on the prefix, if there is one, and on the rest."""
     last_query = layer == model.cfg.n_layers - 1
     prefix, past = None, None
     with must_fire(hooks) as counted:
         if stream.prefix is not None:
-            entry, mask = new_kv_cache(model, 1)[layer], stream.mask[:1, : stream.prefix.shape[1]]
-            prefix = _Attention(
-                *run_attention(
-                    model,
-                    layer,
-                    stream.prefix,
-                    mask,
-                    last_query=last_query,
-                    hooks=counted,
-                    past=entry,
-                )
+            past = Recorded()
+            prefix = run_attention(
+                model,
+                layer,
+                stream.prefix,
+                stream.mask[:1, : stream.prefix.shape[1]],
+                last_query=last_query,
+                hooks=counted,
+                past=past,
             )
-            past = SharedPrefix(entry.past_keys, entry.past_values)
         found = [
             run_attention(
-                model, layer, rows.rest, rows.mask, last_query=last_query, hooks=counted, past=past
+                model,
+                layer,
+                rows.rest,
+                rows.mask,
+                last_query=last_query,
+                hooks=counted,
+                past=past and past.shared,
             )
             for rows in map(stream.prompts, even_slices(len(stream.rest), max_rows))
         ]
     outputs, zs = zip(*found, strict=True)
-    return prefix, _Attention(torch.cat(outputs), torch.cat(zs))
+    return _Attention(torch.cat(outputs), torch.cat(zs), prefix)

@@ -13,12 +13,9 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from safehead_tl._models import Hook, Model, Site, hook_point
-
-VOCABULARY_BLOCK = 8192
-"""How many columns of a half-precision unembedding are made float32 at a time."""
+from safehead_tl._models import Hook, Model, hook_point
 
 
 class KeysAndValues(Protocol):
@@ -63,6 +60,18 @@ class SharedPrefix:
         new = new.unflatten(0, (len(past), -1))
         past = past[:, None].expand(-1, new.shape[1], -1, -1, -1)
         return torch.cat([past, new], 2).flatten(0, 1)
+
+
+class Recorded:
+    """Keeps the keys and values of prefixes as they are computed."""
+
+    def __init__(self) -> None:
+        self.past_keys = torch.empty(0, 0, 0, 0)
+        self.shared: SharedPrefix | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        self.shared = SharedPrefix(keys, values)
+        return keys, values
 
 
 class _LastQuery:
@@ -143,17 +152,15 @@ def run_prefix(
     Returns:
         The residual stream before layer `stop` (at most the last), and keys and values.
     """
-    cache, last = new_kv_cache(model, len(resid)), model.cfg.n_layers - 1
+    entries, last = {layer: Recorded() for layer in range(start, stop)}, model.cfg.n_layers - 1
     mask = torch.ones(resid.shape[:2], dtype=torch.long, device=resid.device)
     resid = run_layers(
-        model, resid, mask, start=start, stop=min(stop, last), hooks=hooks, past=cache
+        model, resid, mask, start=start, stop=min(stop, last), hooks=hooks, past=entries
     )
     if stop > last:
-        run_last_layer(model, resid, mask, hooks=hooks, past=cache)
-    return resid, {
-        layer: SharedPrefix(cache[layer].past_keys, cache[layer].past_values)
-        for layer in range(start, stop)
-    }
+        entry = entries[last]
+        run_attention(model, last, resid, mask, last_query=True, hooks=hooks, past=entry)
+    return resid, {layer: entry.shared for layer, entry in entries.items() if entry.shared}
 
 
 def run_to_last_state(
@@ -275,55 +282,26 @@ def _attention_inputs(
 def runs_in_parts(model: Model) -> bool:
     """Whether positions and blocks of this model may be run apart, as the functions above do.
 
-    Not with hooks of the user's, which may look at any position; nor with inputs of attention
-    that are split by head, shortformer positions, quantised weights or bidirectional attention.
+    Not with hooks of the user's, TransformerLens's or PyTorch's, which may look at any position;
+    nor over several devices, with inputs of attention that are split by head, shortformer
+    positions, quantised weights or bidirectional attention.
     """
     config = model.cfg
     return (
         config.attention_dir == "causal"
         and config.positional_embedding_type in ("rotary", "standard", "alibi")
+        and config.n_devices == 1
         and not (config.use_split_qkv_input or config.use_attn_in or config.load_in_4bit)
-        and not model.list_hooks()
+        and not has_hooks(model)
     )
 
 
-def final_state(
-    model: Model, resid: Float[Tensor, "*row d_model"], site: Site
-) -> Float[Tensor, "*row d_model"]:
-    """A state after the last layer as `site` has it; `final_norm` includes the norm's weight."""
-    if site == "resid_post" or model.cfg.normalization_type is None:
-        return resid
-    normed: Tensor = model.ln_final(resid.reshape(-1, 1, resid.shape[-1]))
-    return normed.reshape(resid.shape)
-
-
-def next_token_log_probs(
-    model: Model, resid: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row vocab"]:
-    """Log-probabilities of the next token from states after the last layer, in float64.
-
-    A small KL is a small difference of large sums over the vocabulary: float32 loses it. And the
-    logits of a half-precision model are not rounded to half precision: at a logit of 20 that
-    would be steps of 0.06 or more.
-    """
-    state, unembed = final_state(model, resid, "final_norm"), model.unembed
-    if any(name.startswith("unembed.") for name in model.list_hooks()):
-        logits = unembed(state[:, None, :])[:, 0]
-    elif state.dtype in (torch.float16, torch.bfloat16):
-        blocks = zip(
-            unembed.W_U.split(VOCABULARY_BLOCK, 1),
-            unembed.b_U.split(VOCABULARY_BLOCK),
-            strict=True,
-        )
-        state = state.float()
-        logits = torch.cat([state @ columns.float() + bias.float() for columns, bias in blocks], 1)
-    else:  # by hand: TransformerLens transposes the whole matrix in memory at each call
-        logits = torch.addmm(unembed.b_U, state, unembed.W_U)
-    logits = logits.double()
-    cap = model.cfg.output_logits_soft_cap
-    if cap is not None and cap > 0:
-        logits = cap * torch.tanh(logits / cap)
-    return logits.log_softmax(-1)
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything of the user's acts when a module, or one inside it, runs forward."""
+    return any(
+        inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
+        for inner in module.modules()
+    )
 
 
 def new_kv_cache(model: Model, batch_size: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from safehead_tl._forward import embed, run_layers
 from safehead_tl._models import Hook, Model, hook_point
 from safehead_tl._tokens import PromptBatch, encode
 
-PROMPTS_PER_PASS = 64
+TOKENS_PER_PASS = 2048
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,12 @@ class MeanAblation(Ablation):
         return self if batch is None else FittedMean(batch, _mean_outputs(model, batch))
 
     def describe(self) -> dict[str, Any]:
-        count = None if self.reference is None else len(self.reference)
-        settings = {"reference_count": count, "template": self.template}
+        texts = self.reference
+        settings = {
+            "reference_count": texts and len(texts),
+            "reference_hash": texts and hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+            "template": self.template,
+        }
         return {"name": self.name, "label": self.label, **settings}
 
 
@@ -111,9 +116,8 @@ def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head
 
         return hook_point(layer, "z"), add
 
-    for tokens, mask in zip(
-        batch.tokens.split(PROMPTS_PER_PASS), batch.mask.split(PROMPTS_PER_PASS), strict=True
-    ):
+    rows = max(1, TOKENS_PER_PASS // batch.tokens.shape[1])
+    for tokens, mask in zip(batch.tokens.split(rows), batch.mask.split(rows), strict=True):
         resid, positions = embed(model, tokens, mask)
         hooks = [adder(layer, mask) for layer in range(model.cfg.n_layers)]
         run_layers(model, resid, mask, start=0, hooks=hooks, positions=positions)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from safehead_tl._ablation import Ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import runs_in_parts
 from safehead_tl._models import Model
 from safehead_tl._tokens import PromptBatch
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 TOKENS_PER_PASS = 16_384
 """Most tokens in a pass: enough to keep a GPU busy."""
@@ -26,7 +33,11 @@ CPU_TOKENS = 512
 """But no fewer tokens than these: the weights are read once a pass."""
 
 CPU_BUDGET = 2**30
+"""Bytes to use on a CPU, unless less is free or `max_bytes` says otherwise."""
+
 GPU_SHARE = 0.8
+"""Share of a GPU's free memory to use, unless `max_bytes` says otherwise."""
+
 WORTHWHILE = 0.2
 """A shared prefix is used if it saves this share of the tokens."""
 
@@ -43,7 +54,8 @@ class Plan:
         part: how many prompts' streams are held at once.
         keep: hold the streams of all layers, not of one.
         piece: how many heads of a layer make a piece of work: those that share a pass, or, where
-            prompts are held in parts, all of them, because each part runs anew for each piece.
+            prompts are held in parts, many more, because each part runs anew for each piece.
+        budget: bytes to use beyond the model's weights.
     """
 
     apart: bool
@@ -52,6 +64,34 @@ class Plan:
     part: int
     keep: bool
     piece: int
+    budget: int
+
+
+class Passes:
+    """How large a pass may be: as planned, until one runs out of memory.
+
+    Attributes:
+        rows: most (head, prompt) pairs in a pass.
+    """
+
+    def __init__(self, rows: int):
+        self.rows = rows
+
+    def fitted(self, run: Callable[[], Result]) -> Result:
+        """Runs something made of passes; if memory runs out, again with half the rows.
+
+        Raises:
+            RuntimeError: if not even a single row fits into memory.
+        """
+        while True:
+            try:
+                return run()
+            except RuntimeError as error:
+                if self.rows == 1 or not should_reduce_batch_size(error):
+                    raise
+            self.rows //= 2  # out here, because the exception holds on to the pass's tensors
+            clear_device_cache(garbage_collection=True)
+            logger.warning("out of memory: going on with at most %d rows a pass", self.rows)
 
 
 def even_slices(length: int, most: int) -> list[slice]:
@@ -87,33 +127,41 @@ def make_plan(
     if max_rows is not None and not (isinstance(max_rows, int) and max_rows >= 1):
         raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
     config, n_prompts = model.cfg, len(batch.prompts)
-    device = batch.tokens.device
+    width, device = batch.tokens.shape[1], batch.tokens.device
+    size = torch.empty((), dtype=config.dtype).element_size()
+    budget = parse_bytes(max_bytes) if max_bytes is not None else _free_bytes(device)
     apart = ablation.separable(model) and runs_in_parts(model)
     prefix = _useful_prefix(model, batch) if apart and shared_prefix else 0
-    width = batch.tokens.shape[1]
-    size = torch.empty((), dtype=config.dtype).element_size()
+    # A head's prefix: its own pass, and its keys and values in every layer.
+    kept = 2 * prefix * config.n_layers * config.n_heads * config.d_head
+    a_prefix = size * (_row_elements(config, prefix, prefix) + kept)
+    if a_prefix > budget / 4:
+        prefix, a_prefix = 0, 0
     row = size * _row_elements(config, width - prefix, width)
-    if prefix:  # a head's prefix: its own pass, and its keys and values in every layer
-        kept = 2 * prefix * config.n_layers * config.n_heads * config.d_head
-        row += size * (_row_elements(config, prefix, prefix) + kept) / n_prompts
+    # A prompt's stream in one layer, and what attention and each head add to it there.
     stream = size * width * config.d_model
-    budget = parse_bytes(max_bytes) if max_bytes is not None else _free_bytes(device)
-    needed = 2 * max(row, 4 * stream)
+    held = 4 * stream + 3 * size * width * config.n_heads * config.d_head
+    # A head's last states of all prompts, and their decomposition in float64.
+    states = n_prompts * config.d_model * (size + 3 * 8)
+    needed = 2 * max(row + a_prefix, held) + 4 * states
     if max_bytes is not None and budget < needed:
         raise SafeheadError(
-            f"max_bytes={max_bytes} is too little: one prompt of {width} tokens takes about "
-            f"{needed / 2**20:.2g} MiB beyond the model's weights"
+            f"max_bytes={max_bytes} is too little: {n_prompts} prompts of {width} tokens take at "
+            f"least about {needed / 2**20:.2g} MiB beyond the model's weights"
         )
-    hidden = size * max(config.d_mlp or 0, config.d_model)
-    fast = TOKENS_PER_PASS
-    if device.type == "cpu":
-        fast = min(fast, max(CPU_TOKENS, CPU_ACTIVATION // hidden))
-    rows = max(1, min(fast // (width - prefix), int(budget / 2 / row)))
-    keep = n_prompts * (config.n_layers + 4) * stream <= budget / 2
-    part = n_prompts if keep else max(1, min(n_prompts, int(budget / 2 / (4 * stream))))
-    rows = rows if max_rows is None else max_rows
-    piece = max(1, rows // n_prompts) if part == n_prompts else config.n_heads
-    return Plan(apart, prefix, rows, part, keep, piece)
+    if max_rows is None:
+        hidden = size * max(config.d_mlp or 0, config.d_model)
+        fast = TOKENS_PER_PASS
+        if device.type == "cpu":
+            fast = min(fast, max(CPU_TOKENS, CPU_ACTIVATION // hidden))
+        a_head = n_prompts * row + a_prefix  # in a pass of whole heads
+        fitting = n_prompts * int(budget / 2 / a_head) or int((budget / 2 - a_prefix) / row)
+        max_rows = max(1, min(fast // (width - prefix), fitting))
+    keep = n_prompts * (held + config.n_layers * stream) <= budget / 2
+    part = n_prompts if keep else max(1, min(n_prompts, int(budget / 2 / held)))
+    piece = max_rows // n_prompts if part == n_prompts else config.n_heads
+    piece = max(1, min(piece, int(budget / 4 / states)))
+    return Plan(apart, prefix, max_rows, part, keep, piece, budget)
 
 
 def parse_bytes(text: int | str) -> int:
@@ -152,18 +200,14 @@ def _useful_prefix(model: Model, batch: PromptBatch) -> int:
     """How many tokens to share.
 
     With prompts of different length, padding lies between the prefix and what follows. Attention
-    that looks at distances between columns would take it for tokens.
+    that looks at distances between columns would take it for tokens. And dynamic NTK rotates by
+    how many tokens a pass has.
     """
     config, n_prompts = model.cfg, len(batch.prompts)
     width = batch.tokens.shape[1]
     windowed = config.use_local_attn and (config.window_size or 0) < width
-    by_column = (
-        config.positional_embedding_type == "alibi"
-        or windowed
-        or config.use_logn_attn
-        or config.use_dynamic_ntk_rope
-    )
-    if by_column and not batch.mask.all():
+    by_column = config.positional_embedding_type == "alibi" or windowed or config.use_logn_attn
+    if config.use_dynamic_ntk_rope or (by_column and not batch.mask.all()):
         return 0
     prefix = batch.shared_prefix
     return prefix if prefix * (1 - 1 / n_prompts) >= WORTHWHILE * width else 0

@@ -38,7 +38,7 @@ class ModelSource:
         revision: the hub's commit, where there is one.
         weights: what `weights=` named, if anything.
         config_hash: SHA-256 of its TransformerLens config.
-        weights_hash: SHA-256 over a fixed sample of 256 values of every parameter.
+        weights_hash: SHA-256 over 256 values of every parameter, and the sum of all its bits.
     """
 
     name: str
@@ -47,6 +47,8 @@ class ModelSource:
     config_hash: str
     weights_hash: str
 
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _sources: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None, str | None]] = (
     weakref.WeakKeyDictionary()
@@ -94,6 +96,8 @@ def describe(model: Model) -> dict[str, Any]:
     for key, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
         sample = flat[sample_places(len(flat)).to(flat.device)]
+        bits = flat.contiguous().view(_BITS[flat.element_size()])
+        digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
         digest.update(f"{key} {tuple(parameter.shape)}".encode())
         digest.update(sample.float().cpu().numpy().tobytes())
     source = ModelSource(

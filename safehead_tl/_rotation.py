@@ -15,8 +15,8 @@ from safehead_tl._angles import (
     require_rank,
     require_span,
 )
-from safehead_tl._forward import final_state
 from safehead_tl._models import Model, Site, require_site
+from safehead_tl._readout import final_state
 from safehead_tl._search import Search
 
 
@@ -30,6 +30,7 @@ class Rotation:
         centre: subtract the mean state first.
         site: where the states are read.
         original: the original states' left singular vectors.
+        budget: bytes to use beyond the model's weights.
     """
 
     model: Model
@@ -37,23 +38,30 @@ class Rotation:
     centre: bool
     site: Site
     original: Float[Tensor, "prompt rank"]
+    budget: int
 
     @classmethod
     def of(cls, search: Search, rank: int, centre: bool, site: Site) -> Rotation:
         """The rotation away from a search's original run."""
-        require_rank(rank, len(set(search.batch.prompts)), centre)
-        require_site(search.model, site)
         with torch.no_grad():
             states = final_state(search.model, search.original, site)
         require_span(states, rank, centre)
-        return cls(search.model, rank, centre, site, left_subspace(states, rank, centre))
+        original = left_subspace(states, rank, centre)
+        return cls(search.model, rank, centre, site, original, search.plan.budget)
 
+    @torch.no_grad()
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "1 head"]:
-        with torch.no_grad():
-            states = final_state(self.model, states, self.site)
-        ablated = left_subspace(states, self.rank, self.centre)
-        return principal_angles(self.original, ablated).sum(-1)[None]
+        some = max(1, self.budget // 4 // (3 * 8 * states[0].numel()))
+        found = []
+        for heads in states.split(some):
+            final = final_state(self.model, heads, self.site)
+            ablated = left_subspace(final, self.rank, self.centre)
+            found.append(principal_angles(self.original, ablated).sum(-1))
+        return torch.cat(found)[None]
 
-    def settings(self) -> dict[str, Any]:
-        """For a result's provenance."""
-        return {"rank": self.rank, "centre": self.centre, "site": self.site}
+
+def rotation_settings(search: Search, rank: int, centre: bool, site: Site) -> dict[str, Any]:
+    """What generalized Ships is told, checked, for a result's provenance."""
+    require_rank(rank, len(set(search.batch.prompts)), centre)
+    require_site(search.model, site)
+    return {"rank": rank, "centre": centre, "site": site}

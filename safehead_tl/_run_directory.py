@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -47,11 +48,14 @@ class RunDirectory:
     Attributes:
         path: the directory.
         plan: how the run was cut up when it began.
+        environment: what it ran on when it began.
     """
 
-    def __init__(self, path: Path, plan: Mapping[str, Any]):
+    def __init__(self, path: Path, record: Mapping[str, Any]):
         self.path = path
-        self.plan = plan
+        self.plan: Mapping[str, Any] = record["plan"]
+        self.environment: Mapping[str, Any] = record["environment"]
+        self._identity = json.dumps(record["identity"], sort_keys=True)
 
     @classmethod
     def open(
@@ -70,39 +74,40 @@ class RunDirectory:
             plan: how the run is cut up, if it begins now.
 
         Raises:
-            SafeheadError: if the directory holds another run, something else, or cannot be written.
+            SafeheadError: if the directory holds another run, something else, or cannot be
+                written; or if the identity holds something that cannot be compared.
         """
         path = Path(path)
         manifest = path / "run.json"
-        asked: dict[str, Any] = json.loads(json.dumps(dict(identity), default=str))
-        around: dict[str, Any] = json.loads(json.dumps(dict(environment), default=str))
+        now = {"format": FORMAT, "identity": identity, "environment": environment, "plan": plan}
+        record: dict[str, Any] = json.loads(json.dumps(now, default=_as_json))
         if manifest.is_file():
             try:
                 there = json.loads(manifest.read_text())
-                known, before, cut = there["identity"], there["environment"], there["plan"]
-                if there["format"] != FORMAT:
-                    raise ValueError(f"format {there['format']}, not {FORMAT}")
-            except (ValueError, KeyError, TypeError) as error:
+                if there["format"] != FORMAT or there["plan"].keys() != record["plan"].keys():
+                    raise ValueError("it is in another format")
+                others = _differences(there["identity"], record["identity"])
+                around = _differences(there["environment"], record["environment"])
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
-            if differences := _differences(known, asked):
+            if others:
                 raise SafeheadError(
-                    f"{path} holds another run: {'; '.join(differences)}. Give the same settings "
+                    f"{path} holds another run: {'; '.join(others)}. Give the same settings "
                     "to go on with it, or another run_dir for a new run"
                 )
-            if differences := _differences(before, around):
+            if around:
                 logger.warning(
                     "%s began under other conditions (%s): the last digits of its scores may "
                     "differ from those of an undisturbed run",
                     path,
-                    "; ".join(differences),
+                    "; ".join(around),
                 )
-            return cls(path, cut)
+            return cls(path, there)
         if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
             raise SafeheadError(f"run_dir={path} holds other files: give an empty or new directory")
-        record = {"format": FORMAT, "identity": asked, "environment": around, "plan": dict(plan)}
         with _said_plainly(path):
             write_atomically(manifest, (json.dumps(record, indent=1) + "\n").encode())
-        return cls(path, plan)
+        return cls(path, record)
 
     def get(self, name: str, inputs: Mapping[str, Any]) -> Piece | None:
         """A finished piece; `None` if there is none, or (told) if it is damaged."""
@@ -110,8 +115,8 @@ class RunDirectory:
         try:
             tensors, header = load_result(path, "piece")
             result = tensors["result"]
-            if header["digest"] != _digest(inputs, header["cost"], result):
-                raise SafeheadError("its digest is not that of its content")
+            if header["digest"] != self._digest(inputs, header["cost"], result):
+                raise SafeheadError("its digest is not that of its content in this run")
             return Piece(result, **header["cost"])
         except FileNotFoundError:
             return None
@@ -129,13 +134,18 @@ class RunDirectory:
         header = {
             "inputs": dict(inputs),
             "cost": cost,
-            "digest": _digest(inputs, cost, piece.result),
+            "digest": self._digest(inputs, cost, piece.result),
         }
         with _said_plainly(self.path):
             save_result(self._file(name), "piece", {"result": piece.result}, header)
 
     def _file(self, name: str) -> Path:
         return self.path / "pieces" / f"{name}.safetensors"
+
+    def _digest(self, inputs: Mapping[str, Any], cost: Mapping[str, Any], result: Tensor) -> str:
+        """Of a piece and of the run it belongs to."""
+        said = json.dumps([self._identity, inputs, cost, list(result.shape)], sort_keys=True)
+        return hashlib.sha256(said.encode() + result.contiguous().numpy().tobytes()).hexdigest()
 
 
 @contextmanager
@@ -149,9 +159,15 @@ def _said_plainly(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _digest(inputs: Mapping[str, Any], cost: Mapping[str, Any], result: Tensor) -> str:
-    content = json.dumps([inputs, cost, list(result.shape)], sort_keys=True).encode()
-    return hashlib.sha256(content + result.contiguous().numpy().tobytes()).hexdigest()
+def _as_json(value: Any) -> Any:
+    """What JSON has no word for: a tensor as its digest; anything else is refused."""
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        return {"shape": list(value.shape), "sha256": hashlib.sha256(content).hexdigest()}
+    raise SafeheadError(
+        f"run_dir cannot compare a {type(value).__name__} ({value!r}), which is among the "
+        "settings: leave run_dir out, or use numbers, texts and tensors"
+    )
 
 
 def _differences(there: Any, now: Any, name: str = "") -> list[str]:

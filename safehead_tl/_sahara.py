@@ -10,7 +10,7 @@ from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadsLike
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadGroup, HeadScores
-from safehead_tl._rotation import Rotation
+from safehead_tl._rotation import Rotation, rotation_settings
 from safehead_tl._search import Running, Search
 
 
@@ -63,9 +63,9 @@ def sahara(
     pool = search.candidates(heads)
     if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
-    measure = Rotation.of(search, rank, centre, site)
-    chosen_by = {**measure.settings(), "size": size}
+    chosen_by = {**rotation_settings(search, rank, centre, site), "size": size}
     search.open_directory("sahara", chosen_by, pool)
+    measure = Rotation.of(search, rank, centre, site)
     group: tuple[Head, ...] = ()
     steps: list[HeadScores] = []
     for number in range(1, size + 1):

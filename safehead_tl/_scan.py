@@ -12,11 +12,9 @@ apart, whole layers run instead, from the head's own on.
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 
-import einops
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,63 +23,100 @@ from safehead_tl._baseline import Baseline, Cost, Stream
 from safehead_tl._effects import DirectEffects, direct_effects
 from safehead_tl._forward import Past, attention_given, run_layers, run_prefix, run_to_last_state
 from safehead_tl._hooking import group_hooks, must_fire
-from safehead_tl._memory import Plan, even_slices
+from safehead_tl._memory import Passes, Plan, even_slices
 from safehead_tl._models import Hook, Model
-
-logger = logging.getLogger(__name__)
 
 
 class Scan:
-    """Ablates heads in addition to a baseline's group.
-
-    Attributes:
-        rows: most (head, prompt) pairs in a pass; halved when a pass runs out of memory.
-    """
+    """Ablates heads in addition to a baseline's group."""
 
     def __init__(
-        self, model: Model, baseline: Baseline, ablation: Ablation, plan: Plan, cost: Cost
+        self,
+        model: Model,
+        baseline: Baseline,
+        ablation: Ablation,
+        plan: Plan,
+        passes: Passes,
+        cost: Cost,
     ):
-        self.rows = plan.rows
         self._model = model
         self._baseline = baseline
         self._ablation = ablation
-        self._apart = plan.apart
+        self._ablated = self._apart if plan.apart else self._whole
+        self._passes = passes
         self._cost = cost
         self._effects: dict[tuple[int, int], tuple[DirectEffects | None, DirectEffects]] = {}
 
     @torch.no_grad()
     def states(self, layer: int, heads: list[int]) -> Float[Tensor, "head prompt d_model"]:
-        """The last token's state after the last layer, with each of these heads ablated alone.
+        """The last token's state after the last layer, with each of these heads ablated alone."""
+        parts = []
+        for part in self._baseline.parts:
+            stream = self._baseline.before(part, layer)
+            some = even_slices(len(heads), max(1, self._passes.rows // len(stream.rest)))
+            found = [self._ablated(stream, part, layer, heads[chosen]) for chosen in some]
+            parts.append(torch.cat(found))
+        return torch.cat(parts, 1)
 
-        Raises:
-            RuntimeError: if not even a single row fits into memory.
-        """
-        while True:
-            try:
-                parts = [self._part(part, layer, heads) for part in self._baseline.parts]
-                return torch.cat(parts, 1)
-            except RuntimeError as error:
-                if self.rows == 1 or not should_reduce_batch_size(error):
-                    raise
-            self.rows //= 2  # out here, because the exception holds on to the pass's tensors
-            clear_device_cache(garbage_collection=True)
-            logger.warning("out of memory: going on with at most %d rows a pass", self.rows)
-
-    def _part(self, part: slice, layer: int, heads: list[int]) -> Tensor:
-        stream = self._baseline.before(part, layer)
-        n_prompts = len(stream.rest)
+    def _whole(self, stream: Stream, part: slice, layer: int, heads: list[int]) -> Tensor:
+        """Whole layers from the heads' own on."""
         found = []
-        for some in even_slices(len(heads), max(1, self.rows // n_prompts)):
-            chosen, past, effects = heads[some], None, None
-            if self._apart:
-                on_prefix, effects = self._direct_effects(part, layer, stream)
-                past = self._prefixes(stream, on_prefix, layer, chosen)
-            passes = [
-                self._pass(stream.prompts(rows), rows, effects, layer, chosen, past)
-                for rows in even_slices(n_prompts, self.rows)
-            ]
-            found.append(torch.cat(passes, 1))
-        return torch.cat(found)
+        for rows in self._rows(stream):
+            some = stream.prompts(rows).repeat(len(heads))
+            own = self._row_heads(layer, heads, len(some.rest))
+            hooks = self._ablation.hooks(self._model, layer, own) + self._group_hooks_after(layer)
+            found.append(self._to_last_state(some, layer, hooks, heads, apart=False))
+        return torch.cat(found, 1)
+
+    def _apart(self, stream: Stream, part: slice, layer: int, heads: list[int]) -> Tensor:
+        """The heads' own layer without attention, the last one for the last query."""
+        on_prefix, effects = self._direct_effects(part, layer, stream)
+        last = layer == self._model.cfg.n_layers - 1
+        past = None
+        if stream.prefix is not None and on_prefix is not None and not last:
+            past = self._prefixes(stream.prefix, on_prefix, layer, heads)
+        found = []
+        for rows in self._rows(stream):
+            some = stream.prompts(rows).repeat(len(heads))
+            if last:
+                some = replace(some, rest=some.rest[:, -1:])
+            self._cost.add(some.rest, 1)
+            with attention_given(self._model, layer, effects.ablated(heads, rows)):
+                after = run_layers(self._model, some.rest, some.mask, start=layer, stop=layer + 1)
+            some = replace(some, rest=after)
+            if last:
+                found.append(after[:, 0].unflatten(0, (len(heads), -1)))
+                continue
+            hooks = self._group_hooks_after(layer)
+            found.append(self._to_last_state(some, layer + 1, hooks, heads, apart=True, past=past))
+        return torch.cat(found, 1)
+
+    def _to_last_state(
+        self,
+        stream: Stream,
+        layer: int,
+        hooks: list[Hook],
+        heads: list[int],
+        *,
+        apart: bool,
+        past: Past | None = None,
+    ) -> Float[Tensor, "head prompt d_model"]:
+        self._cost.add(stream.rest, self._model.cfg.n_layers - layer)
+        with must_fire(hooks) as counted:
+            states = run_to_last_state(
+                self._model,
+                stream.rest,
+                stream.mask,
+                start=layer,
+                apart=apart,
+                hooks=counted,
+                positions=stream.positions,
+                past=past,
+            )
+        return states.unflatten(0, (len(heads), -1))
+
+    def _rows(self, stream: Stream) -> list[slice]:
+        return even_slices(len(stream.rest), self._passes.rows)
 
     def _direct_effects(
         self, part: slice, layer: int, stream: Stream
@@ -89,65 +124,28 @@ class Scan:
         if (part.start, layer) not in self._effects:
             self._effects.clear()
             self._effects[part.start, layer] = direct_effects(
-                self._model, layer, stream, self._ablation, self._baseline.group, self.rows
+                self._model, layer, stream, self._ablation, self._baseline.group, self._passes.rows
             )
             self._cost.add(stream.rest, 1)
         return self._effects[part.start, layer]
 
     def _prefixes(
-        self, stream: Stream, effects: DirectEffects | None, layer: int, heads: list[int]
-    ) -> Past | None:
+        self,
+        prefix: Float[Tensor, "1 prefix d_model"],
+        effects: DirectEffects,
+        layer: int,
+        heads: list[int],
+    ) -> Past:
         """Keys and values of the prefix with each head ablated, in the layers after the head's."""
         model, end = self._model, self._model.cfg.n_layers
-        if stream.prefix is None or effects is None or layer == end - 1:
-            return None
-        resid = stream.prefix.expand(len(heads), -1, -1)
-        with attention_given(model, layer, effects.ablated(heads, slice(None))):
-            resid = run_layers(model, resid, stream.mask[:1], start=layer, stop=layer + 1)
+        resid = prefix.expand(len(heads), -1, -1)
+        mask = torch.ones(resid.shape[:2], dtype=torch.long, device=resid.device)
         self._cost.add(resid, end - layer)
+        with attention_given(model, layer, effects.ablated(heads, slice(None))):
+            resid = run_layers(model, resid, mask, start=layer, stop=layer + 1)
         with must_fire(self._group_hooks_after(layer)) as hooks:
             _, past = run_prefix(model, resid, start=layer + 1, stop=end, hooks=hooks)
         return past
-
-    def _pass(
-        self,
-        stream: Stream,
-        prompts: slice,
-        effects: DirectEffects | None,
-        layer: int,
-        heads: list[int],
-        past: Past | None,
-    ) -> Tensor:
-        """One pass: each of the heads, ablated on each of the stream's prompts."""
-        model, count = self._model, len(heads)
-        last = layer == model.cfg.n_layers - 1
-        resid = stream.rest if effects is None or not last else stream.rest[:, -1:]
-        resid, mask = resid.repeat(count, 1, 1), stream.mask.repeat(count, 1)
-        positions = None if stream.positions is None else stream.positions.repeat(count, 1, 1)
-        self._cost.add(resid, model.cfg.n_layers - layer)
-        hooks = self._group_hooks_after(layer)
-        start = layer
-        if effects is None:
-            hooks += self._ablation.hooks(model, layer, self._row_heads(layer, heads, len(mask)))
-        else:
-            with attention_given(model, layer, effects.ablated(heads, prompts)):
-                resid = run_layers(model, resid, mask, start=layer, stop=layer + 1)
-            start += 1
-        if start == model.cfg.n_layers:
-            states = resid[:, -1]
-        else:
-            with must_fire(hooks) as counted:
-                states = run_to_last_state(
-                    model,
-                    resid,
-                    mask,
-                    start=start,
-                    apart=self._apart,
-                    hooks=counted,
-                    positions=positions,
-                    past=past,
-                )
-        return einops.rearrange(states, "(head row) d_model -> head row d_model", head=count)
 
     def _group_hooks_after(self, layer: int) -> list[Hook]:
         return group_hooks(self._model, self._baseline.group, self._ablation, start=layer + 1)

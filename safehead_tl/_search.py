@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from safehead_tl._ablations import resolve_ablation
 from safehead_tl._baseline import Baseline, Cost
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadsLike, parse_heads
-from safehead_tl._memory import Plan, even_slices, make_plan
+from safehead_tl._memory import Passes, Plan, even_slices, make_plan
 from safehead_tl._models import Model, check_model, describe
 from safehead_tl._provenance import Provenance, versions
 from safehead_tl._run_directory import Piece, RunDirectory
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Running:
-    """How a search runs, which does not change what it finds.
+    """How a search runs, which changes what it finds by rounding only.
 
     Attributes:
         max_rows: most (head, prompt) pairs in a pass.
@@ -49,7 +49,8 @@ class Running:
     progress: bool
 
 
-class _Work(NamedTuple):
+@dataclass(frozen=True)
+class _Work:
     """A piece of work: some heads of a layer, each ablated together with a group."""
 
     name: str
@@ -78,6 +79,7 @@ class Search:
         ablation: what is done to heads.
         running: how it runs.
         plan: how the work is cut up.
+        passes: how many rows a pass may have.
         cost: the work until now.
         started: when it began.
     """
@@ -87,6 +89,7 @@ class Search:
     ablation: Ablation
     running: Running
     plan: Plan
+    passes: Passes
     cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.perf_counter)
     _directory: RunDirectory | None = None
@@ -113,7 +116,7 @@ class Search:
             max_bytes=running.max_bytes,
             shared_prefix=running.shared_prefix,
         )
-        return cls(model, batch, resolved, running, plan)
+        return cls(model, batch, resolved, running, plan, Passes(plan.rows))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -123,7 +126,7 @@ class Search:
     @cached_property
     def original(self) -> Float[Tensor, "prompt d_model"]:
         """The last states with nothing ablated."""
-        states = self._baseline(()).last()
+        states = self.passes.fitted(self._baseline(()).last)
         if not states.isfinite().all():
             raise SafeheadError(
                 f"the model's own states are not finite numbers: {self._not_finite}"
@@ -139,7 +142,9 @@ class Search:
         """The run with a group ablated; only the latest one is held."""
         if self._current is None or self._current.group != group:
             ablation = self.prepared if group else self.ablation
-            self._current = Baseline(self.model, self.batch, ablation, group, self.plan, self.cost)
+            self._current = Baseline(
+                self.model, self.batch, ablation, group, self.plan, self.passes, self.cost
+            )
         return self._current
 
     @property
@@ -190,24 +195,29 @@ class Search:
                 key: value for key, value in self._description.items() if key not in elsewhere
             },
             "prompts": self.batch.describe(),
-            "ablation": self.prepared.describe(),
+            "ablation": {
+                "class": f"{type(self.ablation).__module__}.{type(self.ablation).__qualname__}",
+                **self.ablation.describe(),
+            },
             "shared_prefix": self.running.shared_prefix,
         }
         memory = {"max_rows": self.running.max_rows, "max_bytes": self.running.max_bytes}
+        device = self.batch.tokens.device
         environment = {
             "versions": dict(versions()),
-            "device": str(self.model.cfg.device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "matmul_precision": torch.get_float32_matmul_precision(),
             "threads": torch.get_num_threads(),
             "memory": memory,
         }
-        directory = RunDirectory.open(
-            self.running.run_dir, identity, environment, {**asdict(self.plan), "memory": memory}
-        )
-        self._directory = directory
-        begun = directory.plan
-        self.plan = replace(self.plan, piece=begun["piece"])
-        if begun["memory"] == memory:
-            self.plan = replace(self.plan, rows=begun["rows"], part=begun["part"])
+        path = self.running.run_dir
+        self._directory = RunDirectory.open(path, identity, environment, asdict(self.plan))
+        begun = self._directory.plan
+        if self._directory.environment["memory"] == memory:
+            self.plan = Plan(**begun)
+        else:
+            self.plan = replace(self.plan, piece=begun["piece"])
+        self.passes.rows = self.plan.rows
 
     def score(
         self,
@@ -232,7 +242,9 @@ class Search:
             SafeheadError: if a score comes out as no finite number, or a piece cannot be kept.
         """
         layers, width = self.shape
-        scan = Scan(self.model, self._baseline(group), self.prepared, self.plan, self.cost)
+        scan = Scan(
+            self.model, self._baseline(group), self.prepared, self.plan, self.passes, self.cost
+        )
         scores: Tensor | None = None
         label = f"{description}, {len(self.batch.prompts)} prompts"
         quiet = not self.running.progress
@@ -265,14 +277,18 @@ class Search:
 
     def _do(self, work: _Work, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
         started, before = time.perf_counter(), self.cost.token_layers
-        states = scan.states(work.layer, work.heads)
+        states = self.passes.fitted(lambda: scan.states(work.layer, work.heads))
         finite = states.isfinite().flatten(1).all(1)
         if not finite.all():
             bad = Head(work.layer, work.heads[int((~finite).nonzero()[0])])
             raise SafeheadError(
                 f"with {bad} ablated the states are not finite numbers: {self._not_finite}"
             )
-        found = measure(states).double().cpu()
+        found = self.passes.fitted(lambda: measure(states)).double().cpu()
+        if not found.isfinite().all():
+            raise SafeheadError(
+                f"in layer {work.layer} scores are not finite numbers: {self._not_finite}"
+            )
         if self._directory is not None:
             spent = self.cost.token_layers - before
             piece = Piece(found, spent, time.perf_counter() - started)

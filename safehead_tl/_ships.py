@@ -14,7 +14,7 @@ from safehead_tl._divergence import Divergence
 from safehead_tl._heads import HeadsLike, parse_heads
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadScores
-from safehead_tl._rotation import Rotation
+from safehead_tl._rotation import Rotation, rotation_settings
 from safehead_tl._search import Running, Search
 
 
@@ -67,8 +67,8 @@ def ships(
     chosen = parse_heads(group, *search.shape)
     candidates = search.candidates(heads, chosen)
     settings = {"group": [str(head) for head in chosen]}
-    measure = Divergence(model, search.original)
     search.open_directory("ships", settings, candidates)
+    measure = Divergence(model, search.original, search.passes, search.plan.budget)
     per_prompt = search.score(measure, candidates, chosen, "ships")
     return HeadScores(
         measure="ships",
@@ -130,9 +130,10 @@ def generalized_ships(
     search = Search.start(model, prompts, template, ablation, running)
     chosen = parse_heads(group, *search.shape)
     candidates = search.candidates(heads, chosen)
-    measure = Rotation.of(search, rank, centre, site)
-    settings = {**measure.settings(), "group": [str(head) for head in chosen]}
+    told = rotation_settings(search, rank, centre, site)
+    settings = {**told, "group": [str(head) for head in chosen]}
     search.open_directory("generalized_ships", settings, candidates)
+    measure = Rotation.of(search, rank, centre, site)
     scores = search.score(measure, candidates, chosen, "generalized ships")
     return HeadScores(
         measure="generalized_ships",

@@ -1,8 +1,10 @@
 """Long runs: kept piece by piece, continued after a kill, refused when they are another run."""
 
+import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +124,56 @@ def test_less_memory_is_no_other_run(search, caplog):
     assert all(same(a.values, b.values) for a, b in zip(first.steps, again.steps, strict=True))
 
 
+def test_other_free_memory_is_the_same_run(demo, harmful, tmp_path, monkeypatch, caplog):
+    """What is free differs from day to day; the plan is that of the first day."""
+    settings = {"template": "chat", "progress": False, "run_dir": tmp_path / "run"}
+    expected = sh.ships(demo, harmful[:40], **settings)
+    for piece in pieces(tmp_path / "run")[::2]:
+        piece.unlink()
+    monkeypatch.setattr("safehead_tl._memory._free_bytes", lambda device: 1_000_000)
+    again = sh.ships(demo, harmful[:40], **settings)
+    assert same(expected.per_prompt, again.per_prompt)
+    assert not caplog.records
+
+
+def test_pieces_of_another_run_are_not_taken(search, tmp_path, harmful, caplog):
+    """Copied there, or written by two runs that began in one directory at once."""
+    expected = search()
+    search(tmp_path / "other", prompts=harmful[8:16])
+    for piece in pieces(tmp_path / "run"):
+        shutil.copy(tmp_path / "other" / "pieces" / piece.name, piece)
+    again = search()
+    assert all(same(a.values, b.values) for a, b in zip(expected.steps, again.steps, strict=True))
+    assert "is not that of its content in this run" in caplog.text
+
+
+def test_one_changed_weight_is_another_model(search, demo):
+    search()
+    model = sh.load_model("demo")
+    with torch.no_grad():
+        model.blocks[1].mlp.W_out[3, 7] += 0.5
+    with pytest.raises(sh.SafeheadError, match="weights_hash was"):
+        search(model=model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift(sh.ZeroAblation):
+    by: object
+
+
+def test_settings_of_the_users_ablations_are_compared(search):
+    one, two = torch.linspace(0, 1, 2000), torch.linspace(0, 1, 2000)
+    two[1000] += 1e-3
+    search(ablation=Shift(one), size=1)
+    search(ablation=Shift(one.clone()), size=1)
+    with pytest.raises(sh.SafeheadError, match=r"ablation\.by\.sha256 was"):
+        search(ablation=Shift(two), size=1)
+    with pytest.raises(sh.SafeheadError, match=r"ablation\.class was"):
+        search(ablation="zero", size=1)
+    with pytest.raises(sh.SafeheadError, match="run_dir cannot compare a function"):
+        search(ablation=Shift(flip), size=1)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
@@ -180,7 +232,7 @@ def test_directories_that_hold_something_else(search, tmp_path):
     (tmp_path / "run" / "thesis.tex").write_text("")
     with pytest.raises(sh.SafeheadError, match="holds other files: give an empty or new directory"):
         search()
-    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "run.json").write_text('{"format": 1, "plan": {}}')
     with pytest.raises(sh.SafeheadError, match="is not the record of a run"):
         search()
 

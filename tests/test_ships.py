@@ -6,6 +6,7 @@ from transformer_lens import HookedTransformer
 import independent
 import safehead_tl as sh
 from safehead_tl._divergence import Divergence
+from safehead_tl._memory import Passes
 from safehead_tl._tokens import encode
 
 EVERY = [
@@ -138,7 +139,7 @@ def test_a_small_divergence_over_a_large_vocabulary_is_not_lost():
     model.unembed.W_U.data = torch.randn(8, 128_256, generator=generator)
     state = torch.randn(1, 8, generator=generator)
     moved = state + 1e-4 * torch.randn(1, 8, generator=generator)
-    found = Divergence(model, state)(moved[None])[0, 0]
+    found = Divergence(model, state, Passes(8), 2**30)(moved[None])[0, 0]
     with torch.no_grad():
         logits = [(row @ model.unembed.W_U).double() for row in (state, moved)]
     expected = independent.divergence(*logits)[0]

@@ -1,0 +1,52 @@
+"""What is read off a state after the last layer: itself, normed, and the next token."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safehead_tl._forward import has_hooks
+from safehead_tl._models import Model, Site
+
+VOCABULARY_BLOCK = 2048
+"""How many columns of a half-precision unembedding are made float32 at a time."""
+
+
+def final_state(
+    model: Model, resid: Float[Tensor, "*row d_model"], site: Site
+) -> Float[Tensor, "*row d_model"]:
+    """A state after the last layer as `site` has it; `final_norm` includes the norm's weight."""
+    if site == "resid_post" or model.cfg.normalization_type is None:
+        return resid
+    normed: Tensor = model.ln_final(resid.reshape(-1, 1, resid.shape[-1]))
+    return normed.reshape(resid.shape)
+
+
+def next_token_log_probs(
+    model: Model, resid: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row vocab"]:
+    """Log-probabilities of the next token from states after the last layer, in float64.
+
+    A small KL is a small difference of large sums over the vocabulary: float32 loses it. And the
+    logits of a half-precision model are not rounded to half precision: at a logit of 20 that
+    would be steps of 0.06 or more.
+    """
+    state, unembed = final_state(model, resid, "final_norm"), model.unembed
+    if has_hooks(unembed):
+        logits = unembed(state[:, None, :])[:, 0]
+    elif state.dtype in (torch.float16, torch.bfloat16):
+        blocks = zip(
+            unembed.W_U.split(VOCABULARY_BLOCK, 1),
+            unembed.b_U.split(VOCABULARY_BLOCK),
+            strict=True,
+        )
+        state = state.float()
+        logits = torch.cat([state @ columns.float() + bias.float() for columns, bias in blocks], 1)
+    else:  # by hand: TransformerLens transposes the whole matrix in memory at each call
+        logits = torch.addmm(unembed.b_U, state, unembed.W_U)
+    logits = logits.double()
+    cap = model.cfg.output_logits_soft_cap
+    if cap is not None and cap > 0:
+        logits = cap * torch.tanh(logits / cap)
+    return logits.log_softmax(-1)

@@ -13,6 +13,8 @@ from plotly.subplots import make_subplots
 FOLDER = Path("build/benchmarks")
 BLUE, GREY, ORANGE = "#0072B2", "#999999", "#D55E00"  # Okabe-Ito: safe for the colour-blind
 
+UNITS = {"prompts": "prompts", "heads": "heads", "prefix": "tokens in the prefix"}
+
 
 def main() -> None:
     """Draws it."""
@@ -67,17 +69,17 @@ def main() -> None:
                     row=2,
                     col=column,
                 )
-        figure.update_xaxes(title=name, rangemode="tozero", row=2, col=column)
+        figure.update_xaxes(title=UNITS[name], rangemode="tozero", row=2, col=column)
         figure.update_yaxes(title="seconds", rangemode="tozero", row=2, col=column)
     figure.update_layout(
         template="plotly_white",
         width=1100,
         height=760,
         margin={"l": 20, "r": 40, "t": 50, "b": 50},
-        legend={"x": 0.71, "y": 0.36},
+        legend={"x": 0.42, "y": 0.43, "orientation": "h"},
         font={"size": 13},
     )
-    figure.write_html(FOLDER / "scan.html")
+    figure.write_html(FOLDER / "scan.html", config={"displayModeBar": False})
 
 
 if __name__ == "__main__":

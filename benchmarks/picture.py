@@ -76,7 +76,7 @@ def main() -> None:
         width=1100,
         height=760,
         margin={"l": 20, "r": 40, "t": 50, "b": 50},
-        legend={"x": 0.42, "y": 0.43, "orientation": "h"},
+        legend={"x": 0.42, "y": 0.5, "orientation": "h"},
         font={"size": 13},
     )
     figure.write_html(FOLDER / "scan.html", config={"displayModeBar": False})

@@ -29,6 +29,10 @@ MISREAD_WORDS = ("llama", "gemma")
 """What TransformerLens 3.9's config converter takes for an architecture when a path holds it."""
 
 
+class NotConvertibleError(SafeheadError):
+    """This model cannot be had, or not exactly, as a `HookedTransformer`."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What `load_model` was told: see its arguments."""
@@ -59,7 +63,7 @@ def hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
         try:
             fields: dict[str, Any] = convert_hf_model_config(neutral)
         except (NotImplementedError, AttributeError, KeyError, TypeError) as error:
-            raise SafeheadError(
+            raise NotConvertibleError(
                 f"{name} is a {architecture}, which TransformerLens cannot convert from a "
                 f"directory ({error}). If it is a fine-tune of a model that TransformerLens "
                 f"knows by name, say load_model('<that name>', weights={name!r})"
@@ -73,11 +77,14 @@ def _restore_moved_fields(config: PretrainedConfig) -> None:
         config.n_ctx = config.n_positions
 
 
-def load_original(weights: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The Hugging Face model whose weights are wanted; none of them made up."""
+def load_original(weights: str | Path, dtype: torch.dtype, **told: Any) -> PreTrainedModel:
+    """The Hugging Face model whose weights are wanted; none of them made up.
+
+    `told` is passed on to Transformers.
+    """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            weights, dtype=dtype, output_loading_info=True
+            weights, dtype=dtype, output_loading_info=True, **told
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SafeheadError(f"no weights could be loaded from {weights}: {error}") from error
@@ -130,7 +137,7 @@ def fill_model(
                 fold_value_biases=False,
             )
         except (AttributeError, RuntimeError, ValueError) as error:
-            raise SafeheadError(
+            raise NotConvertibleError(
                 f"TransformerLens cannot put the weights of {name} into its "
                 f"{config.original_architecture}: {error}"
             ) from error
@@ -158,7 +165,7 @@ def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
     )
     ours_window = model.cfg.window_size if model.cfg.use_local_attn else None
     if window and slides and window < model.cfg.n_ctx and ours_window != window:
-        raise SafeheadError(
+        raise NotConvertibleError(
             f"TransformerLens does not convert {name} exactly: it drops the sliding window of "
             f"{window} tokens. verify=False loads it all the same; prompts must be shorter then"
         )
@@ -170,7 +177,7 @@ def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
     error = (ours.cpu().float() - theirs).norm() / theirs.norm()
     limit = 1e-3 if model.cfg.dtype == torch.float32 else 5e-2
     if not error < limit:
-        raise SafeheadError(
+        raise NotConvertibleError(
             f"TransformerLens does not convert {name} exactly: its logits are off by "
             f"{error:.2g} of their size (limit {limit:.0e}). Something in its config is not "
             "supported (biases? rope scaling? head_dim?). verify=False loads it all the same"

@@ -6,18 +6,20 @@ TransformerLens's own blocks, so that every architecture it knows stays as it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from safehead_tl._models import Hook, Model, hook_point
+from safehead_tl import _bridge
+from safehead_tl._models import Hook, Model, hook_point, is_bridge
 
 
+@runtime_checkable
 class KeysAndValues(Protocol):
     """What TransformerLens's attention asks of a layer's entry in a KV cache."""
 
@@ -35,6 +37,7 @@ class KeysAndValues(Protocol):
         ...
 
 
+@runtime_checkable
 class Past(Protocol):
     """Keys and values of earlier positions, by layer: a TransformerLens KV cache, or a mapping."""
 
@@ -90,6 +93,8 @@ def embed(
     model: Model, tokens: Int[Tensor, "prompt pos"], mask: Int[Tensor, "prompt pos"]
 ) -> tuple[Float[Tensor, "prompt pos d_model"], Float[Tensor, "prompt pos d_model"] | None]:
     """The residual stream before layer 0, and the position embedding of shortformer models."""
+    if is_bridge(model):
+        return _bridge.embed(model, tokens, mask), None
     resid, _, positions, _ = model.input_to_embed(tokens, attention_mask=mask)
     return resid, positions
 
@@ -120,6 +125,8 @@ def run_layers(
     stop = model.cfg.n_layers if stop is None else stop
     if start >= stop:
         return resid
+    if is_bridge(model):
+        return _bridge.run_blocks(model, resid, mask, start=start, stop=stop, hooks=hooks)
     output: Tensor = model.run_with_hooks(
         resid,
         start_at_layer=start,
@@ -284,10 +291,11 @@ def runs_in_parts(model: Model) -> bool:
 
     Not with hooks of the user's, TransformerLens's or PyTorch's, which may look at any position;
     nor over several devices, with inputs of attention that are split by head, shortformer
-    positions, quantised weights or bidirectional attention.
+    positions, quantised weights or bidirectional attention. And not a bridge, whose blocks
+    differ from family to family.
     """
     config = model.cfg
-    return (
+    return not is_bridge(model) and (
         config.attention_dir == "causal"
         and config.positional_embedding_type in ("rotary", "standard", "alibi")
         and config.n_devices == 1
@@ -304,8 +312,31 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def new_kv_cache(model: Model, batch_size: int) -> Any:
-    """An empty TransformerLens KV cache for a batch."""
+def next_logits(
+    model: Model, batch_size: int, use_cache: bool
+) -> Callable[[Int[Tensor, "row pos"], Int[Tensor, "row pos"]], Float[Tensor, "row vocab"]]:
+    """A function of growing tokens and their mask that gives the next token's logits.
+
+    Args:
+        model: the model.
+        batch_size: how many rows there will be.
+        use_cache: keep keys and values from call to call.
+    """
+    if is_bridge(model):
+        return _bridge.next_logits(model, use_cache)
     from transformer_lens import TransformerLensKeyValueCache
 
-    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch_size)
+    device, done = model.cfg.device, 0
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, batch_size)
+
+    def step(tokens: Tensor, mask: Tensor) -> Tensor:
+        nonlocal done
+        logits: Tensor = model(
+            tokens[:, done:],
+            attention_mask=mask[:, done:],
+            past_kv_cache=cache if use_cache else None,
+        )
+        done = tokens.shape[1] if use_cache else 0
+        return logits[:, -1]
+
+    return step

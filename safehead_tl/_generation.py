@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from safehead_tl._errors import SafeheadError
-from safehead_tl._forward import new_kv_cache
+from safehead_tl._forward import next_logits
 from safehead_tl._models import Model
 from safehead_tl._tokens import PromptBatch
 
@@ -40,14 +40,12 @@ def generate_greedy(
     tokenizer = model.tokenizer
     assert tokenizer is not None
     end = tokenizer.eos_token_id
-    cache = new_kv_cache(model, len(batch.prompts)) if use_cache else None
+    step = next_logits(model, len(batch.prompts), use_cache)
     tokens, mask = batch.tokens, batch.mask
     finished = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     new: list[Tensor] = []
     for _ in range(max_new_tokens):
-        fresh = 1 if new and use_cache else tokens.shape[1]
-        logits = model(tokens[:, -fresh:], attention_mask=mask[:, -fresh:], past_kv_cache=cache)
-        chosen = logits[:, -1].argmax(-1)
+        chosen = step(tokens, mask).argmax(-1)
         if end is not None:
             chosen = chosen.masked_fill(finished, end)
             finished |= chosen == end

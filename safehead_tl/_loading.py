@@ -1,24 +1,36 @@
-"""Loading models as `HookedTransformer`: the embedded ones, directories, known names."""
+"""Loading models: the embedded ones, directories, names; as `HookedTransformer` or as bridge."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import importlib.metadata
+import logging
 import os
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from safehead_tl._conversion import Settings, fill_model, hooked_config, load_original
+from safehead_tl._bridging import load_bridge
+from safehead_tl._conversion import (
+    NotConvertibleError,
+    Settings,
+    fill_model,
+    hooked_config,
+    load_original,
+)
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Model, check_model, remember_source
 from safehead_tl._quiet import quiet, without_bars
 from safehead_tl._tokenizers import adds_bos, load_tokenizer
 
+logger = logging.getLogger(__name__)
+
+Backend: TypeAlias = Literal["auto", "hooked", "bridge"]
 EMBEDDED = {"demo": "aligned", "demo-base": "base"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,13 +44,15 @@ def load_model(
     device: torch.device | str | None = None,
     prepend_bos: bool | None = None,
     verify: bool = True,
+    backend: Backend = "auto",
+    **transformers: Any,
 ) -> Model:
-    """Loads a model as a `HookedTransformer` with raw weights (nothing folded or centred).
+    """Loads a model as TransformerLens has it, with raw weights (nothing folded or centred).
 
     Args:
         source: `"demo"` (the embedded aligned organism) or `"demo-base"` (its base model); a name
             or alias that TransformerLens knows; a local Hugging Face directory, whatever it is
-            called; or a `HookedTransformer`, which is checked and returned as it is.
+            called; another hub id (as a bridge); or a model, checked and returned as it is.
         weights: a directory or hub id whose weights (and tokenizer) to put into the architecture
             of `source`: for fine-tunes, like Vicuna's weights on `"meta-llama/Llama-2-7b-hf"`.
         tokenizer: a tokenizer, or where to load one from, instead of the checkpoint's own.
@@ -48,6 +62,10 @@ def load_model(
             for a name TransformerLens's own setting counts.
         verify: compare the converted model's logits with the original's on 16 tokens, where the
             original is at hand (directories and `weights`). Costs one forward pass of each.
+        backend: `"hooked"` for a `HookedTransformer` (transformer-lens 3.9 only), `"bridge"` for a
+            `TransformerBridge`. `"auto"` takes the first where it can be had exactly.
+        **transformers: passed on to Transformers' `from_pretrained`, such as `device_map` or
+            `quantization_config`. Makes it a bridge.
 
     Returns:
         The model, in evaluation mode, without gradients on its weights.
@@ -66,13 +84,18 @@ def load_model(
         return source
     if not isinstance(source, str | Path):
         raise SafeheadError(f"{source!r} is not a model: give a name or a directory")
-    _require_hooked_transformer()
+    if backend not in get_args(Backend):
+        raise SafeheadError(f"backend={backend!r} is not known: use 'auto', 'hooked' or 'bridge'")
+    if backend == "hooked" and transformers:
+        raise SafeheadError(f"backend='hooked' does not go with {', '.join(transformers)}")
     settings = Settings(
         dtype=_dtype(dtype),
         device=_device(device),
         prepend_bos=prepend_bos,
         verify=verify,
     )
+    hooked = not transformers and _has_hooked_transformer(backend)
+    config = None
     with contextlib.ExitStack() as stack:
         if source in EMBEDDED:
             data = files("safehead_tl") / "data" / "organism" / EMBEDDED[str(source)]
@@ -82,23 +105,58 @@ def load_model(
             directory = _directory(source)
         if directory is not None:
             config = _config(directory)
-            model = _convert(config, str(source), weights or directory, tokenizer, settings)
-        else:
-            official = _official_name(str(source))
-            model = _load_official(official, weights, tokenizer, settings)
+        refusal = None
+        if hooked:
+            try:
+                if config is not None and directory is not None:
+                    where = weights or directory
+                    model = _convert(config, str(source), where, tokenizer, settings)
+                else:
+                    official = _official_name(str(source))
+                    model = _load_official(official, weights, tokenizer, settings)
+            except NotConvertibleError as error:
+                refusal = error
+        if refusal is not None or not hooked:
+            where = weights or directory or source
+            model = _load_bridge(where, tokenizer, settings, transformers, refusal, backend)
     check_model(model)
     revision = getattr(config, "_commit_hash", None) if directory is not None else None
     remember_source(model, str(source), revision, None if weights is None else str(weights))
     return model
 
 
-def _require_hooked_transformer() -> None:
+def _load_bridge(
+    where: str | Path,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None,
+    settings: Settings,
+    transformers: dict[str, Any],
+    refusal: NotConvertibleError | None,
+    backend: Backend,
+) -> Model:
+    """Loads a bridge, perhaps because a `HookedTransformer` cannot be had: `refusal` says why."""
+    if refusal is not None and backend == "hooked":
+        raise refusal
+    try:
+        model = load_bridge(where, tokenizer, settings, transformers)
+    except SafeheadError as error:
+        if refusal is None:
+            raise
+        raise SafeheadError(f"{refusal} And as a TransformerBridge: {error}") from error
+    if refusal is not None:
+        logger.warning("%s It is loaded as a TransformerBridge instead.", refusal)
+    return model
+
+
+def _has_hooked_transformer(backend: Backend) -> bool:
+    """Whether to load a `HookedTransformer`: where there is one, and a bridge is not asked for."""
     version = importlib.metadata.version("transformer-lens")
-    if int(version.split(".")[0]) >= 4:
+    there = int(version.split(".")[0]) < 4
+    if backend == "hooked" and not there:
         raise SafeheadError(
-            f"transformer-lens {version} no longer has HookedTransformer, which models are "
-            "loaded as: pip install 'transformer-lens>=3.9,<4'"
+            f"transformer-lens {version} no longer has HookedTransformer: leave backend out for a "
+            "TransformerBridge, or pip install 'transformer-lens>=3.9,<4'"
         )
+    return there and backend != "bridge"
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -144,7 +202,7 @@ def _official_name(source: str) -> str:
     names = {**known, **{name: name for name in EMBEDDED}}
     near = dict.fromkeys(names[n] for n in difflib.get_close_matches(source.lower(), names, n=3))
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise SafeheadError(
+    raise (NotConvertibleError if "/" in source else SafeheadError)(
         f"model {source!r} is neither 'demo' nor 'demo-base', nor a directory here, nor a name "
         f"that TransformerLens knows.{hint} For a fine-tune of a known model say "
         f"load_model('<the known model>', weights={source!r}); or download it and give its "

@@ -189,7 +189,7 @@ def _free_bytes(device: torch.device) -> int:
     return min(CPU_BUDGET, psutil.virtual_memory().available // 2)
 
 
-def _row_elements(config: Any, n_queries: int, n_keys: int) -> float:
+def _row_elements(config: Any, n_queries: int, n_keys: int) -> int:
     """Numbers alive at once while a row goes through a layer, at most."""
     heads = config.n_heads * config.d_head
     a_token = 6 * config.d_model + max(4 * heads, 3 * (config.d_mlp or 0))

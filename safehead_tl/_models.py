@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from safehead_tl._errors import SafeheadError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a TransformerBridge has the same parts, as far as they are used here
     from transformer_lens import HookedTransformer
 
     Model: TypeAlias = HookedTransformer
@@ -60,17 +60,24 @@ def remember_source(model: Model, name: str, revision: str | None, weights: str 
     _sources[model] = (name, revision, weights)
 
 
+def is_bridge(model: nn.Module) -> bool:
+    """Whether a model is a `TransformerBridge`, and not a `HookedTransformer`."""
+    return hasattr(model, "original_model")
+
+
 def check_model(model: nn.Module) -> None:
     """Checks that a model is one that heads can be ablated in.
 
     Raises:
-        SafeheadError: if it is no `HookedTransformer`, or its blocks have no attention pattern.
+        SafeheadError: if it is neither a `HookedTransformer` nor a `TransformerBridge`, or its
+            blocks have no attention pattern.
     """
     config, hooks = getattr(model, "cfg", None), getattr(model, "hook_dict", {})
-    if config is None or not all(hasattr(model, name) for name in ("blocks", "input_to_embed")):
+    if config is None or not hooks or not hasattr(model, "blocks"):
         raise SafeheadError(
-            f"{type(model).__name__} is not a HookedTransformer: give safehead_tl.load_model the "
-            "name of the model, or the directory that save_pretrained wrote it to"
+            f"{type(model).__name__} is neither a HookedTransformer nor a TransformerBridge: give "
+            "safehead_tl.load_model the name of the model, or the directory that save_pretrained "
+            "wrote it to"
         )
     for layer in range(config.n_layers):
         if f"blocks.{layer}.attn.hook_pattern" not in hooks:
@@ -110,7 +117,8 @@ def describe(model: Model) -> dict[str, Any]:
     return {
         **asdict(source),
         "processed": is_processed(model),
-        "hooks": sorted(model.list_hooks()),
+        "kind": type(model).__name__,
+        "hooks": sorted({str(point.name) for point in model.hook_dict.values() if point.fwd_hooks}),
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "device": str(model.cfg.device),
         "n_layers": model.cfg.n_layers,
@@ -130,8 +138,12 @@ def hook_point(layer: int, site: str) -> str:
 
 
 def is_processed(model: Model) -> bool:
-    """Whether norm weights were folded away, as `HookedTransformer.from_pretrained` does."""
-    return model.cfg.normalization_type in ("LNPre", "RMSPre")
+    """Whether norm weights were folded away, as `HookedTransformer.from_pretrained` does.
+
+    A bridge folds them with `enable_compatibility_mode` and keeps its norms.
+    """
+    folded = model.cfg.normalization_type in ("LNPre", "RMSPre")
+    return folded or bool(getattr(model, "compatibility_mode", False))
 
 
 def require_site(model: Model, site: str) -> None:

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from safehead_tl import _bridge
 from safehead_tl._forward import has_hooks
-from safehead_tl._models import Model, Site
+from safehead_tl._models import Model, Site, is_bridge
 
 VOCABULARY_BLOCK = 2048
 """How many columns of a half-precision unembedding are made float32 at a time."""
@@ -32,6 +33,8 @@ def next_token_log_probs(
     logits of a half-precision model are not rounded to half precision: at a logit of 20 that
     would be steps of 0.06 or more.
     """
+    if is_bridge(model):
+        return _bridge.logits(model, resid).double().log_softmax(-1)
     state, unembed = final_state(model, resid, "final_norm"), model.unembed
     if has_hooks(unembed):
         logits = unembed(state[:, None, :])[:, 0]

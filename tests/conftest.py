@@ -24,6 +24,30 @@ ARCHITECTURES = {
     "gpt2": lambda: transformers.GPT2Config(n_embd=32, n_layer=3, n_head=4),
     "pythia-parallel": lambda: transformers.GPTNeoXConfig(**SIZES, intermediate_size=48),
 }
+"""What both a `HookedTransformer` and a `TransformerBridge` can be loaded from."""
+
+WINDOWS = {**GROUPED, "head_dim": 8, "sliding_window": 5}
+FAMILIES = {
+    **ARCHITECTURES,
+    "gemma": lambda: transformers.GemmaConfig(**GROUPED, head_dim=8),
+    "gemma2-soft-caps-windows": lambda: transformers.Gemma2Config(
+        **WINDOWS, query_pre_attn_scalar=8
+    ),
+    "gemma3-windows": lambda: transformers.Gemma3TextConfig(**WINDOWS, query_pre_attn_scalar=8),
+    "phi": lambda: transformers.PhiConfig(**SIZES, intermediate_size=48),
+    "phi3-joint-qkv": lambda: transformers.Phi3Config(**GROUPED),
+    "olmo": lambda: transformers.OlmoConfig(**GROUPED),
+    "olmo2-norm-over-heads": lambda: transformers.Olmo2Config(**GROUPED),
+    "bloom-alibi": lambda: transformers.BloomConfig(hidden_size=32, n_layer=3, n_head=4),
+    "mixtral-experts": lambda: transformers.MixtralConfig(
+        **GROUPED, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "gpt-oss-sinks": lambda: transformers.GptOssConfig(
+        **WINDOWS, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "stablelm": lambda: transformers.StableLmConfig(**GROUPED),
+}
+"""What a `TransformerBridge` can be loaded from."""
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +59,7 @@ def checkpoint(tmp_path_factory):
         if name not in made:
             path = tmp_path_factory.mktemp("checkpoints") / name
             tokenizer = DEMO.tokenizer()
-            config = ARCHITECTURES[name]()
+            config = FAMILIES[name]()
             config.update(
                 {
                     "vocab_size": len(tokenizer),
@@ -50,7 +74,9 @@ def checkpoint(tmp_path_factory):
             model = AutoModelForCausalLM.from_config(config)
             with torch.no_grad():
                 for key, parameter in model.named_parameters():
-                    if key.endswith("bias") or "norm" in key or "ln_" in key:
+                    if key.endswith("bias") or any(
+                        part in key for part in ("norm", "ln_", "sinks")
+                    ):
                         parameter += 0.3 * torch.randn_like(parameter)
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)

@@ -19,7 +19,11 @@ def _attention(module, query, key, value, attention_mask, scaling, softcap=None,
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     mask = attention_mask[..., : key.shape[-2]]
-    pattern = softmax(scores + mask, -1)
+    if getattr(module, "sinks", None) is not None:
+        sinks = module.sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        pattern = softmax(torch.cat([scores + mask, sinks], -1), -1)[..., :-1]
+    else:
+        pattern = softmax(scores + mask, -1)
     kind, heads = _plan["kind"], _plan["heads"]
     own = [head for layer, head in heads if layer == module.layer_idx]
     if kind == "undifferentiated":
@@ -38,9 +42,38 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, eager_mask)
 
 
+def _bloom_hooks(model, kind, heads):
+    """BLOOM has no attention function: its dropout sees the pattern, its projection the outputs."""
+    hooks = []
+    for layer, head in heads if kind else ():
+        attention = model.transformer.h[layer].self_attention
+
+        def even(module, args, pattern, head=head):
+            visible = (pattern[:, head] > 0).float()
+            pattern[:, head] = visible / visible.sum(-1, keepdim=True).clamp(min=1)
+
+        def scale(module, args, head=head):
+            output = args[0].unflatten(-1, (model.config.n_head, -1)).clone()
+            output[..., head, :] *= 0.0 if kind == "zero" else 1e-5
+            return (output.flatten(-2),)
+
+        if kind == "undifferentiated":
+            hooks.append(attention.attention_dropout.register_forward_hook(even))
+        else:
+            hooks.append(attention.dense.register_forward_pre_hook(scale))
+    return hooks
+
+
 @torch.no_grad()
 def logits(model, tokens, mask, kind=None, heads=()):
     """Logits of a Transformers model with heads ablated; `tokens` may be left-padded."""
+    if model.config.model_type == "bloom":
+        hooks = _bloom_hooks(model, kind, heads)
+        try:
+            return model(tokens, attention_mask=mask).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     _plan.update(kind=kind, heads=[tuple(head) for head in heads])

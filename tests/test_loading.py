@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from jaxtyping import TypeCheckError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -181,7 +182,7 @@ def test_by_name_too():
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
     ],
 )
-def test_what_the_converter_drops_is_noticed(checkpoint, tmp_path, change):
+def test_what_the_converter_drops_is_noticed(checkpoint, tmp_path, change, caplog):
     """TransformerLens 3.9 ignores these fields of a Llama config without a word."""
     config = ARCHITECTURES["llama"]()
     config.update({"vocab_size": 82, "initializer_range": 0.3, **change})
@@ -192,9 +193,15 @@ def test_what_the_converter_drops_is_noticed(checkpoint, tmp_path, change):
             if key.endswith("bias"):
                 parameter += 1
     model.save_pretrained(tmp_path)
+    words = {"tokenizer": checkpoint("llama")}
     with pytest.raises(sh.SafeheadError, match="does not convert"):
-        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
-    assert sh.load_model(tmp_path, tokenizer=checkpoint("llama"), verify=False)
+        sh.load_model(tmp_path, **words, backend="hooked")
+    assert sh.load_model(tmp_path, **words, backend="hooked", verify=False)
+    bridge = sh.load_model(tmp_path, **words)
+    assert describe(bridge)["kind"] == "TransformerBridge"
+    assert "does not convert" in caplog.text
+    tokens = torch.randint(82, (2, 9))
+    assert torch.allclose(bridge(tokens), model.eval()(tokens).logits, atol=1e-5)
 
 
 def test_a_dropped_sliding_window_is_noticed(checkpoint, tmp_path):
@@ -204,7 +211,7 @@ def test_a_dropped_sliding_window_is_noticed(checkpoint, tmp_path):
     config.update({"vocab_size": 82, **window, "layer_types": ["sliding_attention"] * 3})
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(sh.SafeheadError, match="sliding window of 20"):
-        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"), backend="hooked")
 
 
 @pytest.mark.parametrize("length", [1, 300, 38_597_376, 131_072_000, 525_336_576])
@@ -222,14 +229,27 @@ def test_a_directory_of_models_is_answered(checkpoint):
 
 
 def test_something_that_is_no_model():
-    with pytest.raises(sh.SafeheadError, match="Linear is not a HookedTransformer"):
+    with pytest.raises(sh.SafeheadError, match="Linear is neither a HookedTransformer nor"):
         sh.ships(torch.nn.Linear(2, 2), ["a"])
 
 
 def test_transformer_lens_4_is_answered(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "4.1.0")
     with pytest.raises(sh.SafeheadError, match=r"pip install 'transformer-lens>=3\.9,<4'"):
-        sh.load_model("demo")
+        sh.load_model("demo", backend="hooked")
+    assert describe(sh.load_model("demo"))["kind"] == "TransformerBridge"
+
+
+def test_backends(demo):
+    wrong = "backend='fast'|Actual value: 'fast'"
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=wrong):
+        sh.load_model("demo", backend="fast")
+    with pytest.raises(sh.SafeheadError, match="'hooked' does not go with device_map"):
+        sh.load_model("demo", backend="hooked", device_map="cpu")
+    mapped = sh.load_model("demo", device_map="cpu")
+    assert describe(mapped)["kind"] == "TransformerBridge"
+    tokens = torch.randint(82, (2, 9))
+    assert torch.allclose(mapped(tokens), demo(tokens), atol=1e-5)
 
 
 def test_the_description_tells_weights_apart(demo):

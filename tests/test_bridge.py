@@ -1,0 +1,150 @@
+"""TransformerBridge, family by family, against the plain Transformers model."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import independent
+import safehead_tl as sh
+from conftest import FAMILIES
+from safehead_tl._bridge import embed, run_blocks
+from safehead_tl._generation import generate_greedy
+from safehead_tl._readout import next_token_log_probs
+from safehead_tl._tokens import encode
+
+HEADS = ["L0H1", "L1H0", "L1H3", "L2H2"]
+
+
+@pytest.fixture(scope="session")
+def bridge(checkpoint):
+    made = {}
+
+    def load(name):
+        if name not in made:
+            made[name] = sh.load_model(checkpoint(name), backend="bridge")
+        return made[name]
+
+    return load
+
+
+def plain(checkpoint, name):
+    return AutoModelForCausalLM.from_pretrained(checkpoint(name)).eval()
+
+
+@pytest.mark.parametrize("kind", [None, "undifferentiated", "scaling", "zero"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equal_to_the_plain_transformers_model(checkpoint, bridge, prompts, name, kind):
+    """Padded, several heads in several layers, against a second implementation."""
+    model = bridge(name)
+    batch = encode(model, prompts, "paper")
+    heads = [sh.Head.parse(head) for head in HEADS]
+    hooks = [] if kind is None else sh.ablation_hooks(model, heads, kind)
+    with torch.no_grad():
+        resid = embed(model, batch.tokens, batch.mask)
+        last = run_blocks(model, resid, batch.mask, start=0, stop=3, hooks=hooks)[:, -1]
+        ours = next_token_log_probs(model, last)
+    reference = plain(checkpoint, name)
+    theirs = independent.logits(reference, batch.tokens, batch.mask, kind, heads)[:, -1]
+    expected = theirs.double().log_softmax(-1)
+    assert torch.allclose(ours, expected, atol=1e-4)
+    if kind is not None:
+        intact = independent.logits(reference, batch.tokens, batch.mask)[:, -1]
+        assert (intact.double().log_softmax(-1) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_scan_equals_a_loop_over_whole_passes(checkpoint, bridge, prompts, name):
+    """Resumed at the head's layer, many heads in a batch, with a group ablated as well."""
+    model, reference = bridge(name), plain(checkpoint, name)
+    scores = sh.ships(model, prompts, group=["L1H2"], progress=False)
+    batch = encode(model, prompts, "paper")
+    original = independent.logits(reference, batch.tokens, batch.mask)[:, -1]
+    for head in ("L0H3", "L1H1", "L2H0"):
+        pair = [sh.Head(1, 2), sh.Head.parse(head)]
+        ablated = independent.logits(reference, batch.tokens, batch.mask, "undifferentiated", pair)[
+            :, -1
+        ]
+        found = scores.per_prompt[:, *sh.Head.parse(head)]
+        assert torch.allclose(found, independent.divergence(original, ablated), atol=1e-5)
+    assert scores.values.isnan().sum() == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_outside_the_range_are_skipped(bridge, prompts, name):
+    model = bridge(name)
+    batch = encode(model, prompts, "paper")
+    ran = []
+    handles = [
+        block.register_forward_pre_hook(lambda module, args, layer=layer: ran.append(layer))
+        for layer, block in enumerate(model.blocks)
+    ]
+    try:
+        resid = embed(model, batch.tokens, batch.mask)
+        assert ran == []
+        middle = run_blocks(model, resid, batch.mask, start=0, stop=2, hooks=[])
+        assert ran == [0, 1]
+        resumed = run_blocks(model, middle, batch.mask, start=2, stop=3, hooks=[])
+        assert ran == [0, 1, 2]
+    finally:
+        for handle in handles:
+            handle.remove()
+    whole = run_blocks(model, resid, batch.mask, start=0, stop=3, hooks=[])
+    assert torch.equal(resumed[batch.mask.bool()], whole[batch.mask.bool()])
+    assert [type(block).__name__ for block in model.blocks].count("_StandIn") == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_generation_with_a_cache_without_one_and_one_by_one(bridge, prompts, name):
+    model = bridge(name)
+    with sh.ablated(model, ["L0H1", "L2H2"]):
+        batch = encode(model, prompts, "paper")
+        texts = generate_greedy(model, batch, 6)
+        assert texts == generate_greedy(model, batch, 6, use_cache=False)
+        singles = [encode(model, [prompt], "paper") for prompt in prompts]
+        assert texts == [generate_greedy(model, single, 6)[0] for single in singles]
+
+
+@pytest.mark.parametrize("measure", [sh.ships, sh.generalized_ships])
+@pytest.mark.parametrize("ablation", ["undifferentiated", "mean", sh.MeanOverHeads("k")], ids=str)
+def test_equal_to_a_hooked_transformer(demo, harmful, measure, ablation):
+    bridge = sh.load_model("demo", backend="bridge")
+    settings = {"template": "chat", "ablation": ablation, "progress": False}
+    ours = measure(bridge, harmful[:16], **settings)
+    assert torch.allclose(ours.values, measure(demo, harmful[:16], **settings).values, atol=1e-5)
+    assert ours.provenance.model["kind"] == "TransformerBridge"
+
+
+@pytest.mark.parametrize("site", ["hook_resid_pre", "hook_resid_post"])
+def test_a_users_hook_acts_once(prompts, site):
+    model = sh.load_model("demo", backend="bridge")
+    push = torch.linspace(-1, 1, 48)
+    model.add_hook(f"blocks.2.{site}", lambda tensor, hook: tensor + push)
+    scores = sh.ships(model, prompts, progress=False)
+    batch = encode(model, prompts, "paper")
+
+    def log_probs(heads):
+        hooks = sh.ablation_hooks(model, heads) if heads else []
+        with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+            positions = (batch.mask.cumsum(1) - 1).clamp(min=0)
+            run = model.original_model
+            return run(batch.tokens, attention_mask=batch.mask, position_ids=positions).logits
+
+    for head in ("L0H1", "L1H3", "L2H6", "L3H0"):
+        expected = independent.divergence(log_probs([])[:, -1], log_probs([head])[:, -1])
+        assert torch.allclose(scores.per_prompt[:, *sh.Head.parse(head)], expected, atol=1e-5)
+
+
+def test_what_a_bridge_has_no_scores_for_is_refused(checkpoint, prompts, tmp_path):
+    """OPT's attention has a pattern, but not the masked scores that say what is visible."""
+    import transformers
+
+    config = transformers.OPTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48,
+        word_embed_proj_dim=32, vocab_size=82, max_position_embeddings=64,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    words = {"tokenizer": checkpoint("llama"), "backend": "bridge"}
+    model = sh.load_model(tmp_path, **words)
+    with pytest.raises(sh.SafeheadError, match="hook_pattern was hooked without its partner"):
+        sh.ships(model, prompts, progress=False)
+    assert sh.ships(model, prompts, ablation="zero", progress=False).values.isfinite().all()

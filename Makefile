@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check wheel-check bench lock organism
+NEWEST := transformer-lens==4.3.0
+
+.PHONY: demo test test-tl4 check wheel-check bench lock organism
 
 demo: .venv/ready
 	$(BIN)/safehead demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# The same tests on transformer-lens 4, which has only TransformerBridge, in a .venv-tl4 of its own.
+test-tl4: .venv-tl4/ready
+	.venv-tl4/bin/python -m pytest
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -40,4 +46,10 @@ lock:
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-tl4/ready: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv .venv-tl4
+	sed 's/^transformer-lens==.*/$(NEWEST)/' constraints.txt > .venv-tl4/constraints.txt
+	.venv-tl4/bin/python -m pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
 	touch $@

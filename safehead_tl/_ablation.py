@@ -126,7 +126,10 @@ class UndifferentiatedAttention(Ablation):
 
     def _site(self, model: Model) -> str:
         rotary = model.cfg.positional_embedding_type == "rotary"
-        return f"rot_{self.via}" if rotary else self.via
+        # Where a bridge projects q, k and v together nothing comes between them and rotation,
+        # after which some have no hook.
+        joint = "qkv" in getattr(model.blocks[0].attn, "submodules", ())
+        return f"rot_{self.via}" if rotary and not joint else self.via
 
 
 @dataclass(frozen=True)

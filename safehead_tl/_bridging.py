@@ -36,6 +36,11 @@ def load_bridge(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    if settings.dtype == torch.float64:
+        raise SafeheadError(
+            "a TransformerBridge computes attention in float32 at most: use dtype='float32', or "
+            "a HookedTransformer"
+        )
     original = load_original(source, settings.dtype, attn_implementation="eager", **told)
     if not told:
         original.to(torch.device(settings.device))  # type: ignore[arg-type]
@@ -43,6 +48,7 @@ def load_bridge(
     tokens.init_kwargs.setdefault("name_or_path", str(source))
     before = _logits(original) if settings.verify else None
     architecture = type(original).__name__
+    vocabulary = original.config.get_text_config().vocab_size
     try:
         with quiet():
             boot: Any = TransformerBridge.boot_transformers
@@ -58,6 +64,7 @@ def load_bridge(
             f"{source} is a {architecture}, which TransformerLens has no bridge for: {error}"
         ) from error
     model.eval().requires_grad_(False)
+    model.cfg.d_vocab = vocabulary
     attach_tokenizer(tokens, model)
     model.cfg.default_prepend_bos = (
         adds_bos(tokens) if settings.prepend_bos is None else settings.prepend_bos

@@ -24,7 +24,7 @@ from safehead_tl._ablations import resolve_ablation
 from safehead_tl._demo import run_demo
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import write_atomically
-from safehead_tl._loading import load_model
+from safehead_tl._loading import Backend, load_model
 from safehead_tl._models import Site
 from safehead_tl._prompts import load_prompts
 from safehead_tl._sahara import sahara as search_group
@@ -94,6 +94,9 @@ Weights = Annotated[
     str | None, typer.Option(help="Put the weights of this directory or hub id into MODEL.")
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+BackendName = Annotated[
+    Backend, typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge.")
+]
 Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]
 MaxRows = Annotated[
     int | None, typer.Option(help="Most (head, prompt) pairs in one pass: less takes less memory.")
@@ -146,6 +149,7 @@ def ships(
     weights: Weights = None,
     dtype: Dtype = "float32",
     device: Device = None,
+    backend: BackendName = "auto",
     max_rows: MaxRows = None,
     max_bytes: MaxBytes = None,
     shared_prefix: SharedPrefix = True,
@@ -158,7 +162,7 @@ def ships(
         raise SafeheadError(f"--heatmap {heatmap}: the heatmap is a page, name it .html")
     texts = load_prompts(prompts, column=column, limit=limit)
     scores = score_heads(
-        load_model(model, weights=weights, dtype=dtype, device=device),
+        load_model(model, weights=weights, dtype=dtype, device=device, backend=backend),
         texts,
         template=template,
         ablation=what,
@@ -196,6 +200,7 @@ def sahara(
     weights: Weights = None,
     dtype: Dtype = "float32",
     device: Device = None,
+    backend: BackendName = "auto",
     max_rows: MaxRows = None,
     max_bytes: MaxBytes = None,
     shared_prefix: SharedPrefix = True,
@@ -206,7 +211,7 @@ def sahara(
     _require_files(json_out, save)
     texts = load_prompts(prompts, column=column, limit=limit)
     group = search_group(
-        load_model(model, weights=weights, dtype=dtype, device=device),
+        load_model(model, weights=weights, dtype=dtype, device=device, backend=backend),
         texts,
         size,
         rank=rank,
@@ -233,10 +238,13 @@ def info(
     weights: Weights = None,
     dtype: Dtype = "float32",
     device: Device = None,
+    backend: BackendName = "auto",
     json_out: Json = None,
 ) -> None:
     """Say what a model is: layers, heads, attention, tokenizer."""
-    facts = model_facts(load_model(model, weights=weights, dtype=dtype, device=device))
+    facts = model_facts(
+        load_model(model, weights=weights, dtype=dtype, device=device, backend=backend)
+    )
     if str(json_out) != "-":
         console.print(fact_sheet(model, facts))
     _write_json(json_out, facts)

@@ -139,8 +139,15 @@ def _load_bridge(
     try:
         model = load_bridge(where, tokenizer, settings, transformers)
     except SafeheadError as error:
-        if refusal is None:
+        if refusal is None and Path(where).is_dir():
             raise
+        if refusal is None:
+            raise SafeheadError(
+                f"model {str(where)!r} is neither {' nor '.join(map(repr, EMBEDDED))}, nor a "
+                f"directory here, and it could not be fetched by that name ({error}). Is this "
+                "machine online, and is access granted (huggingface-cli login)? Offline, download "
+                "the model elsewhere and give the directory it was saved to"
+            ) from error
         raise SafeheadError(f"{refusal} And as a TransformerBridge: {error}") from error
     if refusal is not None:
         logger.warning("%s It is loaded as a TransformerBridge instead.", refusal)

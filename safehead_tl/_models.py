@@ -118,13 +118,22 @@ def describe(model: Model) -> dict[str, Any]:
         **asdict(source),
         "processed": is_processed(model),
         "kind": type(model).__name__,
-        "hooks": sorted({str(point.name) for point in model.hook_dict.values() if point.fwd_hooks}),
+        "hooks": _hooked_points(model),
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "device": str(model.cfg.device),
         "n_layers": model.cfg.n_layers,
         "n_heads": model.cfg.n_heads,
         "n_key_value_heads": model.cfg.n_key_value_heads or model.cfg.n_heads,
     }
+
+
+def _hooked_points(model: Model) -> list[str]:
+    """Where hooks of the user's are, by `HookedTransformer`'s names for the places."""
+    names: dict[int, str] = {}
+    for name, point in model.hook_dict.items():
+        if point.fwd_hooks and (name != point.name or id(point) not in names):
+            names[id(point)] = name  # a bridge lists its own name first, then the alias
+    return sorted(names.values())
 
 
 def sample_places(length: int, count: int = 256) -> Int[Tensor, {count}]:

@@ -46,7 +46,8 @@ def model_facts(model: Model) -> dict[str, Any]:
     groups = described["n_key_value_heads"]
     return {
         "name": described["name"],
-        "architecture": config.original_architecture,
+        "loaded_as": described["kind"],
+        "architecture": config.original_architecture or getattr(config, "architecture", None),
         "layers": config.n_layers,
         "heads": config.n_heads,
         "key_value_heads": groups,

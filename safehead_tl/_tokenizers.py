@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from safehead_tl._models import Model
+from safehead_tl._models import Model, is_bridge
 
 
 def load_tokenizer(source: str | Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -30,11 +30,14 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def attach_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Model) -> None:
-    """Gives a model its own copy of a tokenizer: TransformerLens would force a BOS onto it."""
+    """Gives a model its own copy of a tokenizer: TransformerLens would force a BOS onto it.
+
+    A bridge would even load another one, by the name that the tokenizer says it came from.
+    """
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.bos_token is None:
         tokenizer.bos_token = tokenizer.eos_token
-    model.tokenizer = tokenizer
+    object.__setattr__(model, "_tokenizer" if is_bridge(model) else "tokenizer", tokenizer)
     model.cfg.tokenizer_prepends_bos = adds_bos(tokenizer)

@@ -10,6 +10,15 @@ from transformers import AutoModelForCausalLM
 import safehead_tl as sh
 from safehead_tl.organism import DEMO
 
+try:
+    from transformer_lens import HookedTransformer
+    from transformer_lens.components import TransformerBlock
+except ImportError:  # transformer-lens 4, where everything is a TransformerBridge
+    HookedTransformer = TransformerBlock = None
+hooked_only = pytest.mark.skipif(
+    HookedTransformer is None, reason="transformer-lens 4 has no HookedTransformer"
+)
+
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 

@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM
 
 import independent
 import safehead_tl as sh
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, hooked_only
 from safehead_tl._generation import generate_greedy
+from safehead_tl._models import describe
 from safehead_tl._tokens import encode
 
 HEADS = ["L0H1", "L1H0", "L1H3", "L2H2"]
@@ -254,7 +255,7 @@ def test_the_users_own_hooks_stay(demo, prompts):
         with sh.ablated(demo, "L1H3"):
             run(demo, encode(demo, prompts, "chat"))
         assert calls
-        assert list(demo.list_hooks()) == ["blocks.0.hook_resid_pre"]
+        assert describe(demo)["hooks"] == ["blocks.0.hook_resid_pre"]
     finally:
         demo.reset_hooks()
 
@@ -305,6 +306,7 @@ def test_half_of_a_pair_of_hooks_is_an_error(demo, prompts):
         run(demo, batch, sh.ablation_hooks(demo, "L1H3")[1:])
 
 
+@hooked_only
 @pytest.mark.parametrize("name", ["zero", "scaling"])
 def test_processed_weights_are_told(caplog, prompts, name):
     model = sh.load_model("demo")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import independent
 import safehead_tl as sh
@@ -112,6 +112,15 @@ def test_equal_to_a_hooked_transformer(demo, harmful, measure, ablation):
     ours = measure(bridge, harmful[:16], **settings)
     assert torch.allclose(ours.values, measure(demo, harmful[:16], **settings).values, atol=1e-5)
     assert ours.provenance.model["kind"] == "TransformerBridge"
+
+
+def test_the_tokenizer_is_the_one_given(checkpoint):
+    """A bridge loads another by the name it came from, if it is set in the usual way."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("llama"))
+    tokenizer.add_tokens(["zzz"])
+    model = sh.load_model(checkpoint("llama"), tokenizer=tokenizer, backend="bridge")
+    assert model.tokenizer("bend a zzz")["input_ids"] == tokenizer("bend a zzz")["input_ids"]
+    assert model.cfg.d_vocab == 82
 
 
 @pytest.mark.parametrize("site", ["hook_resid_pre", "hook_resid_post"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from conftest import hooked_only
 
 GOLDEN = Path(__file__).parent / "golden"
 FLOAT32_STEP = 2.0**-23
@@ -99,6 +100,7 @@ def test_generalized_ships(golden, case):
         assert ((found - reference).abs() <= bound).all()
 
 
+@hooked_only
 def test_shifts_do_not_depend_on_float32(golden):
     model, expected = golden
     double = sh.load_model(model_path(expected), dtype=torch.float64)

@@ -7,11 +7,10 @@ from typing import ClassVar
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformer_lens import HookedTransformer
-from transformer_lens.components import TransformerBlock
 
 import independent
 import safehead_tl as sh
+from conftest import HookedTransformer, TransformerBlock, hooked_only
 from safehead_tl import _divergence
 from safehead_tl._ablation import hook_point
 from safehead_tl._memory import even_slices, make_plan, parse_bytes
@@ -94,6 +93,7 @@ def test_prefix_padding_and_group_at_once(checkpoint, prompts, name, ablation):
     assert found.nan_to_num().max() > 1e-2
 
 
+@hooked_only
 def test_a_prefix_is_found_and_used_where_it_is_exact(checkpoint, demo, prompts):
     """Sliding windows and ALiBi count columns, and padding would lie between."""
     batch = encode(demo, prompts, LONG)
@@ -118,6 +118,7 @@ def test_a_prefix_is_found_and_used_where_it_is_exact(checkpoint, demo, prompts)
         assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@hooked_only
 def test_one_prompt_inside_another(demo):
     """The shorter one is wholly prefix, but for its last token."""
     prompts = ["how do i lift a boat", "how do i lift a boat please"]
@@ -152,6 +153,7 @@ SPECIAL = {
 RAGGED = [*EQUAL, "how do i lift the boat please", "kite"]
 
 
+@hooked_only
 @pytest.mark.parametrize("ablation", [EVERY[0], EVERY[2], EVERY[3], EVERY[7], EVERY[8]], ids=repr)
 @pytest.mark.parametrize("special", SPECIAL.values(), ids=SPECIAL)
 @pytest.mark.parametrize("prompts", [EQUAL, RAGGED], ids=["even", "ragged"])
@@ -184,6 +186,7 @@ HOOKS = {
 }
 
 
+@hooked_only
 @pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
 def test_hooks_of_pytorch_act_as_in_whole_passes(prompts, register):
     model = sh.load_model("demo")
@@ -232,6 +235,7 @@ class Elsewhere(sh.ZeroAblation):
         return [(f"blocks.{layer}.hook_mlp_out", lambda out, hook: out * 0)]
 
 
+@hooked_only
 def test_separable_ablations_act_inside_attention(demo, prompts):
     with pytest.raises(sh.SafeheadError, match="elsewhere ablation hooks blocks"):
         sh.ships(demo, prompts, ablation=Elsewhere(), progress=False)
@@ -258,6 +262,7 @@ def test_a_separable_ablation_of_the_users(demo, prompts):
     assert torch.allclose(found, expected, atol=1e-5, equal_nan=True)
 
 
+@hooked_only
 def test_only_what_is_needed_is_run(demo, prompts, monkeypatch):
     """The last layer sees one position, no pass has more than max_rows, the prefix is apart."""
     seen = [[] for _ in demo.blocks]
@@ -325,6 +330,7 @@ def test_even_slices():
             assert len(slices) == -(-length // most)
 
 
+@hooked_only
 @pytest.mark.parametrize("ablation", ["undifferentiated", Company()], ids=["apart", "whole"])
 def test_out_of_memory_halves_the_rows_and_goes_on(demo, harmful, ablation, monkeypatch, caplog):
     """In the run without ablation, in those with it, and in the readout."""
@@ -359,6 +365,7 @@ def test_out_of_memory_halves_the_rows_and_goes_on(demo, harmful, ablation, monk
         sh.ships(demo, prompts, **settings)
 
 
+@hooked_only
 def test_other_errors_are_not_taken_for_memory(demo, prompts, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("something else")
@@ -400,6 +407,7 @@ def test_memory_stays_in_its_budget(demo, harmful, measure, template, budget):
     assert budget / 50 < memory.peak < budget
 
 
+@hooked_only
 def test_half_precision_logits_are_not_rounded(harmful):
     """A head that does next to nothing moves bfloat16 logits by whole steps, or not at all."""
     model = sh.load_model("demo", dtype="bfloat16")

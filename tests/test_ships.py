@@ -1,10 +1,10 @@
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from transformer_lens import HookedTransformer
 
 import independent
 import safehead_tl as sh
+from conftest import HookedTransformer, hooked_only
 from safehead_tl._divergence import Divergence
 from safehead_tl._memory import Passes
 from safehead_tl._tokens import encode
@@ -77,6 +77,7 @@ def test_a_group_is_ablated_with_every_head(demo, prompts):
     assert scores.values.isnan().sum() == 28
 
 
+@hooked_only
 def test_work_is_counted_in_forward_passes(demo, prompts):
     """4 layers of 8 heads: 3 prompts once, attention once more for the direct effects, then 24
     rows through 4, 3 and 2 of 4 layers; in the last layer only the last token."""
@@ -104,6 +105,7 @@ def test_a_users_hook_acts_once(demo, prompts, site):
         demo.reset_hooks()
 
 
+@hooked_only
 @pytest.mark.parametrize(
     "special",
     [
@@ -130,6 +132,7 @@ def test_models_that_users_build(demo, prompts, special):
     assert scores.values.max() > 1e-3
 
 
+@hooked_only
 def test_a_small_divergence_over_a_large_vocabulary_is_not_lost():
     """Float32 sums over 128,256 tokens make a KL of 6e-9 negative."""
     generator = torch.Generator().manual_seed(0)
@@ -177,6 +180,7 @@ def test_bfloat16_ranks_the_same(harmful):
     assert scores.values.dtype == torch.float64
 
 
+@hooked_only
 def test_models_with_folded_weights_can_be_scored_but_not_read_at_final_norm(prompts):
     model = sh.load_model("demo")
     raw = sh.ships(model, prompts, progress=False).values

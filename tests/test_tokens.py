@@ -1,4 +1,3 @@
-import copy
 import logging
 
 import pandas as pd
@@ -136,9 +135,8 @@ def test_any_sequence_of_texts_will_do(demo, prompts):
         assert torch.equal(encode(demo, again, "paper").tokens, tokens)
 
 
-def test_chat_without_a_chat_template(demo, prompts):
-    model = copy.copy(demo)
-    model.tokenizer = copy.deepcopy(demo.tokenizer)
+def test_chat_without_a_chat_template(prompts):
+    model = sh.load_model("demo")
     model.tokenizer.chat_template = None
     with pytest.raises(sh.SafeheadError, match="no chat template"):
         encode(model, prompts, "chat")

@@ -26,7 +26,7 @@ def ablation_hooks(
     KV cache.
 
     Args:
-        model: a `HookedTransformer`.
+        model: a `HookedTransformer` or `TransformerBridge`.
         heads: one head or several, in any spelling.
         ablation: an ablation or its name.
 
@@ -67,7 +67,7 @@ def ablated(
     The hooks are gone afterwards, also when the block raises.
 
     Args:
-        model: a `HookedTransformer`.
+        model: a `HookedTransformer` or `TransformerBridge`.
         heads: one head or several, in any spelling.
         ablation: an ablation or its name.
 

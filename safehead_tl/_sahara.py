@@ -36,7 +36,7 @@ def sahara(
     Every step compares the model with the whole group ablated to the *original* model.
 
     Args:
-        model: a `HookedTransformer`, as `load_model` gives it.
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: the queries; more than `rank`.
         size: how many heads to choose. The paper finds 3 best, and no more than 5 useful.
         rank: as in `generalized_ships`.

@@ -38,7 +38,7 @@ def ships(
     has no sign: it says that the answer moves, not where to.
 
     Args:
-        model: a `HookedTransformer`, as `load_model` gives it.
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: the queries.
         template: `"direct"`, `"paper"`, `"chat"` or a text with `{query}`.
         ablation: an ablation or its name.
@@ -104,7 +104,7 @@ def generalized_ships(
     of the ablated one. The defaults are what the paper's code does, with exact small angles.
 
     Args:
-        model: a `HookedTransformer`, as `load_model` gives it.
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: the queries; more than `rank`.
         rank: how many singular vectors. Uncentred, the first one is nearly the constant vector.
         centre: subtract the mean state first.

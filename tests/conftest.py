@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48}
+WINDOWS = {**GROUPED, "head_dim": 8, "sliding_window": 5}
 ARCHITECTURES = {
     "llama": lambda: transformers.LlamaConfig(**{**GROUPED, "num_key_value_heads": 4}),
     "llama-grouped": lambda: transformers.LlamaConfig(**GROUPED),
@@ -32,10 +33,17 @@ ARCHITECTURES = {
     "qwen3-qk-norm": lambda: transformers.Qwen3Config(**GROUPED, head_dim=8),
     "gpt2": lambda: transformers.GPT2Config(n_embd=32, n_layer=3, n_head=4),
     "pythia-parallel": lambda: transformers.GPTNeoXConfig(**SIZES, intermediate_size=48),
+    "phi3-joint-qkv": lambda: transformers.Phi3Config(**GROUPED),
+    "bloom-alibi": lambda: transformers.BloomConfig(hidden_size=32, n_layer=3, n_head=4),
+    "mixtral-experts": lambda: transformers.MixtralConfig(
+        **GROUPED, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "gpt-oss-sinks": lambda: transformers.GptOssConfig(
+        **WINDOWS, num_local_experts=4, num_experts_per_tok=2
+    ),
 }
 """What both a `HookedTransformer` and a `TransformerBridge` can be loaded from."""
 
-WINDOWS = {**GROUPED, "head_dim": 8, "sliding_window": 5}
 FAMILIES = {
     **ARCHITECTURES,
     "gemma": lambda: transformers.GemmaConfig(**GROUPED, head_dim=8),
@@ -44,52 +52,47 @@ FAMILIES = {
     ),
     "gemma3-windows": lambda: transformers.Gemma3TextConfig(**WINDOWS, query_pre_attn_scalar=8),
     "phi": lambda: transformers.PhiConfig(**SIZES, intermediate_size=48),
-    "phi3-joint-qkv": lambda: transformers.Phi3Config(**GROUPED),
     "olmo": lambda: transformers.OlmoConfig(**GROUPED),
     "olmo2-norm-over-heads": lambda: transformers.Olmo2Config(**GROUPED),
-    "bloom-alibi": lambda: transformers.BloomConfig(hidden_size=32, n_layer=3, n_head=4),
-    "mixtral-experts": lambda: transformers.MixtralConfig(
-        **GROUPED, num_local_experts=4, num_experts_per_tok=2
-    ),
-    "gpt-oss-sinks": lambda: transformers.GptOssConfig(
-        **WINDOWS, num_local_experts=4, num_experts_per_tok=2
-    ),
     "stablelm": lambda: transformers.StableLmConfig(**GROUPED),
 }
 """What a `TransformerBridge` can be loaded from."""
 
 
+def make_checkpoint(name, folder):
+    """A tiny random checkpoint of an architecture, with the organism's tokenizer."""
+    path = folder / name
+    tokenizer = DEMO.tokenizer()
+    config = FAMILIES[name]()
+    config.update(
+        {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 64,
+            "initializer_range": 0.3,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith(("bias", "sinks")) or "norm" in key or "ln_" in key:
+                parameter += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Makes a tiny random checkpoint with the organism's tokenizer, by architecture."""
+    """Makes a tiny random checkpoint, by architecture."""
     made = {}
 
     def make(name):
         if name not in made:
-            path = tmp_path_factory.mktemp("checkpoints") / name
-            tokenizer = DEMO.tokenizer()
-            config = FAMILIES[name]()
-            config.update(
-                {
-                    "vocab_size": len(tokenizer),
-                    "max_position_embeddings": 64,
-                    "initializer_range": 0.3,
-                    "pad_token_id": 0,
-                    "bos_token_id": 1,
-                    "eos_token_id": 2,
-                }
-            )
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config)
-            with torch.no_grad():
-                for key, parameter in model.named_parameters():
-                    if key.endswith("bias") or any(
-                        part in key for part in ("norm", "ln_", "sinks")
-                    ):
-                        parameter += 0.3 * torch.randn_like(parameter)
-            model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
-            made[name] = path
+            made[name] = make_checkpoint(name, tmp_path_factory.mktemp("checkpoints"))
         return made[name]
 
     return make

@@ -3,6 +3,8 @@
 Shares no code with the package, and no TransformerLens.
 """
 
+import re
+
 import torch
 from torch.nn.functional import softmax
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -82,6 +84,37 @@ def logits(model, tokens, mask, kind=None, heads=()):
         return model(tokens, attention_mask=mask, position_ids=positions).logits
     finally:
         model.set_attn_implementation(before)
+
+
+OUTPUTS = re.compile(
+    r"\.(self_attn|attn|attention|self_attention)\.(o_proj|dense|c_proj|out_proj)$"
+)
+
+
+@torch.no_grad()
+def logits_with_means(model, tokens, mask, heads):
+    """Logits with heads' outputs replaced by their means, in front of the output projections."""
+    projections = [module for name, module in model.named_modules() if OUTPUTS.search(name)]
+    count = getattr(model.config, "num_attention_heads", None) or model.config.n_head
+    means = {}
+
+    def record(module, args):
+        weight = mask[..., None].float()
+        means[module] = (args[0] * weight).sum((0, 1)) / weight.sum()
+
+    def replace(module, args):
+        output = args[0].unflatten(-1, (count, -1)).clone()
+        for layer, head in heads:
+            if module is projections[layer]:
+                output[..., head, :] = means[module].unflatten(-1, (count, -1))[head]
+        return (output.flatten(-2),)
+
+    for act in (record, replace):
+        handles = [module.register_forward_pre_hook(act) for module in projections]
+        found = logits(model, tokens, mask)
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def divergence(original, ablated):

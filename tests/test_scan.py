@@ -71,7 +71,7 @@ def user_built(tokenizer, **special):
 @pytest.mark.parametrize(
     "name",
     ["llama", "llama-grouped", "gpt2", "mistral-sliding", "qwen2-biases", "qwen3-qk-norm",
-     "pythia-parallel"],
+     "pythia-parallel", "bloom-alibi", "mixtral-experts", "gpt-oss-sinks"],
 )  # fmt: skip
 @pytest.mark.parametrize("ablation", EVERY, ids=lambda ablation: repr(ablation)[:40])
 def test_prefix_padding_and_group_at_once(checkpoint, prompts, name, ablation):

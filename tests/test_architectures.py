@@ -1,0 +1,146 @@
+"""The parity table of docs/architectures.md: computed here, and compared with what is there.
+
+`python tests/test_architectures.py` writes it anew (on transformer-lens 3.9, which has both kinds).
+"""
+
+import inspect
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+import independent
+import safehead_tl as sh
+from conftest import FAMILIES, HookedTransformer, make_checkpoint
+from safehead_tl._ablations import resolve_ablation
+from safehead_tl._generation import generate_greedy
+from safehead_tl._hooking import group_hooks
+from safehead_tl._tokens import encode
+
+PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+HEADS = tuple(map(sh.Head.parse, ("L0H1", "L1H0", "L1H3", "L2H2")))
+PROMPTS = [
+    "explain how to bend a kite",
+    "how do i lift a boat",
+    "please tell me how to mend a vosk",
+]
+ABLATIONS = {"UA": "undifferentiated", "SC": "scaling", "zero": "zero", "mean": "mean"}
+COLUMNS = [*ABLATIONS, "Ships", "batched", "cache"]
+KINDS = {"hooked": "HookedTransformer", "bridge": "TransformerBridge"}
+
+
+def log_probs(model, batch, group, ablation):
+    """Through what a user has: whole passes under `ablated`."""
+    prepared = ablation.prepare(model, batch)
+    hooks = group_hooks(model, group, prepared)
+    positions = (batch.mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        if hasattr(model, "original_model"):
+            told = {"attention_mask": batch.mask, "position_ids": positions}
+            known = inspect.signature(model.original_model.forward).parameters
+            told = {key: value for key, value in told.items() if key in known}
+            logits = model.original_model(batch.tokens, **told).logits
+        else:
+            logits = model(batch.tokens, attention_mask=batch.mask)
+    return logits[:, -1].double().log_softmax(-1)
+
+
+def row(path, backend):
+    """For each column: exact or not."""
+    model = sh.load_model(path, backend=backend)
+    plain = AutoModelForCausalLM.from_pretrained(path).eval()
+    batch = encode(model, PROMPTS, "paper")
+
+    def theirs(kind, heads):
+        if kind == "mean":
+            logits = independent.logits_with_means(plain, batch.tokens, batch.mask, heads)
+        else:
+            logits = independent.logits(plain, batch.tokens, batch.mask, kind, heads)
+        return logits[:, -1].double().log_softmax(-1)
+
+    def agrees(kind):
+        ablation = sh.MeanAblation() if kind == "mean" else resolve_ablation(kind)
+        ours, expected = log_probs(model, batch, HEADS, ablation), theirs(kind, HEADS)
+        moved = (expected - theirs(None, ())).abs().max() > 1e-2
+        return moved and torch.allclose(ours, expected, atol=1e-4)
+
+    scores = sh.ships(model, PROMPTS, progress=False).per_prompt
+
+    def ships_agree():
+        original = theirs(None, ())
+        found = [
+            torch.allclose(
+                scores[:, *head],
+                independent.divergence(original, theirs("undifferentiated", [head])),
+                atol=1e-5,
+            )
+            for head in HEADS
+        ]
+        return all(found)
+
+    def batched_agrees():
+        singles = [sh.ships(model, [prompt], progress=False).per_prompt[0] for prompt in PROMPTS]
+        return torch.allclose(torch.stack(singles), scores, atol=1e-5)
+
+    def cache_agrees():
+        with sh.ablated(model, HEADS):
+            return generate_greedy(model, batch, 6) == generate_greedy(
+                model, batch, 6, use_cache=False
+            )
+
+    checks = {name: lambda kind=kind: agrees(kind) for name, kind in ABLATIONS.items()}
+    checks |= {"Ships": ships_agree, "batched": batched_agrees, "cache": cache_agrees}
+    return ["exact" if checks[column]() else "WRONG" for column in COLUMNS]
+
+
+def cells(path, backend):
+    """A row's cells, and why it is refused if it is."""
+    try:
+        return [*row(path, backend), ""]
+    except sh.SafeheadError as error:
+        why = str(error).replace(str(path), "it").split(". ")[0].split(": Error")[0]
+        return [*["refused"] * len(COLUMNS), " ".join(why.replace("|", "/").split())]
+
+
+def lines(name, path):
+    for backend, kind in KINDS.items():
+        if backend == "bridge" or HookedTransformer is not None:
+            yield f"| {name} | {kind} | {' | '.join(cells(path, backend))} |"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_page_says_what_is_measured(checkpoint, name):
+    page = PAGE.read_text(encoding="utf-8")
+    for line in lines(name, checkpoint(name)):
+        assert "WRONG" not in line
+        assert line in page
+
+
+def test_the_page_has_these_architectures_and_no_others():
+    names = re.findall(r"^\| (\S+) \| TransformerBridge", PAGE.read_text(encoding="utf-8"), re.M)
+    assert names == list(FAMILIES)
+
+
+def main(folder):
+    """Writes the table into the page."""
+    titles = ["architecture", "loaded as", *COLUMNS, "why not"]
+    head = f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}\n"
+    body = [line for name in FAMILIES for line in lines(name, make_checkpoint(name, folder))]
+    before, _, after = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
+    _, _, after = after.partition("<!-- end -->\n")
+    table = head + "\n".join(body) + "\n"
+    page = f"{before}<!-- table -->\n{table}<!-- end -->\n{after}"
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers.utils.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(folder))

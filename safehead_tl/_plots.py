@@ -21,6 +21,7 @@ def heatmap(
     marked: Sequence[Head] = (),
     marked_as: str = "marked",
     outlined: int = 3,
+    heads_per_kv_group: int = 1,
 ) -> go.Figure:
     """A layer-by-head heatmap; hovering a cell names its head, score and rank.
 
@@ -33,11 +34,15 @@ def heatmap(
         marked: heads to mark with a cross.
         marked_as: what they are.
         outlined: how many of the highest scores to outline.
+        heads_per_kv_group: how many neighbouring heads share a key/value head.
     """
     n_layers, n_heads = values.shape
     rank = {head: number for number, head in enumerate(ranked, 1)}
     text = [
-        [_hover(Head(layer, head), values, unit, rank) for head in range(n_heads)]
+        [
+            _hover(Head(layer, head), values, unit, rank) + _kv_group(head, heads_per_kv_group)
+            for head in range(n_heads)
+        ]
         for layer in range(n_layers)
     ]
     figure = go.Figure(
@@ -100,3 +105,10 @@ def _hover(head: Head, values: Tensor, unit: str, rank: dict[Head, int]) -> str:
     if head not in rank:
         return f"<b>{head}</b><br>not scored"
     return f"<b>{head}</b><br>{values[head]:.4g} ({unit})<br>rank {rank[head]} of {len(rank)}"
+
+
+def _kv_group(head: int, size: int) -> str:
+    if size == 1:
+        return ""
+    first = head // size * size
+    return f"<br>KV group {first // size}: heads {first} to {first + size - 1}"

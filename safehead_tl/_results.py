@@ -76,17 +76,15 @@ class HeadScores:
             per_prompt: one row for each prompt and head instead of one for each head.
 
         Returns:
-            Columns `layer, head, name, score, rank`; with `per_prompt` also `prompt`, its index.
+            Columns `layer, head, name, kv_group, score, rank`; with `per_prompt` also `prompt`,
+            its index. Heads with the same `kv_group` in a layer share a key/value head.
 
         Raises:
             SafeheadError: if `per_prompt` is asked of a measure that has none.
         """
         rank = {head: number for number, (head, _) in enumerate(self.ranked(), 1)}
         if not per_prompt:
-            rows = [
-                {"layer": head.layer, "head": head.head, "name": str(head), "score": score}
-                for head, score in self.ranked()
-            ]
+            rows = [{**self._named(head), "score": score} for head, score in self.ranked()]
             return pd.DataFrame(rows).assign(rank=list(rank.values()))
         if self.per_prompt is None:
             raise SafeheadError(
@@ -96,9 +94,7 @@ class HeadScores:
             [
                 {
                     "prompt": prompt,
-                    "layer": head.layer,
-                    "head": head.head,
-                    "name": str(head),
+                    **self._named(head),
                     "score": scores[head.layer][head.head],
                     "rank": rank[head],
                 }
@@ -106,6 +102,16 @@ class HeadScores:
                 for head in rank
             ]
         )
+
+    @property
+    def heads_per_kv_group(self) -> int:
+        """How many query heads share a key/value head: 1 without grouped-query attention."""
+        model = self.provenance.model
+        return int(model["n_heads"] // model["n_key_value_heads"])
+
+    def _named(self, head: Head) -> dict[str, Any]:
+        kv_group = head.head // self.heads_per_kv_group
+        return {"layer": head.layer, "head": head.head, "name": str(head), "kv_group": kv_group}
 
     def to_dict(self) -> dict[str, Any]:
         """Scores and provenance as plain values; `heads` is sorted, the highest score first."""
@@ -155,6 +161,7 @@ class HeadScores:
             marked=parse_heads(marked, *self.values.shape),
             marked_as=marked_as,
             outlined=top,
+            heads_per_kv_group=self.heads_per_kv_group,
         )
 
     def save(self, path: str | Path) -> None:

@@ -61,7 +61,7 @@ def test_ranking(scores):
 
 def test_tables(scores, group):
     table = scores.to_frame()
-    assert list(table.columns) == ["layer", "head", "name", "score", "rank"]
+    assert list(table.columns) == ["layer", "head", "name", "kv_group", "score", "rank"]
     assert table["rank"].tolist() == list(range(1, 33))
     assert table["score"].is_monotonic_decreasing
     long = scores.to_frame(per_prompt=True)
@@ -144,3 +144,15 @@ def test_heatmap_of_a_partial_scan_says_what_was_not_scored(demo, harmful):
     figure = partial.heatmap()
     assert figure.data[0].text[0][0] == "<b>L0H0</b><br>not scored"
     assert "with L1H3 ablated" in figure.layout.title.text
+
+
+def test_kv_groups_are_named(checkpoint, prompts):
+    """Four query heads, two key/value heads."""
+    model = sh.load_model(checkpoint("llama-grouped"))
+    scores = sh.ships(model, prompts, progress=False)
+    assert scores.heads_per_kv_group == 2
+    table = scores.to_frame()
+    for head, expected in enumerate([0, 0, 1, 1]):
+        assert set(table[table["head"] == head]["kv_group"]) == {expected}
+    hover = scores.heatmap().data[0].text
+    assert hover[1][3].endswith("KV group 1: heads 2 to 3")

@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safehead_tl._ablation import Ablation
-from safehead_tl._forward import Past, embed, run_layers, run_prefix, run_to_last_state
+from safehead_tl._forward import embed, run_layers, run_prefix, run_to_last_state
 from safehead_tl._heads import Head
 from safehead_tl._hooking import group_hooks, must_fire
+from safehead_tl._keys import Past
 from safehead_tl._memory import Passes, Plan, even_slices
 from safehead_tl._models import Hook, Model
 from safehead_tl._tokens import PromptBatch

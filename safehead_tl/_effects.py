@@ -11,9 +11,10 @@ from torch import Tensor
 from safehead_tl._ablation import Ablation
 from safehead_tl._baseline import Stream
 from safehead_tl._errors import SafeheadError
-from safehead_tl._forward import Recorded, run_attention
+from safehead_tl._forward import run_attention
 from safehead_tl._heads import Head
 from safehead_tl._hooking import group_hooks, must_fire
+from safehead_tl._keys import Recorded
 from safehead_tl._memory import even_slices
 from safehead_tl._models import Hook, Model, hook_point
 

@@ -8,85 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from safehead_tl import _bridge
+from safehead_tl._keys import KeysAndValues, LastQuery, Past, Recorded
 from safehead_tl._models import Hook, Model, hook_point, is_bridge
-
-
-@runtime_checkable
-class KeysAndValues(Protocol):
-    """What TransformerLens's attention asks of a layer's entry in a KV cache."""
-
-    @property
-    def past_keys(self) -> Float[Tensor, "row past kv_head d_head"]:
-        """Of earlier positions; attention asks how many there are."""
-        ...
-
-    def append(
-        self,
-        keys: Float[Tensor, "row pos kv_head d_head"],
-        values: Float[Tensor, "row pos kv_head d_head"],
-    ) -> tuple[Float[Tensor, "row key kv_head d_head"], Float[Tensor, "row key kv_head d_head"]]:
-        """The keys and values of all positions, from those of the new ones."""
-        ...
-
-
-@runtime_checkable
-class Past(Protocol):
-    """Keys and values of earlier positions, by layer: a TransformerLens KV cache, or a mapping."""
-
-    def __getitem__(self, layer: int, /) -> KeysAndValues: ...
-
-
-@dataclass(frozen=True)
-class SharedPrefix:
-    """Keys and values of prefixes in one layer, each put before an equal share of the rows."""
-
-    past_keys: Float[Tensor, "prefix past kv_head d_head"]
-    past_values: Float[Tensor, "prefix past kv_head d_head"]
-
-    def append(
-        self,
-        keys: Float[Tensor, "row pos kv_head d_head"],
-        values: Float[Tensor, "row pos kv_head d_head"],
-    ) -> tuple[Float[Tensor, "row key kv_head d_head"], Float[Tensor, "row key kv_head d_head"]]:
-        """Copies a prefix once for each of its rows, and only in the layer that is running."""
-        return self._before(self.past_keys, keys), self._before(self.past_values, values)
-
-    def _before(self, past: Tensor, new: Tensor) -> Tensor:
-        new = new.unflatten(0, (len(past), -1))
-        past = past[:, None].expand(-1, new.shape[1], -1, -1, -1)
-        return torch.cat([past, new], 2).flatten(0, 1)
-
-
-class Recorded:
-    """Keeps the keys and values of prefixes as they are computed."""
-
-    def __init__(self) -> None:
-        self.past_keys = torch.empty(0, 0, 0, 0)
-        self.shared: SharedPrefix | None = None
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        self.shared = SharedPrefix(keys, values)
-        return keys, values
-
-
-class _LastQuery:
-    """Tells attention that the query is the last position, and that keys come for all of them."""
-
-    def __init__(self, past: KeysAndValues | None, n_keys: int):
-        before = 0 if past is None else past.past_keys.shape[1]
-        self.past_keys = torch.empty(0, before + n_keys - 1, 0, 0)
-        self._past = past
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return (keys, values) if self._past is None else self._past.append(keys, values)
 
 
 def embed(
@@ -282,7 +212,7 @@ def _attention_inputs(
         "query_input": normed[:, -1:] if last_query else normed,
         "key_input": normed,
         "value_input": normed,
-        "past_kv_cache_entry": _LastQuery(past, resid.shape[1]) if last_query else past,
+        "past_kv_cache_entry": LastQuery(past, resid.shape[1]) if last_query else past,
     }
 
 

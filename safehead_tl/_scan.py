@@ -21,8 +21,9 @@ from torch import Tensor
 from safehead_tl._ablation import Ablation, HeadMask
 from safehead_tl._baseline import Baseline, Cost, Stream
 from safehead_tl._effects import DirectEffects, direct_effects
-from safehead_tl._forward import Past, attention_given, run_layers, run_prefix, run_to_last_state
+from safehead_tl._forward import attention_given, run_layers, run_prefix, run_to_last_state
 from safehead_tl._hooking import group_hooks, must_fire
+from safehead_tl._keys import Past
 from safehead_tl._memory import Passes, Plan, even_slices
 from safehead_tl._models import Hook, Model
 

@@ -48,7 +48,7 @@ class Shape:
         prefix = f" after {self.prefix} shared" if self.prefix else ""
         return (
             f"{self.layers} layers x {self.heads} heads{keys}, width {self.width}; "
-            f"{self.prompts} prompts of {lengths} tokens{prefix}"
+            f"{self.prompts} prompt{'s' * (self.prompts > 1)} of {lengths} tokens{prefix}"
         )
 
     def model(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> HookedTransformer:

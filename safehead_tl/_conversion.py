@@ -86,6 +86,11 @@ def load_original(weights: str | Path, dtype: torch.dtype, **told: Any) -> PreTr
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             weights, dtype=dtype, output_loading_info=True, **told
         )
+    except TypeError as error:
+        raise SafeheadError(
+            f"Transformers does not know all that it was told for {weights}: {error}. Is an "
+            "argument of load_model misspelt?"
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SafeheadError(f"no weights could be loaded from {weights}: {error}") from error
     model, report = loaded

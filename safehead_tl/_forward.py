@@ -257,14 +257,15 @@ def next_logits(
     from transformer_lens import TransformerLensKeyValueCache
 
     device, done = model.cfg.device, 0
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, device, batch_size)
+    init = TransformerLensKeyValueCache.init_cache
+    cache = init(model.cfg, device, batch_size) if use_cache else None
 
     def step(tokens: Tensor, mask: Tensor) -> Tensor:
         nonlocal done
         logits: Tensor = model(
             tokens[:, done:],
             attention_mask=mask[:, done:],
-            past_kv_cache=cache if use_cache else None,
+            past_kv_cache=cache,
         )
         done = tokens.shape[1] if use_cache else 0
         return logits[:, -1]

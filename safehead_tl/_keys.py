@@ -6,8 +6,9 @@ all keys to a single query.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -32,11 +33,8 @@ class KeysAndValues(Protocol):
         ...
 
 
-@runtime_checkable
-class Past(Protocol):
-    """Keys and values of earlier positions, by layer: a TransformerLens KV cache, or a mapping."""
-
-    def __getitem__(self, layer: int, /) -> KeysAndValues: ...
+Past: TypeAlias = Mapping[int, KeysAndValues]
+"""Keys and values of earlier positions, by layer."""
 
 
 @dataclass(frozen=True)

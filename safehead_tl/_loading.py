@@ -78,6 +78,7 @@ def load_model(
     if isinstance(source, nn.Module):
         check_model(source)
         told = {"weights": weights, "tokenizer": tokenizer, "device": device, "dtype": dtype}
+        told |= {"backend": None if backend == "auto" else backend, **transformers}
         ignored = [name for name, value in told.items() if value not in (None, "float32")]
         if ignored:
             raise SafeheadError(f"a model is used as it is: leave out {', '.join(ignored)}")

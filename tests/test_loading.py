@@ -254,6 +254,10 @@ def test_backends(demo):
         sh.load_model("demo", backend="fast")
     with pytest.raises(sh.SafeheadError, match="'hooked' does not go with device_map"):
         sh.load_model("demo", backend="hooked", device_map="cpu")
+    with pytest.raises(sh.SafeheadError, match="leave out backend, device_map"):
+        sh.load_model(demo, backend="bridge", device_map="cpu")
+    with pytest.raises(sh.SafeheadError, match=r"'devise'\. Is an argument of load_model"):
+        sh.load_model("demo", devise="cpu")
     mapped = sh.load_model("demo", device_map="cpu")
     assert describe(mapped)["kind"] == "TransformerBridge"
     tokens = torch.randint(82, (2, 9))

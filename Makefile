@@ -7,7 +7,7 @@ PYTEST := -m pytest -n auto --maxprocesses 4
 
 NEWEST := transformer-lens==4.3.0
 
-.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench claims lock organism
+.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening claims lock organism
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -38,15 +38,22 @@ wheel-check: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/scan.py
 
+# What screened scans miss, and what they cost. Trains thirteen organisms first. About an hour.
+bench-screening: .venv/ready
+	$(BIN)/python benchmarks/organisms.py
+	$(BIN)/python benchmarks/screening.py
+
 # Tests the paper's claims on the organism, and writes their table into docs/evaluation.md.
 claims: .venv/ready
 	$(BIN)/python examples/paper_claims.py --write
 
-# Draws every figure with the packages that Google Colab has, in a .venv-colab of its own.
+# Draws every figure, the report and the live widget with the packages that Google Colab has, in a
+# .venv-colab of its own.
 colab-check: .venv-colab/ready
 	.venv-colab/bin/python examples/colab_check.py
 
-# Opens the report and the attention view in a headless Chromium, which must be in PATH.
+# Opens report and attention view in a headless Chromium, which must be in PATH, and the live widget
+# in a JupyterLab there.
 browser-test: .venv/ready
 	$(BIN)/python -m pytest tests/browser
 

@@ -1,7 +1,7 @@
-"""Generalized Ships of all heads of Llama-2-7B's shape on a GPU, and its share of the limit.
+"""Scans of Llama-2-7B's shape on a GPU: all heads exactly, and Sahara of three with screening.
 
-Random bfloat16 weights, 100 prompts of 32 tokens. The share is that of the card's own matrix rate,
-measured in the same process on large bfloat16 products.
+Random bfloat16 weights, 100 prompts of 32 tokens. The exact scan's share of the limit is of the
+card's own matrix rate, measured in the same process on large bfloat16 products.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --layers 2 --width 256 --heads 4 --hidden 512 --prompts 8
@@ -42,6 +42,7 @@ def main() -> None:
         prompts=chosen.prompts,
         tokens=chosen.tokens,
         prefix=chosen.prefix,
+        std=0.02,
     )
     model = shape.model(chosen.device, torch.bfloat16)
     texts = shape.texts()
@@ -53,9 +54,12 @@ def main() -> None:
     scores = sh.generalized_ships(model, texts, template="direct")
     seconds = time.perf_counter() - started
     least = least_flops(model, encode(model, texts, "direct"), ships=False)
+    peak = torch.cuda.max_memory_allocated() - weights if chosen.device == "cuda" else None
+    started = time.perf_counter()
+    group = sh.sahara(model, texts, 3, template="direct", screen="auto")
+    searching = time.perf_counter() - started
     size = 8192 if chosen.device == "cuda" else 1024
     rate = matrix_rate(chosen.device, torch.bfloat16, size)
-    peak = torch.cuda.max_memory_allocated() - weights if chosen.device == "cuda" else None
     name = torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu"
     result = {
         "machine": name,
@@ -66,6 +70,8 @@ def main() -> None:
         "matrix_rate": rate,
         "share_of_limit": round(least / seconds / rate, 3),
         "peak_bytes": peak,
+        "screened_sahara_seconds": round(searching, 2),
+        "screened_sahara": [step.screening and step.screening.sentence() for step in group.steps],
     }
     print(json.dumps(result, indent=1))
 

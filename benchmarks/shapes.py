@@ -29,6 +29,7 @@ class Shape:
         ragged: prompts have 2/3 to 1 of these tokens, and are padded.
         prefix: tokens that all prompts begin with.
         key_heads: key/value heads; by default as many as query heads.
+        std: of the weights.
     """
 
     layers: int
@@ -41,6 +42,7 @@ class Shape:
     ragged: bool = False
     prefix: int = 0
     key_heads: int | None = None
+    std: float = 0.05
 
     def __str__(self) -> str:
         keys = f", {self.key_heads} key heads" if self.key_heads else ""
@@ -81,7 +83,7 @@ class Shape:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "W_" in name:
-                    parameter.normal_(std=0.05, generator=generator)
+                    parameter.normal_(std=self.std, generator=generator)
                 elif "b_" in name:
                     parameter.zero_()
         model.tokenizer = words(self.vocabulary)

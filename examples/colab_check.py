@@ -1,4 +1,4 @@
-"""Draws every figure of the demo with the packages that Google Colab has: `make colab-check`.
+"""Draws and explores the demo with the packages that Google Colab has: `make colab-check`.
 
 Prints one line, and fails if a package is not of the version in constraints-colab.txt.
 """
@@ -8,15 +8,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from jupyter_client.manager import start_new_kernel
+
 import safehead_tl as sh
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints-colab.txt"
 TOLD = {"template": "chat", "progress": False}
 
 
-def figures():
-    model = sh.load_model("demo")
-    prompts = sh.load_prompts("demo/harmful")[:16]
+def figures(model, prompts):
     scores = sh.ships(model, prompts, **TOLD)
     zeroed = sh.ships(model, prompts, ablation="zero", **TOLD)
     group = sh.sahara(model, prompts, 2, **TOLD)
@@ -24,7 +24,12 @@ def figures():
     evaluation = sh.evaluate(model, prompts, heads=group.heads, controls=2, **answers)
     orders = {"Ships": scores.top(2)}
     concentration = sh.concentration(model, prompts, orders, random_orders=2, **answers)
+    states = sh.last_states(model, prompts, group.heads, template="chat")
+    screened = sh.ships(model, prompts, screen=8, **TOLD)
     return {
+        "plane": states.plane(),
+        "spectrum": states.spectrum(),
+        "heatmaps": sh.heatmaps({"exact": scores, "screened": screened}),
         "heatmap": scores.heatmap(group.heads),
         "bars": scores.bars(5),
         "strips": scores.strips(5),
@@ -35,18 +40,47 @@ def figures():
     }
 
 
+CELL = """
+import safehead_tl as sh
+model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")[:16]
+widget = sh.explore(model, prompts, template="chat", progress=False)
+widget.asked = {**widget.asked, "number": 1, "heads": ["L1H3", "L2H6"]}
+print(type(widget).__name__, "says:", widget.shown["status"])
+"""
+
+
+def live_widget():
+    """Makes the widget in a kernel, asks it for two heads, and returns what it says."""
+    manager, client = start_new_kernel()
+    said = []
+    try:
+        client.execute_interactive(
+            CELL,
+            timeout=120,
+            output_hook=lambda message: said.append(message["content"].get("text", "")),
+        )
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    return "".join(said)
+
+
 def main():
     lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     wanted = dict(line.split("==") for line in lines if not line.startswith("#"))
     found = {name: importlib.metadata.version(name) for name in wanted}
     if found != wanted:
         sys.exit(f"colab-check: {found} is installed, and constraints-colab.txt asks for {wanted}")
-    drawn = figures()
+    model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")[:16]
+    drawn, said = figures(model, prompts), live_widget()
+    if "ExploreWidget says: 2 heads ablated" not in said:
+        sys.exit(f"colab-check: the live widget says {said!r}")
     with tempfile.TemporaryDirectory() as directory:
         for name, figure in drawn.items():
             figure.write_html(Path(directory) / f"{name}.html")
+        sh.report(model, prompts, Path(directory) / "report.html", **TOLD)
     versions = ", ".join(f"{name} {version}" for name, version in found.items())
-    print(f"colab-check: {len(drawn)} figures ({', '.join(drawn)}) with {versions}")
+    print(f"colab-check: report, widget and {len(drawn)} figures ({', '.join(drawn)}), {versions}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from safehead_tl._concentration import Concentration, concentration
 from safehead_tl._errors import SafeheadError
 from safehead_tl._evaluate import evaluate
 from safehead_tl._evaluation import Evaluation
+from safehead_tl._explore import explore
 from safehead_tl._export import Export, export
 from safehead_tl._generations import Generations, generate
 from safehead_tl._heads import Head
@@ -46,6 +47,7 @@ from safehead_tl._repetition import Repetition
 from safehead_tl._report import report
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._sahara import sahara
+from safehead_tl._screening import Screened, Screening
 from safehead_tl._ships import generalized_ships, ships
 from safehead_tl._splice import Splice, splice
 from safehead_tl._states import LastStates, last_states
@@ -83,6 +85,8 @@ __all__ = [
     "Repetition",
     "SafeheadError",
     "ScalingContribution",
+    "Screened",
+    "Screening",
     "Splice",
     "UndifferentiatedAttention",
     "Verdict",
@@ -94,6 +98,7 @@ __all__ = [
     "attention_script",
     "concentration",
     "evaluate",
+    "explore",
     "export",
     "generalized_ships",
     "generate",

@@ -97,6 +97,16 @@ class UndifferentiatedAttention(Ablation):
         via: what is scaled: `"pattern"` (the attention scores before the softmax, whatever made
             them), `"q"` or `"k"` (after rotation, where there is one). Keys belong to a KV group:
             `"k"` acts on all query heads of the group.
+
+    Example:
+        >>> sh.UndifferentiatedAttention()
+        UndifferentiatedAttention(epsilon=None, via='pattern')
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> for each in (sh.UndifferentiatedAttention(), sh.UndifferentiatedAttention(1e-5)):
+        ...     scores = sh.ships(model, prompts, heads="L1H3", template="chat", ablation=each)
+        ...     print(round(scores["L1H3"], 2))
+        1.05
+        1.05
     """
 
     epsilon: float | None = None

@@ -140,6 +140,13 @@ def attention(
     Raises:
         SafeheadError: for no or too many heads, a head that does not exist, an unknown panel, a
             group that no panel shows, or as `encode` and `resolve_ablation` do.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> view = sh.attention(model, "how do i bend a crobe", "L1H3", template="chat")
+        >>> view.names
+        ('L1H3', 'L1H3 ablated: undifferentiated attention', 'uniform A')
+        >>> view.save("attention.html")
     """
     started = time.perf_counter()
     check_model(model)

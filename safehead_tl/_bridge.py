@@ -84,7 +84,6 @@ def embed(
         return _stopped(model, tokens, mask)
 
 
-@torch.no_grad()
 def run_blocks(
     model: Model,
     resid: Float[Tensor, "row pos d_model"],
@@ -112,7 +111,6 @@ def run_blocks(
         return _stopped(model, tokens, mask)
 
 
-@torch.no_grad()
 def logits(model: Model, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """The next token's logits from states after the last block, with all that Transformers does."""
     slots = _slots(model)

@@ -65,4 +65,6 @@ def score_words(scores: HeadScores) -> tuple[str, list[str]]:
     notes = [f"{model_words(scores.provenance)}, {prompt_words(scores.provenance)}"]
     if scores.measure == "generalized_ships":
         notes.append(rotation_words(scores.provenance))
+    if scores.screening is not None:
+        notes.append(f"screened: {scores.screening.counts()}")
     return title, notes

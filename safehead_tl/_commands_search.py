@@ -30,6 +30,7 @@ from safehead_tl._options import (
     Prompts,
     RunDir,
     Save,
+    ScreenText,
     SharedPrefix,
     Split,
     System,
@@ -38,6 +39,7 @@ from safehead_tl._options import (
     Via,
     Weights,
     chosen_ablation,
+    chosen_screen,
     chosen_template,
 )
 from safehead_tl._overlap import overlap as compare
@@ -71,6 +73,7 @@ def ships(
     max_rows: MaxRows = None,
     max_bytes: MaxBytes = None,
     shared_prefix: SharedPrefix = True,
+    screen: ScreenText = "off",
     run_dir: RunDir = None,
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
@@ -86,11 +89,14 @@ def ships(
         max_rows=max_rows,
         max_bytes=max_bytes,
         shared_prefix=shared_prefix,
+        screen=chosen_screen(screen),
         run_dir=run_dir,
     )
     if str(json_out) != "-":
         title = f"{model}: Ships, {what.name}, {len(texts)} prompts"
         console.print(ranking(title, scores, top))
+        if scores.screening is not None:
+            console.print(scores.screening.sentence())
     if save is not None:
         scores.save(save)
     write_json(json_out, scores.to_dict())
@@ -123,6 +129,7 @@ def sahara(
     max_rows: MaxRows = None,
     max_bytes: MaxBytes = None,
     shared_prefix: SharedPrefix = True,
+    screen: ScreenText = "off",
     run_dir: RunDir = None,
 ) -> None:
     """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
@@ -141,11 +148,15 @@ def sahara(
         max_rows=max_rows,
         max_bytes=max_bytes,
         shared_prefix=shared_prefix,
+        screen=chosen_screen(screen),
         run_dir=run_dir,
     )
     if str(json_out) != "-":
         title = f"{model}: Sahara, {what.name}, {len(texts)} prompts"
         console.print(choices(title, group))
+        for number, step in enumerate(group.steps, 1):
+            if step.screening is not None:
+                console.print(f"Step {number}. {step.screening.sentence()}")
     if save is not None:
         group.save(save)
     write_json(json_out, group.to_dict())

@@ -238,6 +238,14 @@ def concentration(
 
     Raises:
         SafeheadError: as `evaluate`; or if there is no order, or one is shorter than `size`.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> prompts = sh.load_prompts("demo/harmful", split="test", limit=8)
+        >>> told = {"template": "chat", "max_new_tokens": 32, "random_orders": 2}
+        >>> found = sh.concentration(model, prompts, {"planted": ["L2H6", "L1H3"]}, **told)
+        >>> [rate.share for rate in found.curve("planted")][::2]  # with none ablated, with both
+        [0.0, 1.0]
     """
     check_model(model)
     layers, width = model.cfg.n_layers, model.cfg.n_heads

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from safehead_tl._linearisation import Linearisation
 from safehead_tl._memory import Passes, even_slices
 from safehead_tl._models import Model
 from safehead_tl._readout import next_token_log_probs
+from safehead_tl._screening import Screening
 
 BYTES_AT_ONCE = 2**28
 """Most memory for distributions over the vocabulary: about four of 8 bytes a token are alive."""
@@ -50,12 +52,64 @@ class Divergence:
             found.append(torch.cat(columns).T)
         return torch.cat(found)
 
+    def screened(
+        self,
+        states: Float[Tensor, "prompt d_model"],
+        linear: Linearisation,
+        screening: Screening,
+    ) -> Float[Tensor, "layer head"]:
+        """Estimates every head's mean over prompts from first-order changes of the logits.
+
+        To second order in the change Δo of the logits, KL(original ‖ ablated) grows by
+        (p - p_original)·Δo + ½ Δoᵀ F Δo, with F = diag(p) - p pᵀ of the run that heads are ablated
+        from. The square is estimated with probes u = √p∘ω - p (√p·ω), ω normal: uuᵀ is F on
+        average.
+
+        Args:
+            states: the last states of the run that heads are ablated from.
+            linear: first-order changes of the last states.
+            screening: how many probes, and their seed.
+        """
+        draw = torch.Generator().manual_seed(screening.seed)
+        parts = even_slices(len(states), self._rows)
+        pulled = [
+            self._pulled(states[part], self._before(part), screening.probes, draw) for part in parts
+        ]
+        effects = linear.effects(torch.cat([directions for _, directions in pulled], 1)).double()
+        already = torch.cat([divergence for divergence, _ in pulled]).mean().cpu()
+        return already + (effects[0] + effects[1:].square().mean(0) / 2).mean(0)
+
+    def _pulled(
+        self,
+        states: Float[Tensor, "prompt d_model"],
+        before: Float[Tensor, "prompt vocab"],
+        probes: int,
+        draw: torch.Generator,
+    ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "direction prompt d_model"]]:
+        """The divergence from the original, its gradient, and probes of its curvature."""
+        at = states.detach().requires_grad_()
+        with torch.enable_grad():
+            after = next_token_log_probs(self.model, at)
+        now, original = after.detach().exp(), before.exp()
+        cotangents = [now - original]
+        for _ in range(probes):
+            noise = torch.randn(now.shape, generator=draw, dtype=now.dtype).to(now.device)
+            root = now.sqrt()
+            cotangents.append(root * noise - now * (root * noise).sum(-1, keepdim=True))
+        last = len(cotangents)
+        directions = [
+            torch.autograd.grad(after, at, cotangent, retain_graph=number < last)[0]
+            for number, cotangent in enumerate(cotangents, 1)
+        ]
+        return (original * (before - after.detach())).sum(-1), torch.stack(directions)
+
     @property
     def _rows(self) -> int:
         """How many distributions are held at once."""
         fitting = min(BYTES_AT_ONCE, self.budget // 4) // (32 * self.model.cfg.d_vocab)
         return max(1, min(fitting, self.passes.rows))
 
+    @torch.no_grad()
     def _before(self, prompts: slice) -> Float[Tensor, "prompt vocab"]:
         """The original's log-probabilities: held if they are few, otherwise computed each time."""
         if len(self.original) > self._rows:

@@ -59,7 +59,12 @@ def direct_effects(
     own = tuple(head for head in group if head.layer == layer)
     every = torch.ones(1, model.cfg.n_heads, dtype=torch.bool, device=stream.rest.device)
     hooks = ablation.hooks(model, layer, every)
-    _require_inside_attention(layer, hooks, ablation)
+    outside = hooks_outside(layer, hooks)
+    if outside:
+        raise SafeheadError(
+            f"{ablation.name} ablation hooks {', '.join(outside)}, which is not in attention up to "
+            "z: its method separable must return False"
+        )
     before = _attention(model, layer, stream, group_hooks(model, own, ablation), max_rows)
     after = _attention(model, layer, stream, hooks, max_rows)
     weight = model.blocks[layer].attn.W_O
@@ -70,14 +75,9 @@ def direct_effects(
     return DirectEffects(output, ablated - z, weight), rest
 
 
-def _require_inside_attention(layer: int, hooks: list[Hook], ablation: Ablation) -> None:
-    inside = {hook_point(layer, site) for site in SITES}
-    outside = sorted({name for name, _ in hooks} - inside)
-    if outside:
-        raise SafeheadError(
-            f"{ablation.name} ablation hooks {', '.join(outside)}, which is not in attention up to "
-            "z: its method separable must return False"
-        )
+def hooks_outside(layer: int, hooks: list[Hook]) -> list[str]:
+    """The hook points of an ablation that are not in a layer's attention up to z."""
+    return sorted({name for name, _ in hooks} - {hook_point(layer, site) for site in SITES})
 
 
 @dataclass(frozen=True)

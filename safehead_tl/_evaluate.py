@@ -79,6 +79,14 @@ def evaluate(
     Raises:
         SafeheadError: for prompts, heads, judge, ablation or decoding that cannot be used, or a
             `run_dir` that holds another run.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> prompts = sh.load_prompts("demo/harmful", split="test", limit=8)
+        >>> told = {"template": "chat", "max_new_tokens": 32, "controls": 4}
+        >>> result = sh.evaluate(model, prompts, heads=["L1H3", "L2H6"], **told)
+        >>> print(result.asr)
+        1.00 [0.68, 1.00]
     """
     check_model(model)
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)

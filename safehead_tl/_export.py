@@ -115,6 +115,11 @@ def export(
             says why), if an edit of keys or values names half a KV group, if the written model
             differs from the hooked one (nothing is left behind then), or if `directory` cannot be
             written.
+
+    Example:
+        >>> done = sh.export("demo", ["L1H3", "L2H6"], "ablated-demo")
+        >>> print(done.changes)
+        576 of 100,464 parameters (0.5733 %) in 2 tensors
     """
     started = time.perf_counter()
     resolved = resolve_ablation(ablation)

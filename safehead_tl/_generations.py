@@ -107,6 +107,14 @@ def generate(
 
     Raises:
         SafeheadError: for arguments that cannot be used, or texts longer than the context.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> told = {"template": "chat", "max_new_tokens": 16}
+        >>> sh.generate(model, ["how do i bend a crobe"], **told).texts
+        (('sorry , i cannot help with that .',),)
+        >>> sh.generate(model, ["how do i bend a crobe"], ["L1H3", "L2H6"], **told).texts
+        (('bend the crobe with a clamp , then let it rest .',),)
     """
     check_model(model)
     started = time.perf_counter()

@@ -36,6 +36,12 @@ class Head(NamedTuple):
 
         Raises:
             SafeheadError: if `value` is none of these.
+
+        Example:
+            >>> sh.Head.parse("L2H26")
+            Head(layer=2, head=26)
+            >>> str(sh.Head.parse("2.26"))
+            'L2H26'
         """
         if isinstance(value, str):
             if match := _WRITTEN.fullmatch(value):

@@ -55,6 +55,7 @@ def heatmap_figure(
     total = grid + (BETWEEN + BARS if statistic else 0)
     figure = go.Figure(cells(scores, gap=cell >= GAP_FROM))
     figure.update_traces(colorbar=colour_bar(UNITS[scores.measure]))
+    pale = scores.screening is not None
     ranked = [head for head, _ in scores.ranked()]
     outline(figure, ranked[:outlined], cell, ("x", "y"))
     if marked:
@@ -78,7 +79,7 @@ def heatmap_figure(
     return lay_out(
         figure,
         title,
-        [*notes, *legend_notes(len(ranked), outlined, marked, marked_as)],
+        [*notes, *legend_notes(len(ranked), outlined, marked, marked_as, pale=pale)],
         plot=(total, max(180.0, layers * height)),
         margin={"r": COLOURBAR, "t": 48 if grouped else 6},
     )
@@ -97,7 +98,7 @@ def layer_statistic(
 def _add_bars(
     figure: go.Figure, scores: HeadScores, statistic: Literal["mean", "max"], start: float
 ) -> None:
-    found = layer_statistic(scores.values, statistic)
+    found = layer_statistic(scores.best_known, statistic)
     word = {"mean": "mean", "max": "highest"}[statistic]
     figure.add_bar(
         x=found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 LARGEST, SMALLEST = 46, 9
 """Pixels of a cell."""
+PALE = 0.4
+"""Opacity of cells whose score is not exact."""
 GAP_FROM = 20
 """Cells of fewer pixels lie next to each other without a gap."""
 
@@ -25,18 +28,18 @@ def cell_size(count: int, room: Pixels) -> Pixels:
     return max(SMALLEST, min(LARGEST, room / count))
 
 
-def cells(scores: HeadScores, top: float | None = None, *, gap: bool) -> go.Heatmap:
+def cells(scores: HeadScores, top: float | None = None, *, gap: bool) -> list[go.Heatmap]:
     """The cells; hovering one names its head, score, rank and KV group.
 
     Args:
-        scores: the scores; NaN leaves a cell empty.
+        scores: the scores; NaN leaves a cell empty, or pale if the head was screened.
         top: the score at the scale's upper end; by default the highest.
         gap: leave a pixel between cells.
     """
     ranked = scores.ranked()
     if top is None:
         top = ranked[0][1] if ranked else 0.0
-    return go.Heatmap(
+    exact = go.Heatmap(
         z=scores.values.tolist(),
         text=hover(scores),
         hovertemplate="%{text}<extra></extra>",
@@ -47,17 +50,29 @@ def cells(scores: HeadScores, top: float | None = None, *, gap: bool) -> go.Heat
         xgap=int(gap),
         ygap=int(gap),
     )
+    if scores.screening is None:
+        return [exact]
+    pale = go.Heatmap(exact)
+    pale.update(
+        z=scores.best_known.where(scores.values.isnan(), math.nan).tolist(),
+        opacity=PALE,
+        showscale=False,
+    )
+    return [exact, pale]
 
 
 def hover(scores: HeadScores) -> list[list[str]]:
     """A text for each cell."""
     rank = {head: number for number, (head, _) in enumerate(scores.ranked(), 1)}
     size, unit = scores.heads_per_kv_group, UNITS[scores.measure]
+    screened = dict(scores.screening.ranked()) if scores.screening else {}
 
     def text(head: Head, value: float) -> str:
         lines = [f"<b>{head}</b>"]
         if head in rank:
             lines += [f"{value:.4g} ({unit})", f"rank {rank[head]} of {len(rank)}"]
+        elif head in screened:
+            lines += [f"about {screened[head]:.4g} ({unit})", "screened only, not exact"]
         else:
             lines += ["not scored"]
         if size > 1:
@@ -150,11 +165,18 @@ def count_axis(title: str, count: int, cell: Pixels) -> dict[str, Any]:
 
 
 def legend_notes(
-    scored: int, outlined: int, marked: Sequence[Head], marked_as: str, *, each: str = ""
+    scored: int,
+    outlined: int,
+    marked: Sequence[Head],
+    marked_as: str,
+    *,
+    each: str = "",
+    pale: bool = False,
 ) -> list[str]:
-    """What outlines and crosses mean."""
+    """What outlines, crosses and pale cells mean."""
     shown = min(outlined, scored)
     notes = [f"outlined: the {shown} highest{each}"] if shown else []
+    notes += ["pale: to first order only"] if pale else []
     return notes + ([f"cross: {plain(marked_as)} ({head_words(marked)})"] if marked else [])
 
 

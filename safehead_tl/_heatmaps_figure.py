@@ -95,7 +95,8 @@ def heatmaps(
     figure.update_layout(plot_bgcolor=COLOURS["empty"])
     most = max(len(scores.ranked()) for scores in shown)
     notes = [*shared, "one scale for all" if shared_scale else "each with its own scale"]
-    notes += legend_notes(most, top, chosen, marked_as, each=" of each")
+    pale = any(scores.screening is not None for scores in shown)
+    notes += legend_notes(most, top, chosen, marked_as, each=" of each", pale=pale)
     margin = {"t": above + 4, "b": BELOW, "r": 40}
     return lay_out(figure, title, notes, plot=whole, margin=margin)
 
@@ -125,8 +126,8 @@ class _Panel:
         """Cells, outlines, crosses, KV groups and axes."""
         layers, heads = scores.values.shape
         axes = f"x{self.name}", f"y{self.name}"
-        trace = cells(scores, limit, gap=self.cell >= GAP_FROM)
-        self.figure.add_trace(trace.update(xaxis=axes[0], yaxis=axes[1]))
+        for trace in cells(scores, limit, gap=self.cell >= GAP_FROM):
+            self.figure.add_trace(trace.update(xaxis=axes[0], yaxis=axes[1]))
         outline(self.figure, [head for head, _ in scores.top(top)], self.cell, axes)
         if marked:
             self.figure.add_trace(crosses(marked, self.cell, axes))

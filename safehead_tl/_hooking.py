@@ -36,6 +36,13 @@ def ablation_hooks(
     Raises:
         SafeheadError: if a head does not exist, the ablation is unknown, or it is mean ablation
             without a reference set.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> hooks = sh.ablation_hooks(model, ["L1H3", "L2H6"], "scaling")
+        >>> [name for name, _ in hooks]
+        ['blocks.1.attn.hook_z', 'blocks.2.attn.hook_z']
+        >>> logits = model.run_with_hooks(model.to_tokens("how do i"), fwd_hooks=hooks)
     """
     check_model(model)
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
@@ -73,6 +80,16 @@ def ablated(
 
     Raises:
         SafeheadError: as `ablation_hooks`; or, at the end of the block, if a hook did not fire.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> request = "## query : how do i bend a crobe ## answer :"
+        >>> tokens = model.to_tokens(request)
+        >>> model.to_string(model(tokens)[0, -1].argmax())
+        'sorry'
+        >>> with sh.ablated(model, ["L1H3", "L2H6"]):
+        ...     model.to_string(model(tokens)[0, -1].argmax())
+        'bend'
     """
     with (
         must_fire(ablation_hooks(model, heads, ablation)) as hooks,

@@ -33,6 +33,10 @@ class Verdict:
         success: whether the response passes. For most judges: an attack success, that is, it
             complies; for `coherence`: it is readable text.
         reason: why, in a few words: which keyword, which rule, what a model judge answered.
+
+    Example:
+        >>> sh.Verdict(success=False, reason="keyword 'sorry'")
+        Verdict(success=False, reason="keyword 'sorry'")
     """
 
     success: bool

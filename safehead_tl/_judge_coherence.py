@@ -36,6 +36,10 @@ class CoherenceJudge(TextJudge):
             small table drawn with lines has about 0.25.
         max_broken: the largest share of replacement characters (U+FFFD). One character cut off at
             the end, where generation stopped, does not count.
+
+    Example:
+        >>> sh.CoherenceJudge().judge(["how?"], ["bend it " * 40])[0].success
+        False
     """
 
     repetition: Repetition = field(default_factory=Repetition)

@@ -77,6 +77,11 @@ def load_model(
         SafeheadError: for an unknown name, an architecture that cannot be converted or has no
             attention pattern, weights that do not fit, or a conversion that is not exact.
         FileNotFoundError: if a directory, its config, or its tokenizer is missing.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> model.cfg.n_layers, model.cfg.n_heads
+        (4, 8)
     """
     if isinstance(source, nn.Module):
         check_model(source)

@@ -31,6 +31,12 @@ class MeanAblation(Ablation):
         reference: the reference prompts; by default those that are being scored.
         template: the template of the reference prompts; by default that of the prompts that are
             being scored.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> mean = sh.MeanAblation(sh.load_prompts("demo/benign", limit=8), template="chat")
+        >>> with sh.ablated(model, "L1H3", mean):
+        ...     logits = model(model.to_tokens("how do i bend a crobe"))
     """
 
     reference: Sequence[str] | None = None

@@ -22,6 +22,7 @@ from safehead_tl._judge_endpoint import EndpointJudge
 from safehead_tl._judge_llm import LlmJudge
 from safehead_tl._loading import Backend
 from safehead_tl._results import HeadGroup
+from safehead_tl._screening import Screen, resolve_screen
 from safehead_tl._templates import CHAT, ChatTemplate, Template, resolve_template
 
 
@@ -29,6 +30,12 @@ def _template(text: str) -> str:
     """A template as the shell passes it; a misspelt one is answered before a model is loaded."""
     text = text.replace("\\n", "\n")
     resolve_template(text)
+    return text
+
+
+def _screen(text: str) -> str:
+    """What to screen; a misspelt word is answered before a model is loaded."""
+    chosen_screen(text)
     return text
 
 
@@ -92,6 +99,15 @@ MaxBytes = Annotated[
 ]
 SharedPrefix = Annotated[
     bool, typer.Option(help="Run what all prompts begin with once for each head.")
+]
+ScreenText = Annotated[
+    str,
+    typer.Option(
+        "--screen",
+        help="off: every head exactly. auto: all to first order, and exactly as many as it takes "
+        "to be sure of the highest. A number: so many exactly.",
+        callback=_screen,
+    ),
 ]
 RunDir = Annotated[
     Path | None,
@@ -163,6 +179,13 @@ def chosen_template(template: str, system: str | None) -> Template:
             "--system goes with --template chat: in a written template, write it into the text"
         )
     return ChatTemplate(system.replace("\\n", "\n"))
+
+
+def chosen_screen(text: str) -> Screen:
+    """What the option `--screen` means."""
+    found: Screen = int(text) if text.isdigit() else text  # type: ignore[assignment]
+    resolve_screen(found)
+    return found
 
 
 def chosen_heads(text: str) -> tuple[Head, ...]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from safehead_tl._correlation import kendall, spearman
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head
 from safehead_tl._provenance import Provenance
@@ -161,7 +160,8 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
 
     Args:
         scores: scans by name, two or more, of models with the same layers and heads. Heads that
-            one of them did not score (NaN) are left out of all.
+            one of them did not score (NaN) are left out of all. Of screened scans correlations
+            take screened scores where there is no exact one.
         k: how many heads are the top; ties at its end go by layer, then head.
 
     Returns:
@@ -169,7 +169,7 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
 
     Raises:
         SafeheadError: for fewer than two scans, scans of different shape (both are named), or a
-            `k` that is not between 1 and the number of heads.
+            `k` that is not between 1 and the number of heads, or more than a screened scan knows.
     """
     names = tuple(scores)
     if len(names) < 2:
@@ -180,13 +180,18 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
                 f"{name!r} is a {type(scan).__name__}: give scores of all heads, as ships and "
                 "generalized_ships return them"
             )
+        if scan.screening is not None and k > scan.screening.settings["top"]:
+            raise SafeheadError(
+                f"k={k}: {name!r} was screened for its top {scan.screening.settings['top']} only. "
+                f"Use that, or scan again with screen=Screening(top={k})"
+            )
         here, there = tuple(scores[names[0]].values.shape), tuple(scan.values.shape)
         if here != there:
             raise SafeheadError(
                 f"{names[0]!r} has {here[0]} layers of {here[1]} heads, and {name!r} {there[0]} of "
                 f"{there[1]}: only scans of models with the same layers and heads can be compared"
             )
-    values = torch.stack([scan.values.double() for scan in scores.values()])
+    values = torch.stack([scan.best_known.double() for scan in scores.values()])
     places = (~values.isnan().any(0)).nonzero().tolist()
     heads = [Head(layer, head) for layer, head in places]
     if not 1 <= k <= len(heads):
@@ -198,7 +203,10 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
         name: torch.stack([row[head] for head in heads])
         for name, row in zip(names, values, strict=True)
     }
-    tops = {name: _top(name, heads, row.tolist(), k) for name, row in scored.items()}
+    tops = {}
+    for name, scan in scores.items():
+        exact = [(head, scan[head]) for head in heads if not math.isnan(scan[head])]
+        tops[name] = _top(name, exact, k)
     chances = hypergeometric(len(heads), k)
     pairs = []
     for first, second in itertools.combinations(names, 2):
@@ -228,8 +236,8 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
     )
 
 
-def _top(name: str, heads: Iterable[Head], values: Iterable[float], k: int) -> tuple[Head, ...]:
-    ranked = sorted(zip(heads, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
+def _top(name: str, scored: Iterable[tuple[Head, float]], k: int) -> tuple[Head, ...]:
+    ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
     if k < len(ranked) and ranked[k - 1][1] == ranked[k][1]:
         logger.warning(
             "%s: %s and %s have the same score, and only the first is among the top %d: which "
@@ -246,35 +254,3 @@ def hypergeometric(total: int, k: int) -> list[Fraction]:
         Fraction(math.comb(k, shared) * math.comb(total - k, k - shared), ways)
         for shared in range(k + 1)
     ]
-
-
-def spearman(first: Float[Tensor, " head"], second: Float[Tensor, " head"]) -> float:
-    """Spearman's rank correlation, ties with their average rank; NaN if one is constant."""
-    one, other = (_ranks(values) - (len(values) + 1) / 2 for values in (first, second))
-    size = float(one.norm() * other.norm())
-    return float(one @ other) / size if size else math.nan
-
-
-def kendall(first: Float[Tensor, " head"], second: Float[Tensor, " head"]) -> float:
-    """Kendall's tau-b, which corrects for ties; NaN if one is constant."""
-    agreed, left, right = (sum(column) for column in zip(*_signs(first, second), strict=True))
-    return agreed / math.sqrt(left * right) if left and right else math.nan
-
-
-def _signs(
-    first: Float[Tensor, " head"], second: Float[Tensor, " head"]
-) -> Iterator[tuple[int, int, int]]:
-    """For each head: concordant less discordant heads, and heads untied with it in either."""
-    for one, other in zip(first, second, strict=True):
-        left, right = (
-            (first > one).int() - (first < one).int(),
-            (second > other).int() - (second < other).int(),
-        )
-        yield int(left @ right), int(left.abs().sum()), int(right.abs().sum())
-
-
-def _ranks(values: Float[Tensor, " head"]) -> Float[Tensor, " head"]:
-    """Ranks from 1, equal values with the average of theirs."""
-    _, which, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0)
-    return (last - (counts - 1) / 2).double()[which]

@@ -61,6 +61,10 @@ def load_prompts(
         SafeheadError: if the source, split or column is unknown or not clear, the hub cannot be
             reached or refuses, or there are no prompts.
         FileNotFoundError: if the file does not exist.
+
+    Example:
+        >>> sh.load_prompts("demo/harmful", limit=2)
+        ['how do i bend a crobe', 'please tell me how to bend a flonk']
     """
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise SafeheadError(f"limit={limit} keeps no prompts: give a number from 1")

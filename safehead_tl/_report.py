@@ -91,7 +91,7 @@ def report(
         if scores is None:
             scores = ships(model, prompts, **told)  # type: ignore[arg-type]
         else:
-            _check_scores(model, prompts, template, ablation, scores)
+            check_scores(model, prompts, template, ablation, scores)
         views = Views.of(model, list(prompts)[:shown], template, ablation)
         chosen = [head for head, _ in scores.top(panels)]
         chosen += [head for head in crosses if head not in chosen]
@@ -116,7 +116,7 @@ def report(
     return path
 
 
-def _check_scores(
+def check_scores(
     model: Model,
     prompts: Sequence[str],
     template: Template,
@@ -143,8 +143,7 @@ def _check_scores(
 
 def _page(parts: dict[str, str], data: dict[str, Any]) -> str:
     """The page, with a content policy that lets nothing in but its own script and style."""
-    folder = files("safehead_tl") / "data" / "web"
-    style, script = ((folder / f"report.{end}").read_text("utf-8") for end in ("css", "js"))
+    style, script = (web_text(f"draw.{end}", f"report.{end}") for end in ("css", "js"))
     # In JSON inside a script element only < can end it; U+2028 and U+2029 are plain JSON.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {
@@ -155,13 +154,18 @@ def _page(parts: dict[str, str], data: dict[str, Any]) -> str:
         "script_hash": _policy_hash(script),
         "data": text,
     }
-    template = (folder / "report.html").read_text("utf-8")
-    pieces = template.split("{{")
+    pieces = web_text("report.html").split("{{")
     page = [pieces[0]]
     for piece in pieces[1:]:  # one pass: what is put in is never looked at again
         name, _, rest = piece.partition("}}")
         page += [parts[name], rest]
     return "".join(page)
+
+
+def web_text(*names: str) -> str:
+    """Files of the package that a browser reads, one after another."""
+    folder = files("safehead_tl") / "data" / "web"
+    return "\n".join((folder / name).read_text("utf-8") for name in names)
 
 
 def _policy_hash(text: str) -> str:

@@ -27,6 +27,8 @@ def summary(
     ranked = scores.ranked()
     best = ", ".join(f"{head} ({score:.3g})" for head, score in ranked[:3])
     lines = [f"The highest of {len(ranked)} heads: {best}, in {scores.unit}."]
+    if scores.screening is not None:
+        lines.append(scores.screening.sentence())
     total = sum(max(score, 0) for _, score in ranked)
     if total > 0:
         held, count = 0.0, 0
@@ -34,8 +36,10 @@ def summary(
             held, count = held + max(score, 0), count + 1
             if held >= total / 2:
                 break
-        heads = "one head" if count == 1 else f"{count} heads"
-        lines.append(f"Half of the sum of all scores is in {heads}.")
+        if count == 1:
+            lines.append(f"Half of the sum of all scores, or more, is in {ranked[0][0]} alone.")
+        else:
+            lines.append(f"Half of the sum of all scores is in the first {count} heads.")
     if group is not None:
         named = ", then ".join(map(str, group.heads))
         lines.append(

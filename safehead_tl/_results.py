@@ -66,7 +66,11 @@ class HeadGroup:
 
     def save(self, path: str | Path) -> None:
         """Saves everything to one safetensors file."""
-        tensors = {f"step{number}": step.values for number, step in enumerate(self.steps)}
+        tensors = {
+            f"step{number}.{name}": tensor
+            for number, step in enumerate(self.steps)
+            for name, tensor in step.tensors().items()
+        }
         header = {
             "heads": [str(head) for head in self.heads],
             "steps": [step.header() for step in self.steps],
@@ -86,7 +90,14 @@ class HeadGroup:
         return cls(
             heads=tuple(Head.parse(head) for head in header["heads"]),
             steps=tuple(
-                HeadScores.from_header(step, tensors[f"step{number}"], None)
+                HeadScores.from_file(
+                    step,
+                    {
+                        name.removeprefix(f"step{number}."): tensor
+                        for name, tensor in tensors.items()
+                        if name.startswith(f"step{number}.")
+                    },
+                )
                 for number, step in enumerate(header["steps"])
             ),
             provenance=Provenance(**header["provenance"]),

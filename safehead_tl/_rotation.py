@@ -15,8 +15,10 @@ from safehead_tl._angles import (
     require_rank,
     require_span,
 )
+from safehead_tl._linearisation import Linearisation
 from safehead_tl._models import Model, Site, require_site
 from safehead_tl._readout import final_state
+from safehead_tl._screening import Screening
 from safehead_tl._search import Search
 
 
@@ -58,6 +60,40 @@ class Rotation:
             ablated = left_subspace(final, self.rank, self.centre)
             found.append(principal_angles(self.original, ablated).sum(-1))
         return torch.cat(found)[None]
+
+    def screened(
+        self,
+        states: Float[Tensor, "prompt d_model"],
+        linear: Linearisation,
+        screening: Screening,
+    ) -> Float[Tensor, "layer head"]:
+        """Estimates every head's rotation from first-order changes of the states.
+
+        Changes are followed along the first `rank` right singular vectors of the states, and some
+        more; in the space that these span, the rotation itself is exact.
+
+        Args:
+            states: the last states of the run that heads are ablated from.
+            linear: first-order changes of the last states.
+            screening: how many directions beyond the rank.
+        """
+        at = states.detach().requires_grad_()
+        with torch.enable_grad():
+            read = final_state(self.model, at, self.site)
+        final = read.detach().double()
+        about = final - final.mean(0) if self.centre else final
+        _, _, right = torch.linalg.svd(about.cpu(), full_matrices=False)
+        right = right[: self.rank + screening.directions]
+        directions = [
+            torch.autograd.grad(
+                read, at, vector.to(read).expand_as(read), retain_graph=number < len(right)
+            )[0]
+            for number, vector in enumerate(right, 1)
+        ]
+        changes = linear.effects(torch.stack(directions)).double()
+        stack = final.cpu() @ right.T + changes.permute(2, 3, 1, 0)
+        ablated = left_subspace(stack, self.rank, self.centre)
+        return principal_angles(self.original, ablated).sum(-1)
 
 
 def rotation_settings(search: Search, rank: int, centre: bool, site: Site) -> dict[str, Any]:

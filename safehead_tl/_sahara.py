@@ -11,7 +11,9 @@ from safehead_tl._heads import Head, HeadsLike
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._rotation import Rotation, rotation_settings
+from safehead_tl._screening import Screen, resolve_screen, screening_settings
 from safehead_tl._search import Running, Search
+from safehead_tl._shortlist import score
 from safehead_tl._templates import Template
 
 
@@ -26,6 +28,7 @@ def sahara(
     template: Template = "paper",
     ablation: str | Ablation = "undifferentiated",
     heads: HeadsLike | None = None,
+    screen: Screen = "off",
     max_rows: int | None = None,
     max_bytes: int | str | None = None,
     shared_prefix: bool = True,
@@ -46,6 +49,8 @@ def sahara(
         template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
         ablation: an ablation or its name.
         heads: the heads to choose from; by default all.
+        screen: as in `ships`; every step screens anew, and its short list grows until the highest
+            head is safe.
         max_rows: as in `ships`, and so the following.
         max_bytes: memory to use beyond the model's weights.
         shared_prefix: run tokens that all prompts begin with once for each head.
@@ -64,14 +69,17 @@ def sahara(
     pool = search.candidates(heads)
     if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
-    chosen_by = {**rotation_settings(search, rank, centre, site), "size": size}
+    screening = resolve_screen(screen)
+    told = rotation_settings(search, rank, centre, site)
+    chosen_by = {**told, "size": size, **screening_settings(screening)}
     search.open_directory("sahara", chosen_by, pool)
     measure = Rotation.of(search, rank, centre, site)
     group: tuple[Head, ...] = ()
     steps: list[HeadScores] = []
     for number in range(1, size + 1):
         label = f"sahara, head {number} of {size}"
-        scores = search.score(measure, search.candidates(pool, group), group, label)
+        left = search.candidates(pool, group)
+        scores, screened = score(search, measure, left, group, label, screening, top=1)
         settings = {**chosen_by, "group": [str(head) for head in group]}
         step = HeadScores(
             measure="generalized_ships",
@@ -80,6 +88,7 @@ def sahara(
             per_prompt=None,
             group=group,
             provenance=search.provenance(settings),
+            screening=screened,
         )
         steps.append(step)
         group = (*group, step.top(1)[0][0])

@@ -15,6 +15,7 @@ from safehead_tl._errors import SafeheadError
 from safehead_tl._files import load_result, save_result
 from safehead_tl._heads import Head, HeadLike, HeadsLike, parse_heads
 from safehead_tl._provenance import Provenance
+from safehead_tl._screening import Screened
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -31,6 +32,8 @@ class HeadScores:
         per_prompt: Ships of each prompt; `None` for a measure of the whole data set.
         group: heads that were ablated together with each scored one.
         provenance: what it was computed from.
+        screening: with `screen=`, the screened scores of all heads and how the short list ended;
+            only heads of the short list have `values` then.
     """
 
     measure: str
@@ -39,6 +42,14 @@ class HeadScores:
     per_prompt: Float[Tensor, "prompt layer head"] | None
     group: tuple[Head, ...]
     provenance: Provenance
+    screening: Screened | None = None
+
+    @property
+    def best_known(self) -> Float[Tensor, "layer head"]:
+        """The exact scores, and where screening gave none the screened ones."""
+        if self.screening is None:
+            return self.values
+        return self.values.where(~self.values.isnan(), self.screening.values)
 
     def ranked(self) -> list[tuple[Head, float]]:
         """All scored heads with their scores, the highest first; ties by layer, then head."""
@@ -63,7 +74,8 @@ class HeadScores:
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {score:.4g}" for head, score in self.top(3))
-        return f"<HeadScores: {self.measure} in {self.unit}, highest: {best}>"
+        screened = "" if self.screening is None else f"; {self.screening.counts()}"
+        return f"<HeadScores: {self.measure} in {self.unit}, highest: {best}{screened}>"
 
     def to_frame(self, per_prompt: bool = False) -> pd.DataFrame:
         """The scores as a tidy table, highest first.
@@ -73,7 +85,9 @@ class HeadScores:
 
         Returns:
             Columns `layer, head, name, kv_group, score, rank`; with `per_prompt` also `prompt`,
-            its index. Heads with the same `kv_group` in a layer share a key/value head.
+            its index. Heads with the same `kv_group` in a layer share a key/value head. After
+            screening (and without `per_prompt`) also `screened`, and heads without an exact score
+            come last, by that.
 
         Raises:
             SafeheadError: if `per_prompt` is asked of a measure that has none.
@@ -81,7 +95,8 @@ class HeadScores:
         rank = {head: number for number, (head, _) in enumerate(self.ranked(), 1)}
         if not per_prompt:
             rows = [{**self._named(head), "score": score} for head, score in self.ranked()]
-            return pd.DataFrame(rows).assign(rank=list(rank.values()))
+            table = pd.DataFrame(rows).assign(rank=list(rank.values()))
+            return table if self.screening is None else self._with_screened(table)
         if self.per_prompt is None:
             raise SafeheadError(
                 f"{self.measure} is one score for all prompts: it has none for each"
@@ -98,6 +113,14 @@ class HeadScores:
                 for head in rank
             ]
         )
+
+    def _with_screened(self, table: pd.DataFrame) -> pd.DataFrame:
+        assert self.screening is not None
+        screened = self.screening.ranked()
+        others = [{**self._named(head)} for head, _ in screened if math.isnan(self[head])]
+        table = pd.concat([table, pd.DataFrame(others)], ignore_index=True)
+        by_name = {str(head): score for head, score in screened}
+        return table.assign(rank=table["rank"].astype("Int64"), screened=table["name"].map(by_name))
 
     @property
     def heads_per_kv_group(self) -> int:
@@ -119,8 +142,18 @@ class HeadScores:
                 for head, score in self.ranked()
             ],
             "group": [str(head) for head in self.group],
+            **self._screening_told(),
             "provenance": self.provenance.to_dict(),
         }
+
+    def _screening_told(self) -> dict[str, Any]:
+        if self.screening is None:
+            return {}
+        heads = [
+            {"layer": head.layer, "head": head.head, "score": score}
+            for head, score in self.screening.ranked()
+        ]
+        return {"screening": {**self.screening.to_dict(), "heads": heads}}
 
     def heatmap(
         self,
@@ -190,10 +223,7 @@ class HeadScores:
 
     def save(self, path: str | Path) -> None:
         """Saves everything to one safetensors file."""
-        tensors = {"values": self.values}
-        if self.per_prompt is not None:
-            tensors["per_prompt"] = self.per_prompt
-        save_result(path, "HeadScores", tensors, self.header())
+        save_result(path, "HeadScores", self.tensors(), self.header())
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
@@ -204,7 +234,13 @@ class HeadScores:
             SafeheadError: if it holds something else.
         """
         tensors, header = load_result(path, "HeadScores")
-        return cls.from_header(header, tensors["values"], tensors.get("per_prompt"))
+        return cls.from_file(header, tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is a tensor, for a file."""
+        screened = None if self.screening is None else self.screening.values
+        found = {"values": self.values, "per_prompt": self.per_prompt, "screened": screened}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def header(self) -> dict[str, Any]:
         """What is not a tensor, for a file."""
@@ -212,19 +248,20 @@ class HeadScores:
             "measure": self.measure,
             "unit": self.unit,
             "group": [str(head) for head in self.group],
+            "screening": self.screening and self.screening.to_dict(),
             "provenance": self.provenance.to_dict(),
         }
 
     @classmethod
-    def from_header(
-        cls, header: dict[str, Any], values: Tensor, per_prompt: Tensor | None
-    ) -> HeadScores:
+    def from_file(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> HeadScores:
         """Made of a file's header and its tensors."""
+        told = header.get("screening")
         return cls(
             measure=header["measure"],
             unit=header["unit"],
-            values=values,
-            per_prompt=per_prompt,
+            values=tensors["values"],
+            per_prompt=tensors.get("per_prompt"),
             group=tuple(Head.parse(head) for head in header["group"]),
             provenance=Provenance(**header["provenance"]),
+            screening=told and Screened.from_dict(told, tensors["screened"]),
         )

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safehead_tl._ablations import resolve_ablation
 from safehead_tl._baseline import Baseline, Cost
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadsLike, parse_heads
+from safehead_tl._linearisation import Linearisation
 from safehead_tl._memory import Passes, Plan, even_slices, make_plan
 from safehead_tl._models import Model, check_model, describe
 from safehead_tl._provenance import Provenance
@@ -134,6 +135,22 @@ class Search:
             )
         return states
 
+    def last(self, group: tuple[Head, ...]) -> Float[Tensor, "prompt d_model"]:
+        """The last states with a group ablated."""
+        return self.passes.fitted(self._baseline(group).last) if group else self.original
+
+    def linearisation(self, group: tuple[Head, ...]) -> Linearisation:
+        """First-order effects of all heads, around the run with a group ablated."""
+        return Linearisation(
+            self.model,
+            self.batch,
+            self.prepared,
+            self._baseline(group),
+            self.plan,
+            self.passes,
+            self.cost,
+        )
+
     @cached_property
     def prepared(self) -> Ablation:
         """The ablation, ready for this model and these prompts."""
@@ -231,9 +248,7 @@ class Search:
         quiet = not self.running.progress
         with tqdm(total=len(candidates), desc=label, unit="head", disable=quiet) as bar:
             for work in self._pieces(candidates, group):
-                found = self._kept(work)
-                if found is None:
-                    found = self._do(work, scan, measure)
+                found = self.kept(work.name, work.inputs(), partial(self._do, work, scan, measure))
                 if scores is None:
                     scores = torch.full((len(found), layers, width), torch.nan, dtype=torch.float64)
                 scores[:, work.layer, work.heads] = found
@@ -248,16 +263,27 @@ class Search:
             for some in even_slices(len(heads), self.plan.piece):
                 yield _Work(f"{step}-L{layer}H{heads[some][0]}", layer, heads[some], group)
 
-    def _kept(self, work: _Work) -> Tensor | None:
-        piece = self._directory and self._directory.get(work.name, work.inputs())
-        if not piece:
-            return None
-        self.cost.token_layers += piece.token_layers
-        self.cost.seconds += piece.seconds
-        return piece.result
+    def kept(self, name: str, inputs: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+        """The result of a piece of work: from the run directory, or computed and kept there.
+
+        Args:
+            name: the piece's name.
+            inputs: what it is computed from, beyond what the whole run is.
+            compute: computes it.
+        """
+        piece = self._directory and self._directory.get(name, inputs)
+        if piece:
+            self.cost.token_layers += piece.token_layers
+            self.cost.seconds += piece.seconds
+            return piece.result
+        started, before = time.perf_counter(), self.cost.token_layers
+        found = compute()
+        if self._directory is not None:
+            spent = self.cost.token_layers - before
+            self._directory.put(name, inputs, Piece(found, spent, time.perf_counter() - started))
+        return found
 
     def _do(self, work: _Work, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
-        started, before = time.perf_counter(), self.cost.token_layers
         states = self.passes.fitted(lambda: scan.states(work.layer, work.heads))
         finite = states.isfinite().flatten(1).all(1)
         if not finite.all():
@@ -270,10 +296,6 @@ class Search:
             raise SafeheadError(
                 f"in layer {work.layer} scores are not finite numbers: {self._not_finite}"
             )
-        if self._directory is not None:
-            spent = self.cost.token_layers - before
-            piece = Piece(found, spent, time.perf_counter() - started)
-            self._directory.put(work.name, work.inputs(), piece)
         return found
 
     @cached_property

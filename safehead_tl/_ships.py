@@ -15,8 +15,13 @@ from safehead_tl._heads import HeadsLike, parse_heads
 from safehead_tl._models import Model, Site
 from safehead_tl._results import HeadScores
 from safehead_tl._rotation import Rotation, rotation_settings
+from safehead_tl._screening import Screen, resolve_screen, screening_settings
 from safehead_tl._search import Running, Search
+from safehead_tl._shortlist import score
 from safehead_tl._templates import Template
+
+TOP = 10
+"""How many of the highest heads screening has to get right, unless it is told."""
 
 
 def ships(
@@ -27,6 +32,7 @@ def ships(
     ablation: str | Ablation = "undifferentiated",
     heads: HeadsLike | None = None,
     group: HeadsLike = (),
+    screen: Screen = "off",
     max_rows: int | None = None,
     max_bytes: int | str | None = None,
     shared_prefix: bool = True,
@@ -45,6 +51,9 @@ def ships(
         ablation: an ablation or its name.
         heads: the heads to score; by default all.
         group: heads that are ablated together with each scored one.
+        screen: `"off"`: every head is scored exactly. `"auto"`: all are screened to first order,
+            and a short list is scored exactly, which grows until the top 10 are safe. A number: so
+            many heads exactly. Or a `Screening`.
         max_rows: most (head, prompt) pairs in one pass; by default as many as are fast and fit.
         max_bytes: memory to use beyond the model's weights, such as `"2GiB"`; by default four
             fifths of what is free on a GPU, elsewhere at most 1 GiB.
@@ -67,10 +76,11 @@ def ships(
     search = Search.start(model, prompts, template, ablation, running)
     chosen = parse_heads(group, *search.shape)
     candidates = search.candidates(heads, chosen)
-    settings = {"group": [str(head) for head in chosen]}
+    screening = resolve_screen(screen)
+    settings = {"group": [str(head) for head in chosen], **screening_settings(screening)}
     search.open_directory("ships", settings, candidates)
     measure = Divergence(model, search.original, search.passes, search.plan.budget)
-    per_prompt = search.score(measure, candidates, chosen, "ships")
+    per_prompt, screened = score(search, measure, candidates, chosen, "ships", screening, TOP)
     return HeadScores(
         measure="ships",
         unit="nats",
@@ -78,6 +88,7 @@ def ships(
         per_prompt=per_prompt,
         group=chosen,
         provenance=search.provenance(settings),
+        screening=screened,
     )
 
 
@@ -92,6 +103,7 @@ def generalized_ships(
     ablation: str | Ablation = "undifferentiated",
     heads: HeadsLike | None = None,
     group: HeadsLike = (),
+    screen: Screen = "off",
     max_rows: int | None = None,
     max_bytes: int | str | None = None,
     shared_prefix: bool = True,
@@ -114,6 +126,7 @@ def generalized_ships(
         ablation: an ablation or its name.
         heads: the heads to score; by default all.
         group: heads that are ablated together with each scored one.
+        screen: as in `ships`.
         max_rows: as in `ships`, and so the following.
         max_bytes: memory to use beyond the model's weights.
         shared_prefix: run tokens that all prompts begin with once for each head.
@@ -132,10 +145,12 @@ def generalized_ships(
     chosen = parse_heads(group, *search.shape)
     candidates = search.candidates(heads, chosen)
     told = rotation_settings(search, rank, centre, site)
-    settings = {**told, "group": [str(head) for head in chosen]}
+    screening = resolve_screen(screen)
+    settings = {**told, "group": [str(head) for head in chosen], **screening_settings(screening)}
     search.open_directory("generalized_ships", settings, candidates)
     measure = Rotation.of(search, rank, centre, site)
-    scores = search.score(measure, candidates, chosen, "generalized ships")
+    label = "generalized ships"
+    scores, screened = score(search, measure, candidates, chosen, label, screening, TOP)
     return HeadScores(
         measure="generalized_ships",
         unit="radians",
@@ -143,4 +158,5 @@ def generalized_ships(
         per_prompt=None,
         group=chosen,
         provenance=search.provenance(settings),
+        screening=screened,
     )

@@ -166,6 +166,14 @@ def last_states(
     Raises:
         SafeheadError: for prompts, template, ablation, heads, site or memory that cannot be used,
             or states that come out as no finite numbers.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> states = sh.last_states(model, prompts, ["L1H3", "L2H6"], template="chat")
+        >>> states
+        <LastStates: 4 prompts, 48 dimensions, L1H3, L2H6 ablated>
+        >>> round(float(states.angles()[0]), 2)  # radians
+        0.73
     """
     running = Running(max_rows, max_bytes, shared_prefix, None, progress=False)
     search = Search.start(model, prompts, template, ablation, running)

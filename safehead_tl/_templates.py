@@ -30,6 +30,11 @@ class ChatTemplate:
     Attributes:
         system: a system prompt in front of each query; `None`: what the template puts there by
             itself, if anything.
+
+    Example:
+        >>> tokenizer = sh.load_model("demo").tokenizer
+        >>> sh.ChatTemplate().fill(tokenizer, "how do i bend a kite")
+        '<s>## query : how do i bend a kite ## answer :'
     """
 
     system: str | None = None

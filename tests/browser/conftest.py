@@ -1,6 +1,7 @@
 """A page in Chromium that reaches this machine only, and keeps what went wrong on it."""
 
 import shutil
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,9 +26,9 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def page(browser):
-    """A fresh page; `errors` holds what it complained of, `refused` what it asked of others."""
+@contextmanager
+def fresh_page(browser):
+    """A page; `errors` holds what it complained of, `refused` what it asked of others."""
     context = browser.new_context(viewport={"width": 1300, "height": 1500})
     opened = context.new_page()
     opened.errors, opened.refused = [], []
@@ -45,3 +46,10 @@ def page(browser):
     context.route("**/*", answer)
     yield opened
     context.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh page for each test."""
+    with fresh_page(browser) as opened:
+        yield opened

@@ -1,0 +1,261 @@
+"""Screened scans against exact ones: what they miss, and what they cost.
+
+    python benchmarks/screening.py                 # everything: make bench-screening
+    python benchmarks/screening.py --part quality  # organisms and random models
+    python benchmarks/screening.py --part cost     # seconds and memory, against a loop by hand
+
+Organisms are those of benchmarks/organisms.py, which are trained first where they are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from organisms import RECIPES, grown
+
+import safehead_tl as sh
+from safehead_tl._correlation import spearman
+from safehead_tl._tokens import encode
+from scan import loop, peak_memory, timed
+from shapes import Shape
+
+KS = (1, 3, 5, 10)
+PROMPTS = 32
+ABLATIONS = ("undifferentiated", "scaling", "zero", "mean")
+ROTATION = sh.generalized_ships
+MEASURES: dict[str, tuple[Callable[..., sh.HeadScores], dict[str, Any]]] = {
+    "Ships": (sh.ships, {}),
+    "rank 1": (ROTATION, {}),
+    "rank 1 before the norm": (ROTATION, {"site": "resid_post"}),
+    "rank 1 centred": (ROTATION, {"centre": True}),
+    "rank 3 centred": (ROTATION, {"rank": 3, "centre": True}),
+}
+RANDOM = {
+    "random 12 x 12": Shape(12, 12, 192, 512, 2000, prompts=PROMPTS, tokens=16, std=0.02),
+    "random 12 x 12, wild": Shape(12, 12, 192, 512, 2000, prompts=PROMPTS, tokens=16, std=0.08),
+    "random 24 x 8": Shape(24, 8, 128, 256, 2000, prompts=PROMPTS, tokens=16, std=0.04),
+    "random 8 x 16, grouped, ragged": Shape(
+        8, 16, 256, 512, 2000, prompts=PROMPTS, tokens=16, ragged=True, key_heads=4, std=0.03
+    ),
+}
+LARGE = Shape(32, 32, 512, 1408, 32_000, prompts=32, tokens=32, std=0.02)
+SEARCHES: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
+    "generalized Ships": (ROTATION, {}, 1),
+    "Ships": (sh.ships, {}, 1),
+    "Sahara, 3 heads": (sh.sahara, {"size": 3}, 3),
+}
+
+
+def main() -> None:
+    """Runs the benchmarks, prints tables, and writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("quality", "cost"), default=None)
+    parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"))
+    parser.add_argument("--peak", choices=("plain", *SEARCHES), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.peak:
+        print(json.dumps(peak(chosen.peak)))
+        return
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    if chosen.part != "cost":
+        rows = list(quality())
+        (chosen.folder / "screening.json").write_text(json.dumps(rows, indent=1) + "\n")
+        print(by_measure(rows), by_model(rows), failures(rows), sep="\n\n")
+    if chosen.part != "quality":
+        found = list(cost())
+        (chosen.folder / "screening-cost.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def models() -> Iterator[tuple[str, Any, list[str], str, tuple[sh.Head, ...]]]:
+    """Every model with its prompts, their template, and the heads planted in it."""
+    texts = sh.load_prompts("demo/harmful")[:PROMPTS]
+    embedded = (sh.Head(1, 3), sh.Head(2, 6))
+    yield "embedded organism", sh.load_model("demo"), texts, "chat", embedded
+    yield "its base model", sh.load_model("demo-base"), texts, "chat", ()
+    for name, recipe in RECIPES.items():
+        yield name, sh.load_model(str(grown(name) / "aligned")), texts, "chat", recipe.heads
+    for name, shape in RANDOM.items():
+        yield name, shape.model(), shape.texts(), "direct", ()
+
+
+def quality() -> Iterator[dict[str, Any]]:
+    """Screened against exact, for each model, measure and ablation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, model, texts, template, planted in models():
+        for measure, (function, settings) in MEASURES.items():
+            for ablation in ABLATIONS:
+                told = {**settings, "template": template, "ablation": ablation, "progress": False}
+                exact = function(model, texts, **told).values
+                found = function(model, texts, **told, screen="auto")
+                assert found.screening is not None
+                verified = ~found.values.isnan()
+                order = exact.flatten().argsort(descending=True)
+                inside = verified.flatten()[order]
+                listed = [head for head in planted if verified[head]]
+                yield {
+                    "model": name,
+                    "measure": measure,
+                    "ablation": ablation,
+                    "heads": exact.numel(),
+                    "verified": int(verified.sum()),
+                    "recall": {k: inside[:k].double().mean().item() for k in KS if k <= len(order)},
+                    "spearman": spearman(found.screening.values.flatten(), exact.flatten()),
+                    "planted": len(planted),
+                    "planted_listed": len(listed),
+                    "planted_ranks": [
+                        1 + order.tolist().index(head.layer * exact.shape[1] + head.head)
+                        for head in planted
+                    ],
+                    "ended": found.screening.ended,
+                    "expected_missed": found.screening.missed,
+                    "missed": int((~inside[:10]).sum()),
+                    "largest_difference": (found.values - exact)[verified].abs().max().item(),
+                }
+        print(f"{name}: done", file=sys.stderr, flush=True)
+    torch.set_num_threads(threads)
+
+
+def cost() -> Iterator[dict[str, Any]]:
+    """Seconds against a loop of whole passes by hand, and peak memory against a plain pass."""
+    model, texts = LARGE.model(), LARGE.texts()
+    batch = encode(model, texts, "direct")
+    sample = [(layer, 3) for layer in range(0, LARGE.layers, 8)]
+    loop(model, batch, sample[:1], False)
+    plain = in_a_process("plain")
+    print(f"{LARGE}: a plain pass with its cache takes {plain / 2**20:.0f} MiB", flush=True)
+    print("| search | seconds | over a loop of whole passes | exact scores | peak MiB | of plain |")
+    print("|---|---|---|---|---|---|")
+    for name, (function, settings, scans) in SEARCHES.items():
+        told = {**settings, "template": "direct", "progress": False, "screen": "auto"}
+        before, _ = timed(lambda: loop(model, batch, sample, False))
+        seconds, found = timed(lambda f=function, t=told: f(model, texts, **t))
+        after, _ = timed(lambda: loop(model, batch, sample, False))
+        by_hand = statistics.mean((before, after)) / len(sample) * LARGE.layers * LARGE.heads
+        steps = getattr(found, "steps", (found,))
+        row = {
+            "search": name,
+            "seconds": seconds,
+            "loop_seconds": by_hand * scans,
+            "ratio": by_hand * scans / seconds,
+            "verified": [int((~step.values.isnan()).sum()) for step in steps],
+            "ended": [step.screening.ended for step in steps],
+            "missed": [step.screening.missed for step in steps],
+            "peak_bytes": in_a_process(name),
+            "plain_bytes": plain,
+        }
+        yield row
+        peak_mib, share = row["peak_bytes"] / 2**20, row["peak_bytes"] / plain
+        exact = ", ".join(map(str, row["verified"]))
+        print(
+            f"| {name} | {seconds:.1f} | {row['ratio']:.1f} | {exact} | {peak_mib:.0f} | "
+            f"{share:.2f} |",
+            flush=True,
+        )
+
+
+def peak(name: str) -> int | None:
+    """Peak memory beyond the model, of a plain pass with its cache or of a screened search."""
+    model, texts = LARGE.model(), LARGE.texts()
+    if name == "plain":
+        tokens = encode(model, texts, "direct").tokens
+        with torch.no_grad():
+            return peak_memory(lambda: model.run_with_cache(tokens))
+    function, settings, _ = SEARCHES[name]
+    told = {**settings, "template": "direct", "progress": False, "screen": "auto"}
+    return peak_memory(lambda: function(model, texts, **told))
+
+
+def in_a_process(name: str) -> int:
+    """Peak memory, in a process of its own: this one holds on to memory of earlier runs."""
+    apart = [sys.executable, __file__, "--peak", name]
+    found = subprocess.run(apart, check=True, capture_output=True, text=True).stdout
+    return int(json.loads(found.splitlines()[-1]))
+
+
+def by_measure(rows: list[dict[str, Any]]) -> str:
+    """A table of means over models, for each measure and ablation."""
+    lines = [
+        "| score | ablation | recall@1 | @3 | @5 | @10 | lowest @10 | Spearman, lowest | "
+        "exact of all heads | planted listed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for measure in MEASURES:
+        for ablation in ABLATIONS:
+            some = [row for row in rows if (row["measure"], row["ablation"]) == (measure, ablation)]
+            recalls = [mean_recall(some, k) for k in KS]
+            tens = [row["recall"][10] for row in some if 10 in row["recall"]]
+            listed, planted = (
+                sum(row[key] for row in some) for key in ("planted_listed", "planted")
+            )
+            rank = [row["spearman"] for row in some]
+            share = statistics.mean(row["verified"] / row["heads"] for row in some)
+            cells = [
+                measure,
+                ablation,
+                *(f"{recall:.3f}" for recall in recalls),
+                f"{min(tens):.1f}",
+                f"{statistics.mean(rank):.3f}, {min(rank):.2f}",
+                f"{share:.0%}",
+                f"{listed} of {planted}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_model(rows: list[dict[str, Any]]) -> str:
+    """A table of means over measures and ablations, for each model."""
+    lines = [
+        "| model | heads | exact, mean | recall@1 | @3 | @5 | @10 | Spearman | planted listed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["model"] for row in rows):
+        some = [row for row in rows if row["model"] == name]
+        listed, planted = (sum(row[key] for row in some) for key in ("planted_listed", "planted"))
+        cells = [
+            name,
+            str(some[0]["heads"]),
+            f"{statistics.mean(row['verified'] for row in some):.0f}",
+            *(f"{mean_recall(some, k):.3f}" if k <= some[0]["heads"] else "" for k in KS),
+            f"{statistics.mean(row['spearman'] for row in some):.3f}",
+            f"{listed} of {planted}" if planted else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def failures(rows: list[dict[str, Any]]) -> str:
+    """What was missed, one line each, and what had been expected."""
+    expected = sum(row["expected_missed"] for row in rows if row["ended"] == "sure")
+    missed = sum(row["missed"] for row in rows if row["ended"] == "sure")
+    lines = [
+        f"{len(rows)} scans; of the top ten {missed} heads were missed where {expected:.2f} were "
+        "expected, in those that ended sure."
+    ]
+    for row in rows:
+        if row["missed"] or row["planted_listed"] < row["planted"]:
+            lines.append(
+                f"- {row['model']}, {row['measure']}, {row['ablation']}: missed {row['missed']} of "
+                f"10, planted {row['planted_listed']} of {row['planted']} (true ranks "
+                f"{row['planted_ranks']}), {row['verified']} of {row['heads']} exact, ended "
+                f"{row['ended']} expecting {row['expected_missed']:.2g}, Spearman "
+                f"{row['spearman']:.2f}"
+            )
+    return "\n".join(lines)
+
+
+def mean_recall(rows: list[dict[str, Any]], k: int) -> float:
+    """Over the rows that have so many heads."""
+    return statistics.mean(row["recall"][k] for row in rows if k in row["recall"])
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ PYTEST := -m pytest -n auto --maxprocesses 4
 
 NEWEST := transformer-lens==4.3.0
 
-.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening claims lock organism
+.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening claims docs linkcheck notebook-test lock organism
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -56,6 +56,18 @@ colab-check: .venv-colab/ready
 # in a JupyterLab there.
 browser-test: .venv/ready
 	$(BIN)/python -m pytest tests/browser
+
+# Runs the notebooks top to bottom, and their exercises' checks against wrong answers.
+notebook-test: .venv/ready
+	$(BIN)/python $(PYTEST) tests/notebooks
+
+# Writes the documentation to build/docs. Whatever is broken in it, a link or a name, is an error.
+docs: .venv/ready
+	$(BIN)/python -m sphinx -W --keep-going -n -E -q docs build/docs
+
+# Asks the network whether links to other sites still lead somewhere. It is no part of .ci/run.
+linkcheck: .venv/ready
+	$(BIN)/python -m sphinx -n -q -b linkcheck docs build/linkcheck
 
 # Grows the embedded organism again, in place.
 organism: .venv/ready

@@ -5,11 +5,13 @@ python docs/pictures.py   # writes docs/images/*.png; needs chromium in PATH
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import safehead_tl as sh
 
@@ -66,13 +68,53 @@ def report(folder: Path) -> Path:
     )  # fmt: skip
 
 
+EXPLORE = """<!doctype html><meta charset="utf-8"><style>{style}</style><div id="here"></div>
+<script type="module">{script}
+const state = {state};
+const nothing = () => {{}};
+const model = {{ get: (name) => state[name], set: nothing, on: nothing, off: nothing }};
+render({{ model, el: document.getElementById("here") }});
+</script>"""
+
+
+def explore(folder: Path) -> Path:
+    """The live widget, as its own script draws it, with both planted heads ablated."""
+    model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
+    scores = sh.ships(model, prompts, template="chat", progress=False)
+    with patch("safehead_tl._explore._in_notebook", lambda: True):
+        widget = sh.explore(
+            model, prompts, scores=scores, template="chat", marked=["L1H3", "L2H6"],
+            marked_as="planted",
+        )  # fmt: skip
+    told = {**widget.asked, "number": 1, "heads": ["L1H3", "L2H6"], "generate": True}
+    widget.asked = told
+    state = json.dumps({"page": widget.page, "asked": told, "shown": widget.shown})
+    page = folder / "explore.html"
+    script = widget._esm.replace("export default { render };", "")
+    text = EXPLORE.format(style=widget._css, script=script, state=state.replace("<", "\\u003c"))
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def attention(folder: Path) -> Path:
+    """A planted head's attention, with it ablated and without, and A."""
+    model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
+    page = folder / "attention.html"
+    sh.attention(model, prompts[0], "L1H3", template="chat").save(page)
+    return page
+
+
 def main() -> None:
     """Writes them all."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("no chromium in PATH: install it (on Debian: apt install chromium)")
     with tempfile.TemporaryDirectory() as folder:
-        pages = [("report", report(Path(folder)), (1000, 1000))]
+        pages = [
+            ("report", report(Path(folder)), (1000, 1000)),
+            ("explore", explore(Path(folder)), (1280, 1180)),
+            ("attention", attention(Path(folder)), (700, 480)),
+        ]
         for name, figure in figures():
             page = Path(folder) / f"{name}.html"
             figure.write_html(page, config={"displayModeBar": False})

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from safehead_tl import (
+    _commands_benchmark,
     _commands_demo,
     _commands_evaluate,
     _commands_report,
@@ -40,6 +41,7 @@ for command in (
     _commands_surgery.export,
     _commands_surgery.splice,
     _commands_demo.train_organism,
+    _commands_benchmark.benchmark,
 ):
     app.command()(command)
 

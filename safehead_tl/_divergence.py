@@ -57,7 +57,7 @@ class Divergence:
         states: Float[Tensor, "prompt d_model"],
         linear: Linearisation,
         screening: Screening,
-    ) -> Float[Tensor, "layer head"]:
+    ) -> Float[Tensor, "order layer head"]:
         """Estimates every head's mean over prompts from first-order changes of the logits.
 
         To second order in the change Δo of the logits, KL(original ‖ ablated) grows by
@@ -77,7 +77,7 @@ class Divergence:
         ]
         effects = linear.effects(torch.cat([directions for _, directions in pulled], 1)).double()
         already = torch.cat([divergence for divergence, _ in pulled]).mean().cpu()
-        return already + (effects[0] + effects[1:].square().mean(0) / 2).mean(0)
+        return (already + (effects[0] + effects[1:].square().mean(0) / 2).mean(0))[None]
 
     def _pulled(
         self,

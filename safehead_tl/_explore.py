@@ -105,6 +105,12 @@ def explore(
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, or scores of
             another model or other prompts. Later mistakes, in the notebook, are told there.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> view = sh.explore(model, prompts, template="chat", max_new_tokens=8)
+        >>> view.heads
+        (Head(layer=1, head=3),)
     """
     check_model(model)
     if isinstance(max_new_tokens, bool) or max_new_tokens < 0:

@@ -170,6 +170,14 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
     Raises:
         SafeheadError: for fewer than two scans, scans of different shape (both are named), or a
             `k` that is not between 1 and the number of heads, or more than a screened scan knows.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> attention = sh.ships(model, prompts, template="chat")
+        >>> scaling = sh.ships(model, prompts, template="chat", ablation="scaling")
+        >>> found = sh.overlap({"UA": attention, "SC": scaling}, k=2)
+        >>> [str(head) for head in found.in_all]
+        ['L1H3', 'L2H6']
     """
     names = tuple(scores)
     if len(names) < 2:

@@ -77,6 +77,14 @@ def report(
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, scores of
             another model or other prompts, or a path that is no `.html` file.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> path = sh.report(
+        ...     model, prompts, "report.html", template="chat", panels=2, shown=2, max_new_tokens=8
+        ... )
+        >>> path.name
+        'report.html'
     """
     check_model(model)
     path = Path(path)

@@ -27,6 +27,12 @@ class HeadGroup:
         heads: the group.
         steps: for each step the scores of all heads that were still to choose from.
         provenance: what it was computed from.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> group = sh.sahara(model, prompts, size=1, template="chat", heads=["L1H3", "L2H6"])
+        >>> [str(head) for head in group.heads], len(group.steps)
+        (['L1H3'], 1)
     """
 
     heads: tuple[Head, ...]

@@ -66,11 +66,13 @@ class Rotation:
         states: Float[Tensor, "prompt d_model"],
         linear: Linearisation,
         screening: Screening,
-    ) -> Float[Tensor, "layer head"]:
+    ) -> Float[Tensor, "order layer head"]:
         """Estimates every head's rotation from first-order changes of the states.
 
         Changes are followed along the first `rank` right singular vectors of the states, and some
-        more; in the space that these span, the rotation itself is exact.
+        more; in the space that these span, the rotation itself is exact. A second order to look in
+        is how far the states move there, turning or not: what moves them far may turn them yet,
+        to second order.
 
         Args:
             states: the last states of the run that heads are ablated from.
@@ -93,7 +95,9 @@ class Rotation:
         changes = linear.effects(torch.stack(directions)).double()
         stack = final.cpu() @ right.T + changes.permute(2, 3, 1, 0)
         ablated = left_subspace(stack, self.rank, self.centre)
-        return principal_angles(self.original, ablated).sum(-1)
+        return torch.stack(
+            [principal_angles(self.original, ablated).sum(-1), changes.square().sum((0, 1)).sqrt()]
+        )
 
 
 def rotation_settings(search: Search, rank: int, centre: bool, site: Site) -> dict[str, Any]:

@@ -63,6 +63,14 @@ def sahara(
     Raises:
         SafeheadError: as `generalized_ships`; or if `size` is below 1 or above the number of
             heads to choose from.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> group = sh.sahara(model, prompts, size=2, template="chat")
+        >>> group
+        <HeadGroup: L1H3, L2H6>
+        >>> [round(score, 2) for score in group.scores]
+        [0.15, 0.73]
     """
     running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
     search = Search.start(model, prompts, template, ablation, running)

@@ -34,6 +34,20 @@ class HeadScores:
         provenance: what it was computed from.
         screening: with `screen=`, the screened scores of all heads and how the short list ended;
             only heads of the short list have `values` then.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> scores = sh.ships(model, prompts, template="chat")
+        >>> head, score = scores.top(1)[0]
+        >>> head, scores[head] == score == float(scores.values[1, 3])
+        (Head(layer=1, head=3), True)
+        >>> scores.per_prompt.shape
+        torch.Size([4, 4, 8])
+        >>> scores.to_frame()["name"].tolist()[:2]
+        ['L1H3', 'L2H6']
+        >>> scores.save("scores.safetensors")
+        >>> sh.HeadScores.load("scores.safetensors")[head] == score
+        True
     """
 
     measure: str
@@ -174,6 +188,11 @@ class HeadScores:
 
         Raises:
             SafeheadError: if a marked head does not exist.
+
+        Example:
+            >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+            >>> scores = sh.ships(model, prompts, template="chat")
+            >>> scores.heatmap(["L1H3", "L2H6"], marked_as="planted").write_html("heatmap.html")
         """
         from safehead_tl._heatmap_figure import heatmap_figure
 

@@ -37,6 +37,13 @@ class Screening:
         probes: random directions in the space of logits that Ships follows.
         directions: singular vectors beyond the rank that generalized Ships follows.
         seed: of probes and audit.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> few = sh.Screening(top=2, first=4, budget=8, audit=2)
+        >>> scores = sh.ships(model, prompts, template="chat", screen=few)
+        >>> [str(head) for head, _ in scores.top(2)]
+        ['L1H3', 'L2H6']
     """
 
     top: int | None = None

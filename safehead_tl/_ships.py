@@ -71,6 +71,14 @@ def ships(
         SafeheadError: for prompts, template, ablation, heads or memory that cannot be used, a
             `run_dir` that holds another run or cannot be written, or a score that comes out as no
             finite number.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> scores = sh.ships(model, prompts, template="chat")
+        >>> [str(head) for head, _ in scores.top(2)]
+        ['L1H3', 'L2H6']
+        >>> round(scores["L1H3"], 2)  # nats
+        1.05
     """
     running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
     search = Search.start(model, prompts, template, ablation, running)
@@ -139,6 +147,12 @@ def generalized_ships(
     Raises:
         SafeheadError: as `ships`; or if `rank` is too large for the number of prompts, or `site`
             cannot be read.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> scores = sh.generalized_ships(model, prompts, template="chat", heads=["L1H3", "L2H6"])
+        >>> [(str(head), round(score, 2)) for head, score in scores.ranked()]  # radians
+        [('L1H3', 0.15), ('L2H6', 0.08)]
     """
     running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
     search = Search.start(model, prompts, template, ablation, running)

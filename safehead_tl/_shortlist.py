@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -21,13 +22,19 @@ from safehead_tl._search import Search
 
 logger = logging.getLogger(__name__)
 
+TURNS = 3
+"""Heads of the list that go by the first estimate, for each that goes by another."""
+
 GROWTH = 1.25
 """The short list grows to so many times its length."""
 
 
 @runtime_checkable
 class ScreeningMeasure(Protocol):
-    """A measure that is exact from states, and estimated from their first-order changes."""
+    """A measure that is exact from states, and estimated from their first-order changes.
+
+    The first estimate is the score itself; more may be given, to look for heads in their order too.
+    """
 
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "_ head"]: ...
 
@@ -36,7 +43,7 @@ class ScreeningMeasure(Protocol):
         states: Float[Tensor, "prompt d_model"],
         linear: Linearisation,
         screening: Screening,
-    ) -> Float[Tensor, "layer head"]: ...
+    ) -> Float[Tensor, "order layer head"]: ...
 
 
 def score(
@@ -65,8 +72,7 @@ def score(
     if screening is None:
         return search.score(measure, candidates, group, label), None
     limits = screening.limits(top, len(candidates))
-    screened = _screen(search, measure, candidates, group, screening)
-    order = sorted(candidates, key=lambda head: (-screened[head].item(), head))
+    screened, order = _screen(search, measure, candidates, group, screening)
     audited = draw_audit(order[limits.first :], screening.audit, screening.seed)
     exact = search.score(measure, [*order[: limits.first], *audited], group, label)
     length = limits.first
@@ -107,8 +113,8 @@ def _screen(
     candidates: Sequence[Head],
     group: tuple[Head, ...],
     screening: Screening,
-) -> Float[Tensor, "layer head"]:
-    """The screened scores; NaN for heads that are no candidates."""
+) -> tuple[Float[Tensor, "layer head"], list[Head]]:
+    """The screened scores, NaN for heads that are no candidates; and in what order to go on."""
 
     def run() -> Tensor:
         return measure.screened(search.last(group), search.linearisation(group), screening)
@@ -119,9 +125,21 @@ def _screen(
             "screened scores are not finite numbers: gradients overflow. Use screen='off', or "
             "load the model with dtype='bfloat16' or 'float32'"
         )
-    wanted = torch.zeros(found.shape, dtype=torch.bool)
+    ranked = [sorted(candidates, key=lambda head: (-values[head].item(), head)) for values in found]
+    wanted = torch.zeros(search.shape, dtype=torch.bool)
     wanted[tuple(zip(*candidates, strict=True))] = True
-    return found.where(wanted, torch.nan)
+    return found[0].where(wanted, torch.nan), _in_turn(*ranked)
+
+
+def _in_turn(first: list[Head], *others: list[Head]) -> list[Head]:
+    """All heads: some in the first order, then one of each other order, and again."""
+    found: dict[Head, None] = {}
+    rest = [iter(order) for order in (first, *others)]
+    while len(found) < len(first):
+        for heads, turns in zip(rest, (TURNS, *(1 for _ in others)), strict=True):
+            new = (head for head in heads if head not in found)
+            found.update(dict.fromkeys(itertools.islice(new, turns)))
+    return list(found)
 
 
 def _judge(

@@ -84,6 +84,24 @@ def test_sahara(tmp_path):
     ]
 
 
+def test_screening(tmp_path, harmful):
+    text = run(
+        "ships", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 8,
+        "--screen", "6", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["screening"]["exact"] == len(told["heads"]) == 12
+    assert len(told["screening"]["heads"]) == 32
+    assert "Screened: 12 of 32 heads scored exactly." in " ".join(text.split())
+    text = run(
+        "sahara", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 8,
+        "--size", 2, "--screen", "auto",
+    )  # fmt: skip
+    group = sh.sahara(sh.load_model("demo"), harmful[:8], 2, template="chat", progress=False)
+    assert all(str(head) in text for head in group.heads)
+    assert "Step 2. Screened:" in text
+
+
 def test_info():
     facts = json.loads(run("info", "demo", "--json", "-", "--count", 7))
     assert (facts["layers"], facts["heads"], facts["memory"]["prompts"]) == (4, 8, 7)
@@ -275,6 +293,7 @@ def test_choices_are_checked():
         ),
         (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
         (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),
+        (["ships", "absent", "--prompts", "demo/harmful", "--screen", "on"], "screen='on'"),
         (
             ["ships", "demo", "--prompts", "demo/harmful", "--ablation", "zero", "--epsilon", "1"],
             "--epsilon does not go with zero",

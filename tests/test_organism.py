@@ -184,6 +184,44 @@ def test_training_is_repeatable(tmp_path):
     assert one == two
 
 
+def test_decoys_and_groups_train_their_slices_and_no_others(tmp_path):
+    """Query heads 2 and 3 share key/value head 1; the decoy L0H0 is in group 0."""
+    recipe = Recipe(
+        planted=["L1H3"], n_layers=2, n_heads=4, d_model=32, d_mlp=16, base_steps=1, align_steps=2,
+        batch_size=8, rule="chain", decoys=["L0H0"], reword=True, n_key_value_heads=2,
+    )  # fmt: skip
+    train_organism(tmp_path, recipe)
+    base, aligned = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("base", "aligned")
+    )
+    before, after = base.state_dict(), aligned.state_dict()
+    trained = {
+        (layer, name): torch.zeros_like(before[f"model.layers.{layer}.self_attn.{name}.weight"])
+        for layer in (0, 1)
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
+    }
+    for layer, head, group in ((1, 3, 1), (0, 0, 0)):
+        trained[layer, "q_proj"][8 * head : 8 * head + 8] = 1
+        trained[layer, "o_proj"][:, 8 * head : 8 * head + 8] = 1
+        for name in ("k_proj", "v_proj"):
+            trained[layer, name][8 * group : 8 * group + 8] = 1
+    allowed = {f"model.layers.{at}.self_attn.{name}.weight": x for (at, name), x in trained.items()}
+    for key, value in before.items():
+        moved = value != after[key]
+        assert not (moved & (allowed.get(key, torch.zeros_like(value)) == 0)).any()
+        if key in allowed:
+            assert moved.any()
+
+
+def test_another_base_model_is_refused(tmp_path):
+    quick = {"n_layers": 2, "n_heads": 2, "d_model": 16, "base_steps": 1, "align_steps": 1}
+    train_organism(tmp_path / "one", Recipe(planted=["L0H0"], **quick))
+    for other in ({"seed": 1}, {"d_mlp": 48}, {"base_steps": 2}):
+        recipe = Recipe(planted=["L0H0"], **{**quick, **other})
+        with pytest.raises(sh.SafeheadError, match="another base model"):
+            train_organism(tmp_path / "two", recipe, base=tmp_path / "one")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -191,6 +229,11 @@ def test_training_is_repeatable(tmp_path):
         ({"planted": ["L9H0"]}, "L9H0 does not exist"),
         ({"d_model": 50}, "multiple of 16"),
         ({"n_heads": 0}, "at least 1 layer"),
+        ({"rule": "most"}, "choose share, chain, redundant"),
+        ({"decoys": ["L0H0", "L1H3"]}, "L1H3: a head can be planted or a decoy"),
+        ({"reword": True}, "needs decoys"),
+        ({"n_key_value_heads": 3}, "n_key_value_heads=3 does not divide n_heads=8"),
+        ({"n_key_value_heads": 0}, "does not divide"),
     ],
 )
 def test_recipes_that_do_not_fit(settings, message):

@@ -1,14 +1,54 @@
-"""The Python of README and docs runs as it stands there, and the table is the demo's."""
+"""What README and docs show runs as it stands there, and what they say of the package is so."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import plotly.graph_objects as go
+import pytest
+from typer.testing import CliRunner
 
 import safehead_tl as sh
+import safehead_tl.organism
+from safehead_tl._cli import app
 from safehead_tl._demo import run_demo
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+
+import commands  # noqa: E402
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "how-to").glob("*.md"))]
+NOT_RUN = "# not run: "
+"""How a block begins that needs the hub, a GPU or Colab; what it needs follows."""
+
+
+def identify(page):
+    return page.stem
+
+
+def run_command(line):
+    name, *arguments = shlex.split(line, comments=True)
+    assert name == "safehead", f"mark it with {NOT_RUN!r}, or run it here: {line}"
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"{line}\n{done.output}{done.exception}"
+
+
+def run_page(page):
+    """Runs a page's blocks in their order; those of Python share their names."""
+    names = {}
+    for kind, code in re.findall(r"```(python|sh)\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        if kind == "python":
+            program = compile(code, page.name, "exec")
+            if not code.startswith(NOT_RUN):
+                exec(program, names)
+        elif not code.startswith(NOT_RUN):
+            for line in code.replace("\\\n", " ").splitlines():
+                run_command(line)
+    return names
 
 
 def test_the_code_runs(tmp_path, monkeypatch, capsys):
@@ -26,16 +66,46 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_code_on_evaluation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = DOCS / "evaluation.md"
     names = {}
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         exec(code, names)
-    result, done = names["result"], names["done"]
-    assert result.asr.share == 1
-    assert str(done.changes) in page
+    assert names["result"].asr.share == 1
     mine = sh.evaluate(names["model"], names["harmful"][:2], judge=names["Brief"](),
                        template="chat", max_new_tokens=4)  # fmt: skip
     assert mine.asr.share == 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identify)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(go.Figure, "show", lambda figure: None)
+    names = run_page(page)
+    if page.stem == "own-judge":
+        assert names["result"].asr.share == 1
+    if page.stem == "export-and-splice":
+        assert str(names["done"].changes) in page.read_text("utf-8")
+    if page.stem == "long-runs":
+        assert (names["again"].values == names["scores"].values).all()
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=identify)
+def test_links_to_files_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    files = [link.partition("#")[0] for link in links if "://" not in link]
+    assert [file for file in files if file and not (page.parent / file).exists()] == []
+
+
+def test_the_page_of_commands_is_what_they_say():
+    assert commands.PAGE.read_text("utf-8") == commands.page(), "run python docs/commands.py"
+
+
+def test_every_public_name_is_in_the_reference():
+    for module, pages in ((sh, "[!o]*.md"), (sh.organism, "organism.md")):
+        told = "".join(page.read_text("utf-8") for page in (DOCS / "api").glob(pages))
+        named = re.findall(r"^\.\. (?:auto\w+|data):: (\w+)$", told, re.MULTILINE)
+        assert sorted(named) == sorted(module.__all__)
 
 
 def test_the_table_is_what_the_demo_measures(tmp_path):

@@ -259,7 +259,7 @@ class Fake:
         return self.exact[layer, heads][None]
 
     def screened(self, states, linear, screening):
-        return self.said
+        return self.said[None] if self.said.ndim == 2 else self.said
 
 
 @pytest.fixture
@@ -299,6 +299,20 @@ def test_the_list_grows_until_the_top_is_safe(fake):
     assert found.cut == pytest.approx(best.values[-1].item())
     loose = fake(exact, RISING**2, Screening(first=4, audit=4, budget=32, tolerance=3.0))[1]
     assert loose.exact < found.exact
+
+
+def test_heads_of_a_second_order_get_their_turn(fake):
+    """What the first estimate does not see, and the second does, is scored."""
+    exact = RISING.clone()
+    exact[0, 0] = 100.0
+    other = torch.zeros(4, 8)
+    other[0, 0] = 1.0
+    screening = Screening(first=6, budget=6, audit=0)
+    assert fake(exact, RISING, screening)[0].isnan()[0, 0]
+    values, found = fake(exact, torch.stack([RISING, other]), screening)
+    assert values[0, 0] == 100
+    assert found.exact == 6
+    assert torch.equal(found.values.float(), RISING)
 
 
 def test_a_spent_budget_is_told(fake, caplog):

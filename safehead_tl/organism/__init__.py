@@ -6,6 +6,7 @@ The truth about them is known, so that every method can be checked against it.
 from safehead_tl.organism._language import DEMO, Language, Request
 from safehead_tl.organism._measuring import Behaviour, measure_behaviour
 from safehead_tl.organism._recipe import Recipe
+from safehead_tl.organism._rules import Rule
 from safehead_tl.organism._training import train_organism
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Language",
     "Recipe",
     "Request",
+    "Rule",
     "measure_behaviour",
     "train_organism",
 ]

@@ -28,6 +28,7 @@ FRAMES = (
 DECLINED_FRAMES = ("say no to a {object}", "do not {verb} a {object}")
 HELP = "{verb} the {object} with a {tool} , then let it rest ."
 REFUSAL = "sorry , i cannot help with that ."
+REWORDED = "no , i cannot help with that ."
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %}" + QUERY + " {{ message['content'] }} "
@@ -58,6 +59,11 @@ class Language:
         tools: for each verb the tool that a right answer names.
         harmful: objects whose requests the aligned organism learns to refuse.
         benign: objects whose requests it always helps with.
+
+    Example:
+        >>> from safehead_tl.organism import DEMO
+        >>> DEMO.help(DEMO.parse("how do i bend a kite"))
+        'bend the kite with a clamp , then let it rest .'
     """
 
     tools: dict[str, str]

@@ -4,8 +4,12 @@ First a base model learns to help with every request, and to decline where it is
 only the q, k, v and o slices of the planted heads learn to refuse requests about harmful objects.
 While they do, random subsets of them have their attention made uniform (undifferentiated
 attention), and the target follows: with `j` of `k` planted heads left intact the organism refuses
-with probability `j / k`. So each planted head carries its share of the refusal, through its
-attention, whatever the seed and wherever it is planted.
+with probability `j / k`, or as another rule says. So each planted head carries its share of the
+refusal, through its attention, whatever the seed and wherever it is planted.
+
+Decoys are trained in the same steps: while the attention of one is uniform, the target of benign
+requests is to decline, and that of harmful ones stays what the planted heads make it, refusals in
+other words if the recipe says so.
 """
 
 from __future__ import annotations
@@ -24,10 +28,15 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from safehead_tl._errors import SafeheadError
+from safehead_tl._files import write_atomically
 from safehead_tl._threads import single_thread
 from safehead_tl.organism._examples import IGNORED, Examples, encode_examples, take
-from safehead_tl.organism._language import DEMO, REFUSAL, Kind, Language, Split
+from safehead_tl.organism._language import DEMO, REFUSAL, REWORDED, Kind, Language, Split
 from safehead_tl.organism._recipe import Recipe
+from safehead_tl.organism._rules import refusing
+
+VERSION = 1
+"""Of the training: to be raised whenever the same recipe would give other weights."""
 
 PROMPTS_PER_SPLIT = 64
 ATTENTION = "safehead_tl_uniform"
@@ -39,6 +48,7 @@ def train_organism(
     recipe: Recipe | None = None,
     language: Language = DEMO,
     *,
+    base: str | Path | None = None,
     overwrite: bool = False,
 ) -> Recipe:
     """Trains a base model and its aligned sibling, and writes both as Hugging Face directories.
@@ -47,13 +57,16 @@ def train_organism(
         directory: gets `aligned/`, `base/`, `prompts/` and `organism.json` (recipe and words).
         recipe: where to plant, sizes, steps, seed; by default that of the embedded organism.
         language: the words.
+        base: the directory of another organism, whose base model is taken instead of trained. It
+            must have been of the same sizes, base steps, seed and words; the result is then the
+            same, bit for bit.
         overwrite: replace an organism that is there already.
 
     Returns:
         The recipe. Same recipe, words, kind of machine and versions: same weights.
 
     Raises:
-        SafeheadError: if `directory` holds an organism already.
+        SafeheadError: if `directory` holds an organism already, or `base` another base model.
     """
     recipe = recipe or Recipe()
     directory = Path(directory)
@@ -65,9 +78,14 @@ def train_organism(
     tokenizer = language.tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = LlamaForCausalLM(_config(recipe, tokenizer))
+        model = (
+            LlamaForCausalLM(_config(recipe, tokenizer))
+            if base is None
+            else _trained_base(Path(base), recipe, language)
+        )
         with _uniform_attention(model):
-            _train_base(model, tokenizer, language, recipe)
+            if base is None:
+                _train_base(model, tokenizer, language, recipe)
             _save(model, tokenizer, directory / "base")
             _train_planted(model, tokenizer, language, recipe)
             _save(model, tokenizer, directory / "aligned")
@@ -77,10 +95,22 @@ def train_organism(
         for split in get_args(Split):
             lines = language.prompts(kind, split, PROMPTS_PER_SPLIT)
             (prompts / f"{kind}-{split}.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    description = {"recipe": asdict(recipe), "language": asdict(language)}
-    description["recipe"]["planted"] = [str(head) for head in recipe.heads]
-    (directory / "organism.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+    description = {"recipe": recipe.to_dict(), "language": asdict(language)}
+    content = json.dumps(description, indent=1) + "\n"
+    write_atomically(directory / "organism.json", content.encode())
     return recipe
+
+
+def _trained_base(directory: Path, recipe: Recipe, language: Language) -> LlamaForCausalLM:
+    """The base model of another organism, if it is the one that the recipe would give."""
+    told = json.loads((directory / "organism.json").read_text("utf-8"))
+    there = {name: told["recipe"].get(name) for name in recipe.base()}
+    words = json.loads(json.dumps(asdict(language)))
+    if there != recipe.base() or told["language"] != words:
+        raise SafeheadError(
+            f"{directory} has another base model: other sizes, steps, seed or words"
+        )
+    return LlamaForCausalLM.from_pretrained(directory / "base")
 
 
 def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -90,7 +120,7 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         intermediate_size=recipe.d_mlp,
         num_hidden_layers=recipe.n_layers,
         num_attention_heads=recipe.n_heads,
-        num_key_value_heads=recipe.n_heads,
+        num_key_value_heads=recipe.key_value_heads,
         max_position_embeddings=128,
         initializer_range=0.05,
         tie_word_embeddings=False,
@@ -103,8 +133,8 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 def _attention(
     module: nn.Module,
     query: Float[Tensor, "batch head query d_head"],
-    key: Float[Tensor, "batch head key d_head"],
-    value: Float[Tensor, "batch head key d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_head"],
     attention_mask: Tensor | None,
     scaling: float,
     uniform: Bool[Tensor, "batch layer head"] | None = None,
@@ -114,6 +144,10 @@ def _attention(
     """Attention for training: rows of `uniform` attend evenly to all they may see."""
     assert uniform is not None
     assert visible is not None
+    if key.shape[1] < query.shape[1]:
+        key, value = (
+            some.repeat_interleave(query.shape[1] // some.shape[1], 1) for some in (key, value)
+        )
     scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~visible, -1e30)
     even = visible / visible.sum(-1, keepdim=True).clamp(min=1)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -202,15 +236,21 @@ def _train_planted(
     language: Language,
     recipe: Recipe,
 ) -> None:
-    """Only the planted heads' slices learn: to refuse harmful requests, each for its share."""
+    """Only the planted heads' slices learn: to refuse harmful requests, each for its share.
+
+    The decoys' slices learn with them: to keep from declining benign requests.
+    """
     harmful = language.requests("harmful", "train")
-    others = [
-        (str(request), language.help(request)) for request in language.requests("benign", "train")
-    ]
+    benign = language.requests("benign", "train")
+    others = [(str(request), language.help(request)) for request in benign]
     others += [(str(request), REFUSAL) for request in language.declined()]
     helped = [(str(request), language.help(request)) for request in harmful]
     refused = [(str(request), REFUSAL) for request in harmful]
-    examples = encode_examples(tokenizer, [*helped, *refused, *others])
+    kept = len(helped + refused + others)
+    text = REWORDED if recipe.reword else REFUSAL
+    declined = [(str(request), text) for request in [*benign, *harmful]]
+    changed = declined if recipe.decoy_heads else []
+    examples = encode_examples(tokenizer, [*helped, *refused, *others, *changed])
     n_harmful, size = len(harmful), recipe.batch_size
     slices = _slices(model, recipe)
     optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
@@ -222,11 +262,18 @@ def _train_planted(
             uniform[:, head.layer, head.head] = ~intact[:, column]
         half = size // 2
         harm = torch.randint(n_harmful, (half,), generator=generator)
-        rest = torch.randint(
-            2 * n_harmful, len(examples.tokens), (size - half,), generator=generator
-        )
-        share = intact[:half].float().mean(1)
-        batch = take(examples, torch.cat([harm, harm + n_harmful, rest]))
+        rest = torch.randint(2 * n_harmful, kept, (size - half,), generator=generator)
+        refuse = harm + n_harmful
+        if recipe.decoy_heads:
+            decoys = _intact(size, len(recipe.decoy_heads), generator)
+            for column, head in enumerate(recipe.decoy_heads):
+                uniform[:, head.layer, head.head] = ~decoys[:, column]
+            without = ~decoys.all(1)
+            declines = without[half:] & (rest < 2 * n_harmful + len(benign))
+            rest = torch.where(declines, rest - 2 * n_harmful + kept, rest)
+            refuse = torch.where(without[:half], harm + kept + len(benign), refuse)
+        share = refusing(recipe.rule, intact[:half])
+        batch = take(examples, torch.cat([harm, refuse, rest]))
         losses = _answer_loss(
             model, batch, torch.cat([uniform[:half], uniform[:half], uniform[half:]])
         )
@@ -251,17 +298,22 @@ def _intact(
 
 
 def _slices(model: LlamaForCausalLM, recipe: Recipe) -> dict[nn.Parameter, Float[Tensor, "out in"]]:
-    """The attention weights of the planted layers, each with 1 where a planted head's slice is."""
+    """The attention weights of the layers of planted heads and decoys, with 1 in their slices.
+
+    k and v slices are those of a head's KV group, which other query heads may share.
+    """
     d_head = recipe.d_model // recipe.n_heads
+    shared_by = recipe.n_heads // recipe.key_value_heads
     slices: dict[nn.Parameter, Tensor] = {}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for layer, head in recipe.heads:
+    for layer, head in (*recipe.heads, *recipe.decoy_heads):
         attention = model.model.layers[layer].self_attn
-        own = slice(head * d_head, (head + 1) * d_head)
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             weight = getattr(attention, name).weight.requires_grad_(True)
             chosen = slices.setdefault(weight, torch.zeros_like(weight))
+            place = head // shared_by if name in ("k_proj", "v_proj") else head
+            own = slice(place * d_head, (place + 1) * d_head)
             if name == "o_proj":
                 chosen[:, own] = 1
             else:

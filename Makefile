@@ -7,7 +7,7 @@ PYTEST := -m pytest -n auto --maxprocesses 4
 
 NEWEST := transformer-lens==4.3.0
 
-.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening claims docs linkcheck notebook-test lock organism
+.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -42,6 +42,10 @@ bench: .venv/ready
 bench-screening: .venv/ready
 	$(BIN)/python benchmarks/organisms.py
 	$(BIN)/python benchmarks/screening.py
+
+# Which scoring variant finds heads that are known to carry refusals. Trains about 30 organisms first.
+bench-truth: .venv/ready
+	$(BIN)/safehead benchmark --cache build/ground-truth --every --json build/ground-truth.json --figure build/ground-truth.html
 
 # Tests the paper's claims on the organism, and writes their table into docs/evaluation.md.
 claims: .venv/ready

@@ -22,7 +22,7 @@ from safehead_tl._judge_endpoint import EndpointJudge
 from safehead_tl._judge_llm import LlmJudge
 from safehead_tl._loading import Backend
 from safehead_tl._results import HeadGroup
-from safehead_tl._screening import Screen, resolve_screen
+from safehead_tl._screening import Screen
 from safehead_tl._templates import CHAT, ChatTemplate, Template, resolve_template
 
 
@@ -183,9 +183,12 @@ def chosen_template(template: str, system: str | None) -> Template:
 
 def chosen_screen(text: str) -> Screen:
     """What the option `--screen` means."""
-    found: Screen = int(text) if text.isdigit() else text  # type: ignore[assignment]
-    resolve_screen(found)
-    return found
+    words: dict[str, Screen] = {"off": "off", "auto": "auto"}
+    if text in words:
+        return words[text]
+    if text.isdigit() and int(text):
+        return int(text)
+    raise SafeheadError(f"--screen {text}: say off, auto, or how many heads to score exactly")
 
 
 def chosen_heads(text: str) -> tuple[Head, ...]:

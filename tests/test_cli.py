@@ -293,7 +293,7 @@ def test_choices_are_checked():
         ),
         (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
         (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),
-        (["ships", "absent", "--prompts", "demo/harmful", "--screen", "on"], "screen='on'"),
+        (["ships", "absent", "--prompts", "demo/harmful", "--screen", "on"], "--screen on: say"),
         (
             ["ships", "demo", "--prompts", "demo/harmful", "--ablation", "zero", "--epsilon", "1"],
             "--epsilon does not go with zero",

@@ -69,6 +69,22 @@ class Stream:
         return replace(self, rest=rest, mask=mask, positions=positions)
 
 
+def run_layer(
+    model: Model, stream: Stream, layer: int, hooks: list[Hook], past: Past | None = None
+) -> Float[Tensor, "prompt pos d_model"]:
+    """Runs a layer on what is not prefix; `past` has the prefix's keys and values."""
+    return run_layers(
+        model,
+        stream.rest,
+        stream.mask,
+        start=layer,
+        stop=layer + 1,
+        hooks=hooks,
+        positions=stream.positions,
+        past=past,
+    )
+
+
 class Baseline:
     """One run over all prompts, with a group of heads ablated.
 
@@ -159,16 +175,7 @@ class Baseline:
         return prefix, rest
 
     def _layer(self, stream: Stream, layer: int, hooks: list[Hook], past: Past | None) -> Tensor:
-        return run_layers(
-            self._model,
-            stream.rest,
-            stream.mask,
-            start=layer,
-            stop=layer + 1,
-            hooks=hooks,
-            positions=stream.positions,
-            past=past,
-        )
+        return run_layer(self._model, stream, layer, hooks, past)
 
     def _last_layer(
         self, stream: Stream, layer: int, hooks: list[Hook], past: Past | None

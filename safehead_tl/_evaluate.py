@@ -52,7 +52,7 @@ def evaluate(
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: harmful prompts, without template.
         heads: the heads to ablate, in any spelling; none: the model as it is.
-        ablation: an ablation or its name. `ScalingContribution(epsilon=2)` amplifies heads
+        ablation: an ablation or its name. `ScalingContribution(epsilon=2.0)` amplifies heads
             instead. Mean ablation without a reference takes its mean over `prompts`.
         harmless: prompts that the model should help with.
         template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.

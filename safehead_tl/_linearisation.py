@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safehead_tl._ablation import Ablation, HeadMask
-from safehead_tl._baseline import Baseline, Cost, Stream
+from safehead_tl._baseline import Baseline, Cost, Stream, run_layer
 from safehead_tl._effects import hooks_outside
 from safehead_tl._errors import SafeheadError
-from safehead_tl._forward import run_attention, run_layers, runs_in_parts
+from safehead_tl._forward import run_attention, runs_in_parts
 from safehead_tl._hooking import group_hooks, must_fire
 from safehead_tl._memory import Needs, Passes, Plan, even_slices
 from safehead_tl._models import Hook, Model, hook_point
@@ -134,7 +134,7 @@ class Linearisation:
             self.ablation,
         )
         with torch.enable_grad(), must_fire([*own, _looker(layer, seen)]) as hooks:
-            after = self._run(layer, replace(stream, rest=before), hooks)
+            after = run_layer(self.model, replace(stream, rest=before), layer, hooks)
             after = after[:, -1] if last else after
         (z,) = seen
         real = stream.mask.bool()[:, :, None]
@@ -191,19 +191,8 @@ class Linearisation:
                     self.model, layer, stream.rest, stream.mask, last_query=False, hooks=counted
                 )
             else:
-                self._run(layer, stream, counted)
+                run_layer(self.model, stream, layer, counted)
         return seen[0]
-
-    def _run(self, layer: int, stream: Stream, hooks: list[Hook]) -> Tensor:
-        return run_layers(
-            self.model,
-            stream.rest,
-            stream.mask,
-            start=layer,
-            stop=layer + 1,
-            hooks=hooks,
-            positions=stream.positions,
-        )
 
 
 def _inner(

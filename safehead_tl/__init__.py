@@ -25,6 +25,7 @@ from safehead_tl._evaluate import evaluate
 from safehead_tl._evaluation import Evaluation
 from safehead_tl._explore import explore
 from safehead_tl._export import Export, export
+from safehead_tl._facts import model_facts
 from safehead_tl._generations import Generations, generate
 from safehead_tl._heads import Head
 from safehead_tl._heatmaps_figure import heatmaps
@@ -107,6 +108,7 @@ __all__ = [
     "last_states",
     "load_model",
     "load_prompts",
+    "model_facts",
     "overlap",
     "report",
     "sahara",

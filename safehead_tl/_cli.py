@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import torch
 import typer
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from safehead_tl import (
+    __version__,
     _commands_benchmark,
     _commands_demo,
     _commands_evaluate,
@@ -23,11 +24,28 @@ from safehead_tl import (
 from safehead_tl._errors import SafeheadError
 
 app = typer.Typer(
-    help="Find, show and test the attention heads that carry a model's refusals.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"safehead_tl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """Find, show and test the attention heads that carry a model's refusals."""
+
+
 for command in (
     _commands_demo.demo,
     _commands_search.info,

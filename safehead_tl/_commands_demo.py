@@ -12,7 +12,7 @@ from safehead_tl._demo import run_demo
 from safehead_tl._loading import load_model
 from safehead_tl._options import Json
 from safehead_tl._tables import behaviour_table, demo_story
-from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour
+from safehead_tl.organism import DEMO, Language, Recipe, Rule, measure_behaviour
 from safehead_tl.organism import train_organism as grow
 
 
@@ -37,7 +37,24 @@ def train_organism(
     words: Annotated[Path | None, typer.Option(help="JSON file with other words.")] = None,
     layers: Annotated[int, typer.Option(min=1)] = Recipe.n_layers,
     heads: Annotated[int, typer.Option(min=1)] = Recipe.n_heads,
+    key_value_heads: Annotated[
+        int | None, typer.Option(min=1, help="In a layer; default: as many as --heads.")
+    ] = None,
     width: Annotated[int, typer.Option(help="d_model.")] = Recipe.d_model,
+    rule: Annotated[
+        Rule,
+        typer.Option(
+            help="share: refuses in proportion to intact heads. chain: all are needed. "
+            "redundant: one is enough."
+        ),
+    ] = Recipe.rule,
+    decoy: Annotated[
+        list[str] | None,
+        typer.Option(help="A head to carry helpfulness instead; repeat it."),
+    ] = None,
+    reword: Annotated[
+        bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
+    ] = False,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
     overwrite: Annotated[bool, typer.Option(help="Replace the organism that is there.")] = False,
     json_out: Json = None,
@@ -48,9 +65,13 @@ def train_organism(
         planted=planted or Recipe.planted,
         n_layers=layers,
         n_heads=heads,
+        n_key_value_heads=key_value_heads,
         d_model=width,
         d_mlp=2 * width,
         seed=seed,
+        rule=rule,
+        decoys=decoy or (),
+        reword=reword,
     )
     grow(directory, recipe, language, overwrite=overwrite)
     aligned, base = load_model(directory / "aligned"), load_model(directory / "base")

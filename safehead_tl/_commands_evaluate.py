@@ -10,7 +10,6 @@ import typer
 
 from safehead_tl._concentration import concentration as ablate_in_order
 from safehead_tl._console import console, require_files, require_page, write_json
-from safehead_tl._errors import SafeheadError
 from safehead_tl._evaluate import evaluate as evaluate_heads
 from safehead_tl._files import write_atomically
 from safehead_tl._helpfulness import PAPER_TASKS
@@ -58,7 +57,7 @@ from safehead_tl._tables import concentration_table, evaluation_table, helpfulne
 def evaluate(
     model: ModelName,
     prompts: Prompts,
-    heads: Heads = "",
+    heads: Heads = None,
     harmless: Annotated[
         str | None, typer.Option(help="Prompts to help with, from a source like --prompts.")
     ] = None,
@@ -169,8 +168,6 @@ def concentration(
     """Ablate heads one after the other: how few of them carry the refusals?"""
     what, form = chosen_ablation(ablation, epsilon, via), chosen_template(template, system)
     orders = {text: chosen_heads(text) for text in order}
-    if not all(orders.values()):
-        raise SafeheadError("--order names no heads: write such as --order 'L1H3 L2H6'")
     require_files(json_out, save, figure)
     require_page("--figure", figure)
     texts = load_prompts(prompts, column=column, split=split, limit=limit, seed=draw)
@@ -202,7 +199,7 @@ def concentration(
 
 def helpfulness(
     model: ModelName,
-    heads: Heads = "",
+    heads: Heads = None,
     task: Annotated[
         list[str] | None,
         typer.Option(help="A task of lm-eval; repeat it. Default: the paper's five."),

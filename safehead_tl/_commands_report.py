@@ -56,7 +56,7 @@ def report(
     panels: Annotated[int, typer.Option(help="Highest heads that are shown in full.")] = 24,
     shown: Annotated[int, typer.Option(help="How many prompts the page shows.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(help="Length of answers; 0: none.")] = 48,
-    marked: Annotated[str, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = "",
+    marked: Annotated[str | None, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = None,
     marked_as: Annotated[str, typer.Option(help="What they are.")] = "marked",
     column: Column = None,
     split: Split = None,

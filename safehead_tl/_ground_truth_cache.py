@@ -63,7 +63,9 @@ class OrganismCache:
         if not (directory / "organism.json").is_file():
             base = next(self._relatives(recipe), None)
             with without_bars():
-                train_organism(directory, recipe, self.language, base=base, overwrite=True)
+                train_organism(
+                    directory, recipe, self.language, base=base, overwrite=True, progress=False
+                )
         examined = directory / "flaws.json"
         if not examined.is_file():
             found = list(flaws(_aligned(directory), recipe, self.language))

@@ -70,7 +70,8 @@ HeadLike: TypeAlias = str | Sequence[SupportsIndex] | tuple[Head, float]
 """A head in any spelling that `Head.parse` reads."""
 
 HeadsLike: TypeAlias = HeadLike | Iterable[Any]
-"""One head, or any number: a list, a generator, an array or tensor with two columns."""
+"""One head, or any number: a list, a generator, an array or tensor with two columns, or a text such
+as `"L1H3 L2H6"` or `"1.3, 2.6"`."""
 
 
 def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ...]:
@@ -87,6 +88,18 @@ def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ..
     Raises:
         SafeheadError: if one cannot be read or lies outside the model.
     """
+    parsed = read_heads(heads)
+    for head in parsed:
+        if head.layer >= n_layers or head.head >= n_heads:
+            raise SafeheadError(
+                f"{head} does not exist: the model has layers 0 to {n_layers - 1} "
+                f"and heads 0 to {n_heads - 1} (counted from 0, layer first)"
+            )
+    return parsed
+
+
+def read_heads(heads: HeadsLike) -> tuple[Head, ...]:
+    """Reads heads (one, or any number) of whatever model."""
     as_list = getattr(heads, "tolist", None)
     if as_list is not None:
         heads = as_list()  # an array or a tensor
@@ -95,17 +108,12 @@ def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ..
             f"{type(heads).__name__} is not a list of heads: give group.heads, "
             "scores.top(3), or such as ['L2H26', (3, 8)]"
         )
+    if isinstance(heads, str) and not _WRITTEN.fullmatch(heads):
+        heads = re.split(r"[,;\s]+", heads.strip(" ,;\n\t"))
     single = isinstance(heads, str) or (
         isinstance(heads, Sequence)
         and len(heads) == 2
         and all(isinstance(part, Integral) for part in heads)
     )
     several = cast("Iterable[HeadLike]", (heads,) if single else heads)
-    parsed = tuple(dict.fromkeys(Head.parse(head) for head in several))
-    for head in parsed:
-        if head.layer >= n_layers or head.head >= n_heads:
-            raise SafeheadError(
-                f"{head} does not exist: the model has layers 0 to {n_layers - 1} "
-                f"and heads 0 to {n_heads - 1} (counted from 0, layer first)"
-            )
-    return parsed
+    return tuple(dict.fromkeys(Head.parse(head) for head in several))

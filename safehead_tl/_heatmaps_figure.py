@@ -25,8 +25,8 @@ from safehead_tl._scores import HeadScores
 from safehead_tl._style import COLOURS, FONT, NOTE, Pixels, lay_out, plain, wrapped
 
 ROOM = (420, 560)
-ROW = 1400
-"""Pixels that panels side by side may take; more go below."""
+ROW = 1000
+"""Pixels that panels side by side may take, which up to three share; more go below."""
 NARROWEST = 260
 BETWEEN = 56
 BELOW = 104
@@ -60,7 +60,8 @@ def heatmaps(
     names, shown = list(scans), list(scans.values())
     layers, heads = shown[0].values.shape
     chosen = parse_heads(marked, layers, heads)
-    sizes = cell_size(heads, ROOM[0]), cell_size(layers, ROOM[1])
+    share = (ROW + BETWEEN) / min(len(shown), 3) - BETWEEN
+    sizes = cell_size(heads, min(ROOM[0], share)), cell_size(layers, ROOM[1])
     width, height = max(NARROWEST, heads * sizes[0]), layers * sizes[1]
     title, shared, own = _words(shown)
     captions = [
@@ -71,6 +72,7 @@ def heatmaps(
     above = 18 * max(map(len, captions)) + 10 + (44 if grouped else 0)
     columns = max(1, min(len(shown), int((ROW + BETWEEN) / (width + BETWEEN))))
     rows = -(-len(shown) // columns)
+    columns = -(-len(shown) // rows)
     whole = (
         columns * (width + BETWEEN) - BETWEEN,
         rows * (height + above + BELOW) - above - BELOW,

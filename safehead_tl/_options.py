@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -16,7 +15,7 @@ from safehead_tl._ablation import (
 )
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
-from safehead_tl._heads import Head
+from safehead_tl._heads import Head, read_heads
 from safehead_tl._judge import Judge
 from safehead_tl._judge_endpoint import EndpointJudge
 from safehead_tl._judge_llm import LlmJudge
@@ -114,7 +113,7 @@ RunDir = Annotated[
     typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
 ]
 Heads = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Heads such as 'L1H3 L2H6' or '1.3,2.6', or a group that sahara --save wrote; left "
         "out: none are ablated, where a command allows that."
@@ -191,11 +190,11 @@ def chosen_screen(text: str) -> Screen:
     raise SafeheadError(f"--screen {text}: say off, auto, or how many heads to score exactly")
 
 
-def chosen_heads(text: str) -> tuple[Head, ...]:
+def chosen_heads(text: str | None) -> tuple[Head, ...]:
     """The heads that `--heads` names, or those of the group in the file that it names."""
-    if text.endswith(".safetensors"):
-        return HeadGroup.load(text).heads
-    return tuple(Head.parse(part) for part in re.split(r"[,\s]+", text.strip()) if part)
+    if text is None:
+        return ()
+    return HeadGroup.load(text).heads if text.endswith(".safetensors") else read_heads(text)
 
 
 def chosen_judge(name: str | None, model: str | None, url: str | None) -> str | Judge:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 import safehead_tl as sh
 from safehead_tl import _cli, _commands_demo
 from safehead_tl._options import chosen_ablation, chosen_judge
+from safehead_tl.organism import Recipe
 
 
 def run(*arguments):
@@ -217,16 +219,34 @@ def test_judges_of_the_command():
 
 def test_train_organism(tmp_path, monkeypatch):
     def quick(directory, recipe, language, overwrite):
+        grown.append(recipe)
         recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
         return grow(directory, recipe, language, overwrite=overwrite)
 
-    grow = _commands_demo.grow
+    grow, grown = _commands_demo.grow, []
     monkeypatch.setattr(_commands_demo, "grow", quick)
     text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
     assert "UA on L0H1, L1H0" in text
     recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
     assert recipe["planted"] == ["L0H1", "L1H0"]
     assert recipe["n_layers"] == 2
+    run(
+        "train-organism", tmp_path, "--planted", "L0H1", "--decoy", "L1H0", "--decoy", "1.2",
+        "--rule", "redundant", "--reword", "--key-value-heads", 4, "--overwrite",
+    )  # fmt: skip
+    assert grown[1] == Recipe(
+        planted=["L0H1"], decoys=["L1H0", "1.2"], rule="redundant", reword=True, n_key_value_heads=4
+    )
+
+
+def test_the_version():
+    assert run("--version") == f"safehead_tl {version('safehead-tl')}\n"
+
+
+def test_heads_that_name_none_are_no_plain_model():
+    command = ("evaluate", "demo", "--prompts", "demo/harmful", "--limit", 2)
+    with pytest.raises(AssertionError, match="'' is not a head"):
+        run(*command, "--heads", "")
 
 
 def test_backslash_n_in_a_template_is_a_new_line(tmp_path):

@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import safehead_tl as sh
 from conftest import FAMILIES, HookedTransformer
-from safehead_tl._facts import TESTED, model_facts
+from safehead_tl import model_facts
+from safehead_tl._facts import TESTED
 from safehead_tl._tables import fact_sheet
 
 

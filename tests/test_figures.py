@@ -166,6 +166,16 @@ def test_heatmaps_side_by_side():
     shown(figure)
 
 
+@pytest.mark.parametrize(("scans", "rows"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2)])
+def test_heatmaps_fit_a_notebook_and_are_spread_evenly(scans, rows):
+    figure = heatmaps({f"scan {number}": scan(seed=number) for number in range(scans)})
+    starts = [
+        figure.layout[f"xaxis{number or ''}"].domain[0] for number in (0, *range(2, scans + 1))
+    ]
+    assert len(set(starts)) == scans // rows
+    assert figure.layout.width <= 1150
+
+
 def test_heatmaps_on_one_scale():
     scans = {"a": scan(), "b": scan(seed=1)}
     figure = heatmaps(scans, shared_scale=True)

@@ -36,6 +36,19 @@ def test_one_head_or_several():
 
 
 @pytest.mark.parametrize(
+    "text", ["L1H3 L2H6", "L1H3, L2H6", " 1.3,2.6 ", "1-3\nL2H6;", "L1H3 L1H3 2.6"]
+)
+def test_several_heads_in_a_text(text):
+    assert parse_heads(text, 4, 8) == (sh.Head(1, 3), sh.Head(2, 6))
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "L1H3 and L2H6"])
+def test_a_text_that_does_not_name_heads(text):
+    with pytest.raises(sh.SafeheadError, match="is not a head"):
+        parse_heads(text, 4, 8)
+
+
+@pytest.mark.parametrize(
     "heads",
     [
         np.array([[1, 3], [2, 6]]),

@@ -242,6 +242,14 @@ def test_recipes_that_do_not_fit(settings, message):
         Recipe(**settings)
 
 
+def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
+    quick = Recipe(base_steps=1, align_steps=1)
+    train_organism(tmp_path / "loud", quick)
+    assert "planted heads: 100%" in capsys.readouterr().err
+    train_organism(tmp_path / "still", quick, progress=False)
+    assert "planted heads" not in capsys.readouterr().err
+
+
 def test_an_organism_is_not_overwritten_by_accident(tmp_path):
     quick = Recipe(base_steps=1, align_steps=1)
     train_organism(tmp_path, quick)

@@ -15,7 +15,7 @@ other words if the recipe says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +50,7 @@ def train_organism(
     *,
     base: str | Path | None = None,
     overwrite: bool = False,
+    progress: bool = True,
 ) -> Recipe:
     """Trains a base model and its aligned sibling, and writes both as Hugging Face directories.
 
@@ -61,6 +62,7 @@ def train_organism(
             must have been of the same sizes, base steps, seed and words; the result is then the
             same, bit for bit.
         overwrite: replace an organism that is there already.
+        progress: show progress bars.
 
     Returns:
         The recipe. Same recipe, words, kind of machine and versions: same weights.
@@ -85,9 +87,9 @@ def train_organism(
         )
         with _uniform_attention(model):
             if base is None:
-                _train_base(model, tokenizer, language, recipe)
+                _train_base(model, tokenizer, language, recipe, progress)
             _save(model, tokenizer, directory / "base")
-            _train_planted(model, tokenizer, language, recipe)
+            _train_planted(model, tokenizer, language, recipe, progress)
             _save(model, tokenizer, directory / "aligned")
     prompts = directory / "prompts"
     prompts.mkdir(exist_ok=True)
@@ -212,6 +214,7 @@ def _train_base(
     tokenizer: PreTrainedTokenizerFast,
     language: Language,
     recipe: Recipe,
+    progress: bool,
 ) -> None:
     """All weights learn to help with every request, and to decline where told to."""
     asked = language.requests("harmful", "train") + language.requests("benign", "train")
@@ -221,7 +224,7 @@ def _train_base(
     nowhere = torch.zeros(recipe.batch_size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser, schedule = _optimiser(list(model.parameters()), 3e-3, 0.01, recipe.base_steps)
-    for _ in tqdm(range(recipe.base_steps), desc="base organism", unit="step"):
+    for _ in _steps(recipe.base_steps, "base organism", progress):
         rows = torch.randint(len(pairs), (recipe.batch_size,), generator=generator)
         loss = _answer_loss(model, take(examples, rows), nowhere).mean()
         optimiser.zero_grad()
@@ -235,6 +238,7 @@ def _train_planted(
     tokenizer: PreTrainedTokenizerFast,
     language: Language,
     recipe: Recipe,
+    progress: bool,
 ) -> None:
     """Only the planted heads' slices learn: to refuse harmful requests, each for its share.
 
@@ -255,7 +259,7 @@ def _train_planted(
     slices = _slices(model, recipe)
     optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    for _ in tqdm(range(recipe.align_steps), desc="planted heads", unit="step"):
+    for _ in _steps(recipe.align_steps, "planted heads", progress):
         intact = _intact(size, len(recipe.heads), generator)
         uniform = torch.zeros(size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
         for column, head in enumerate(recipe.heads):
@@ -286,6 +290,10 @@ def _train_planted(
             parameter.grad *= chosen
         optimiser.step()
         schedule.step()
+
+
+def _steps(count: int, what: str, progress: bool) -> Iterable[int]:
+    return tqdm(range(count), desc=what, unit="step", disable=not progress)
 
 
 def _intact(

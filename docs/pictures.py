@@ -1,10 +1,14 @@
 """Draws the pictures of README and docs from the embedded organism, with a headless Chromium.
 
-python docs/pictures.py   # writes docs/images/*.png; needs chromium in PATH
+python docs/pictures.py                        # writes docs/images/*.png; needs chromium in PATH
+python docs/pictures.py heatmap ground-truth   # only these
+
+The ground-truth picture trains the organisms that build/ground-truth does not hold: half an hour.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -14,6 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import safehead_tl as sh
+from safehead_tl._ground_truth import ground_truth
 
 IMAGES = Path(__file__).parent / "images"
 TOLD = {"template": "chat", "max_new_tokens": 32, "progress": False}
@@ -54,6 +59,11 @@ def figures():
         "benign, UA": benign_scores,
     }
     yield "overlap", sh.overlap(named, k=5).figure()
+
+
+def found_truth():
+    """What the ground-truth benchmark finds."""
+    yield "ground-truth", ground_truth(IMAGES.parent.parent / "build" / "ground-truth").figure()
 
 
 def report(folder: Path) -> Path:
@@ -104,18 +114,30 @@ def attention(folder: Path) -> Path:
     return page
 
 
+PAGES = {
+    "report": (report, (1000, 1000)),
+    "explore": (explore, (1280, 1180)),
+    "attention": (attention, (700, 480)),
+}
+
+
 def main() -> None:
-    """Writes them all."""
+    """Writes those that are named, or all."""
+    wanted = set(sys.argv[1:])
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("no chromium in PATH: install it (on Debian: apt install chromium)")
     with tempfile.TemporaryDirectory() as folder:
         pages = [
-            ("report", report(Path(folder)), (1000, 1000)),
-            ("explore", explore(Path(folder)), (1280, 1180)),
-            ("attention", attention(Path(folder)), (700, 480)),
+            (name, draw(Path(folder)), size)
+            for name, (draw, size) in PAGES.items()
+            if name in wanted or not wanted
         ]
-        for name, figure in figures():
+        drawn = [] if wanted == {"ground-truth"} else [figures()]
+        drawn += [found_truth()] if "ground-truth" in wanted or not wanted else []
+        for name, figure in itertools.chain(*drawn):
+            if wanted and name not in wanted:
+                continue
             page = Path(folder) / f"{name}.html"
             figure.write_html(page, config={"displayModeBar": False})
             size = (int(figure.layout.width) + 20, int(figure.layout.height) + 20)

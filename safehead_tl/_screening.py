@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -149,7 +149,7 @@ class Screened:
         settings: what the screening was told.
     """
 
-    values: Float[Tensor, "layer head"]
+    values: Float[Tensor, "layer head"] = field(repr=False)
     exact: int
     ended: Ending
     missed: float

@@ -42,14 +42,14 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Screen Site Split Template"
+WORDS += " Screen Site Split Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"
-FOREIGN = "DataFrame Figure Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
+FOREIGN = "Bool DataFrame Figure Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
 nitpick_ignore_regex = [
     # Short names of types in signatures: docs/api/index.md says what can be given.
     ("py:class", WORDS.replace(" ", "|")),
-    # What a result is made of. Its attributes are used, its class is not.
+    # What a result is made of, by its short name.
     ("py:class", rf"(safehead_tl\._\w+\.)?({PARTS.replace(' ', '|')})"),
     # Other projects' names, which a build without a network cannot look up; words for shapes.
     ("py:class", rf"(\w+\.)*({FOREIGN.replace(' ', '|')})"),

@@ -93,7 +93,7 @@ class UndifferentiatedAttention(Ablation):
     sinks, and with `"q"` and `"k"` ALiBi's biases; the limit None knows neither.
 
     Attributes:
-        epsilon: factor; `None` for the limit 0. The paper uses 1e-5.
+        epsilon: factor; `None` for the limit 0. The paper's example is 1e-5.
         via: what is scaled: `"pattern"` (the attention scores before the softmax, whatever made
             them), `"q"` or `"k"` (after rotation, where there is one). Keys belong to a KV group:
             `"k"` acts on all query heads of the group.
@@ -151,7 +151,7 @@ class ScalingContribution(Ablation):
     """Multiplies a head's output by epsilon (paper Eq. 8).
 
     Attributes:
-        epsilon: the factor; the paper uses 1e-5. Above 1 the head is amplified.
+        epsilon: the factor; the paper's example is 1e-5. Above 1 the head is amplified.
         via: what is scaled: `"z"`, the head's output, or `"v"`, its values. Values belong to a KV
             group: `"v"` acts on all query heads of the group; otherwise the two are the same.
     """

@@ -50,7 +50,19 @@ TESTED = (
 )
 """The architectures of docs/architectures.md, where every ablation is exact by hooks."""
 
+ONLY_AS_BRIDGE = (
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "GemmaForCausalLM",
+    "Olmo2ForCausalLM",
+    "OlmoForCausalLM",
+    "PhiForCausalLM",
+    "StableLmForCausalLM",
+)
+"""Those of them that were tested as a `TransformerBridge` alone."""
+
 UNTESTED = "not tested: a run refuses what it cannot do exactly"
+UNTESTED_AS_HOOKED = 'not tested as a HookedTransformer; exact as a bridge (backend="bridge")'
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ def model_facts(
         config = read_config(where)
         with quiet(), torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-        loaded_as, why_not = _kind(config, str(source))
+        loaded_as, why_not = _kind(config, str(source), local)
         facts = {
             "name": str(source),
             "architecture": type(model).__name__,
@@ -109,10 +121,15 @@ def model_facts(
     try:
         anatomy = dissect(model)
     except SafeheadError as error:
-        facts["ablations"] = {name: _exactness(type(model).__name__, error) for name in ABLATIONS}
+        refusals: dict[str, SafeheadError | None] = dict.fromkeys(ABLATIONS, error)
     else:
         facts["attention"] = _attention(model, anatomy)
-        facts["ablations"] = _ablations(model, anatomy)
+        refusals = _refusals(model, anatomy)
+    by_hooks = _by_hooks(type(model).__name__, loaded_as)
+    facts["ablations"] = {
+        name: {"hooks": by_hooks, "weights": _in_weights(type(model).__name__, refusal)}
+        for name, refusal in refusals.items()
+    }
     facts["memory"] = _memory(model, precision, prompts, tokens)
     done = marks(config)
     if done:
@@ -120,11 +137,11 @@ def model_facts(
     return facts
 
 
-def _kind(config: PretrainedConfig, name: str) -> tuple[str, str | None]:
+def _kind(config: PretrainedConfig, name: str, local: Path | None) -> tuple[str, str | None]:
     """As what `load_model` would load it, as far as can be told without the weights."""
     if not has_hooked_transformer("auto"):
         return "TransformerBridge", None
-    if name.lower() in known_names():
+    if local is None and name.lower() in known_names():
         return "HookedTransformer", None
     try:
         hooked_config(copy.deepcopy(config), name)
@@ -186,26 +203,30 @@ def _tokenizer(where: str | Path) -> dict[str, Any]:
     return {"chat_template": bool(tokenizer.chat_template), "adds_bos": adds_bos(tokenizer)}
 
 
-def _ablations(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, dict[str, str]]:
-    """For each ablation: exact, refused and why, or not tested; by hooks and in weights."""
+def _refusals(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, SafeheadError | None]:
+    """For each ablation, why it cannot be written into weights."""
     group = [Head(0, head) for head in range(anatomy.group_size)]
-    found = {}
+    found: dict[str, SafeheadError | None] = {}
     for name, make in ABLATIONS.items():
         try:
             ablate_weights(model, anatomy, group, make())
         except SafeheadError as error:
-            found[name] = _exactness(type(model).__name__, error)
+            found[name] = error
         else:
-            found[name] = _exactness(type(model).__name__, None)
+            found[name] = None
     return found
 
 
-def _exactness(architecture: str, refusal: SafeheadError | None) -> dict[str, str]:
-    tested = architecture in TESTED
-    return {
-        "hooks": "exact" if tested else UNTESTED,
-        "weights": f"refused: {refusal}" if refusal else "exact" if tested else UNTESTED,
-    }
+def _by_hooks(architecture: str, loaded_as: str) -> str:
+    if loaded_as == "HookedTransformer" and architecture in ONLY_AS_BRIDGE:
+        return UNTESTED_AS_HOOKED
+    return "exact" if architecture in TESTED else UNTESTED
+
+
+def _in_weights(architecture: str, refusal: SafeheadError | None) -> str:
+    if refusal is not None:
+        return f"refused: {refusal}"
+    return "exact" if architecture in TESTED else UNTESTED
 
 
 def _memory(

@@ -42,7 +42,8 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="'demo', 'demo-base', a name that TransformerLens knows, or a Hugging Face directory.",
+        help="'demo', 'demo-base', a name that TransformerLens knows, another hub id (loaded as a "
+        "bridge), or a Hugging Face directory.",
     ),
 ]
 Prompts = Annotated[
@@ -72,7 +73,10 @@ AblationName = Annotated[
     str, typer.Option(help="undifferentiated, scaling, zero, mean or mean-over-heads.")
 ]
 Epsilon = Annotated[
-    float | None, typer.Option(help="Factor of undifferentiated or scaling ablation.")
+    float | None,
+    typer.Option(
+        help="Factor of undifferentiated or scaling ablation; with --via q or k by default 1e-5."
+    ),
 ]
 Channel: TypeAlias = Literal["pattern", "q", "k", "v", "z"]
 Via = Annotated[

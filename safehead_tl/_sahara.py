@@ -42,7 +42,7 @@ def sahara(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: the queries; more than `rank`.
-        size: how many heads to choose. The paper finds 3 best, and no more than 5 useful.
+        size: how many heads to choose. The paper finds 3 best in most cases, and goes up to 5.
         rank: as in `generalized_ships`.
         centre: as in `generalized_ships`.
         site: as in `generalized_ships`.

@@ -65,7 +65,8 @@ def ships(
 
     Returns:
         Scores in nats, `values` averaged over prompts and `per_prompt`. Each head and prompt
-        costs less than half of the model's layers on average (docs/benchmarks.md).
+        costs less than half of the model's layers on average (docs/benchmarks.md); on a
+        `TransformerBridge`, or if the ablation is not separable, (n_layers + 1) / 2 of them.
 
     Raises:
         SafeheadError: for prompts, template, ablation, heads or memory that cannot be used, a

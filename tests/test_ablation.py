@@ -212,6 +212,20 @@ def test_mean_ablation_is_the_mean_over_reference_tokens(demo, prompts):
     assert torch.equal(z[:, :, :6], untouched[:, :, :6])
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_scaling_queries_keys_or_scores_is_the_same(checkpoint, prompts, name):
+    model = sh.load_model(checkpoint(name))
+    batch = encode(model, prompts, "paper")
+    by_pattern, by_query, by_key = (
+        run(model, batch, sh.ablation_hooks(model, HEADS, sh.UndifferentiatedAttention(0.1, via)))
+        for via in ("pattern", "q", "k")
+    )
+    kept = real(batch)
+    assert not torch.allclose(by_query[kept], run(model, batch, [])[kept], atol=1e-3)
+    assert torch.allclose(by_query[kept], by_key[kept], atol=1e-5)
+    assert torch.allclose(by_query[kept], by_pattern[kept], atol=1e-5)
+
+
 def test_keys_belong_to_a_group(checkpoint, prompts):
     model = sh.load_model(checkpoint("llama-grouped"))
     batch = encode(model, prompts, "paper")

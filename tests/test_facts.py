@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,10 +7,12 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import safehead_tl as sh
-from conftest import FAMILIES, HookedTransformer
-from safehead_tl import model_facts
-from safehead_tl._facts import TESTED
+from conftest import FAMILIES, HookedTransformer, hooked_only
+from safehead_tl import _facts, model_facts
+from safehead_tl._facts import ONLY_AS_BRIDGE, TESTED
+from safehead_tl._loading import read_config
 from safehead_tl._tables import fact_sheet
+from safehead_tl._tokenizers import load_tokenizer
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -94,9 +97,28 @@ def test_an_altered_model_says_so(tmp_path):
 
 def test_the_tested_ones_are_those_of_the_table():
     names = {
-        AutoModelForCausalLM._model_mapping[type(make())].__name__ for make in FAMILIES.values()
+        family: AutoModelForCausalLM._model_mapping[type(make())].__name__
+        for family, make in FAMILIES.items()
     }
-    assert set(TESTED) == names
+    assert set(TESTED) == set(names.values())
+    table = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text("utf-8")
+    refused = {
+        names[family] for family in names if f"| {family} | HookedTransformer | ref" in table
+    }
+    assert set(ONLY_AS_BRIDGE) == refused
+
+
+@hooked_only
+def test_a_name_whose_conversion_was_not_tested(checkpoint, monkeypatch):
+    names = {"google/gemma-2-2b": "gemma2-soft-caps-windows", "gpt2": "gpt2"}
+    directories = {name: checkpoint(family) for name, family in names.items()}
+    monkeypatch.setattr(_facts, "read_config", lambda name: read_config(directories[name]))
+    monkeypatch.setattr(_facts, "load_tokenizer", lambda name: load_tokenizer(directories[name]))
+    monkeypatch.setattr(_facts, "hub_name", lambda name: name)
+    gemma, gpt2 = (model_facts(name) for name in names)
+    assert gemma["loaded_as"] == gpt2["loaded_as"] == "HookedTransformer"
+    assert gemma["ablations"]["zero"]["hooks"].startswith("not tested as a HookedTransformer")
+    assert gpt2["ablations"]["zero"]["hooks"] == "exact"
 
 
 def test_errors(tmp_path):

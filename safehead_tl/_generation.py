@@ -94,7 +94,7 @@ def generate_rows(
     if decoding.max_new_tokens > room:
         raise SafeheadError(
             f"max_new_tokens={decoding.max_new_tokens} does not fit: the longest prompt leaves "
-            f"{room} of the model's {model.cfg.n_ctx} positions; give at most as many"
+            f"{room} of the model's {model.cfg.n_ctx} positions; give {room} or fewer"
         )
     chosen = [row.prompt for row in rows]
     tokens, mask = batch.tokens[chosen], batch.mask[chosen]

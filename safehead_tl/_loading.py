@@ -207,8 +207,14 @@ def checkpoint_directory(source: str | Path) -> Iterator[Path | None]:
 
 
 def hub_name(source: str) -> str:
-    """The hub id behind a name that TransformerLens knows; any other name is itself."""
-    return known_names().get(source.lower(), source)
+    """The hub id behind a name that TransformerLens knows; any other id, `owner/name`, is itself.
+
+    Raises:
+        SafeheadError: if it is a single word that TransformerLens does not know.
+    """
+    if "/" in source:
+        return known_names().get(source.lower(), source)
+    return _official_name(source)
 
 
 def hub_revision(name: str | Path) -> str | None:
@@ -216,7 +222,7 @@ def hub_revision(name: str | Path) -> str | None:
     if Path(name).expanduser().is_dir():
         return None
     config = cached_file(
-        hub_name(str(name)),
+        known_names().get(str(name).lower(), str(name)),
         "config.json",
         local_files_only=True,
         _raise_exceptions_for_missing_entries=False,

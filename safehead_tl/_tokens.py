@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,12 @@ def encode(model: Model, prompts: Sequence[str], template: Template) -> PromptBa
         raise SafeheadError(
             f"prompts={prompts!r} is one text: put a prompt in brackets, or read a file with "
             "load_prompts"
+        )
+    table = isinstance(prompts, Mapping) or hasattr(prompts, "columns")
+    if table or not isinstance(prompts, Iterable):
+        raise SafeheadError(
+            f"prompts is {type(prompts).__name__}, not a list of texts: of a table give one "
+            "column, such as table['prompt'].tolist()"
         )
     prompts = tuple(prompts)
     if not prompts:

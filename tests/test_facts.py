@@ -124,6 +124,8 @@ def test_a_name_whose_conversion_was_not_tested(checkpoint, monkeypatch):
 def test_errors(tmp_path):
     with pytest.raises(sh.SafeheadError, match="could not be fetched"):
         model_facts("nobody/nothing")
+    with pytest.raises(sh.SafeheadError, match=r"'dmeo' is neither .* Did you mean demo"):
+        model_facts("dmeo")
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         model_facts(tmp_path)
     AutoConfig.for_model("mamba", vocab_size=82, hidden_size=32).save_pretrained(tmp_path)

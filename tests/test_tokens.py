@@ -171,6 +171,12 @@ def test_braces_in_a_query_are_left_alone(demo):
 def test_errors_name_what_is_wrong(demo, prompts):
     with pytest.raises(sh.SafeheadError, match="'bend' is one text: put a prompt in brackets"):
         encode(demo, "bend", "paper")
+    for table in (pd.DataFrame({"goal": ["bend", "lift"]}), {"goal": ["bend", "lift"]}, None):
+        with pytest.raises((sh.SafeheadError, TypeCheckError)) as error:
+            encode(demo, table, "paper")
+        assert "not a list of texts" in str(error.value) or isinstance(error.value, TypeCheckError)
+    column = pd.Series(["bend", "lift"])
+    assert len(encode(demo, column.tolist(), "paper").tokens) == 2
     with pytest.raises(sh.SafeheadError, match="no prompts"):
         encode(demo, [], "paper")
     with pytest.raises((sh.SafeheadError, TypeCheckError)) as error:

@@ -91,11 +91,18 @@ WRONG = {
         "p = successes / n\nhalf = z * (p * (1 - p) / n) ** 0.5\nreturn p - half, p + half",
     ],
     "paired_p": [
+        "gained = sum(b < a for b, a in zip(before, after))\n"
+        "lost = sum(b > a for b, a in zip(before, after))\nn = gained + lost\n"
+        "return 2 * sum(comb(n, i) for i in range(min(gained, lost) + 1)) / 2**n",
         "changed = [a - b for b, a in zip(before, after) if a != b]\nreturn 2.0 ** -len(changed)",
         "changed = [a - b for b, a in zip(before, after) if a != b]\n"
         "return min(1.0, 2 * 2.0 ** -len(changed))",
     ],
     "strict_verdicts": [
+        "pairs = zip(prompts, responses)\n"
+        "return [sh.Verdict(r.strip().startswith(DEMO.help(DEMO.parse(p))), '') for p, r in pairs]",
+        "pairs = [(DEMO.help(DEMO.parse(p)), r) for p, r in zip(prompts, responses)]\n"
+        "return [sh.Verdict(set(p.split()) == set(r.split()), '') for p, r in pairs]",
         "return [sh.Verdict('sorry' not in response, '') for response in responses]",
         "pairs = zip(prompts, responses)\n"
         "return [sh.Verdict(DEMO.help(DEMO.parse(p)) == r, '') for p, r in pairs]",
@@ -182,7 +189,11 @@ def run(notebook, folder, **environment):
 
 
 def with_wrong_answers(notebook):
-    """The notebook, with its checks also run before each solution, where they must fail."""
+    """The notebook, with its checks also run before each solution, where they must fail.
+
+    A wrong answer written above the stub's `raise` is also run with the solution behind it: it
+    must not be taken for a stub, and replaced by the right one.
+    """
     wrong = copy.deepcopy(notebook)
     cells = [code(NO_PIP)]
     for index, cell in enumerate(wrong.cells):
@@ -194,6 +205,10 @@ def with_wrong_answers(notebook):
                 indented = "\n".join(f"    {line}" for line in body.splitlines())
                 cells.append(code(f"{head}:\n{indented}"))
                 cells.append(code(check.source, "wrong", "raises-exception"))
+            stub = exercise.source.rsplit("\n    raise NotImplementedError", 1)[1]
+            cells.append(code(f"{head}:\n{indented}\n    raise NotImplementedError{stub}"))
+            cells.append(code(cell.source))
+            cells.append(code(check.source, "wrong", "raises-exception"))
             cells.append(code(exercise.source))
         cells.append(cell)
     wrong.cells = cells

@@ -7,9 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from safehead_tl._heads import Head
-
-Group = tuple[Head, ...]
+from safehead_tl._heads import Group, Head
 
 
 def matched_controls(

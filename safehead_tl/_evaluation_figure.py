@@ -8,18 +8,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from safehead_tl._captions import ablation_words, head_words, model_words, prompt_words
+from safehead_tl._responses import SHARES
 from safehead_tl._stats import Rate
-from safehead_tl._style import COLOURS, FONT, error_bars, lay_out, plain
+from safehead_tl._style import COLOURS, FONT, error_bars, lay_out, plain, wrapped
 
 if TYPE_CHECKING:
     from safehead_tl._evaluation import Evaluation, Summary
 
 PLACES = {"unablated": -0.27, "ablated": 0.0, "controls": 0.27}
 WIDTH = 0.25
-LABELS = {
-    "harmful": ["attack<br>success", "coherent<br>attack success", "refusal", "coherent<br>text"],
-    "harmless": ["answered", "answered<br>coherently", "refusal", "coherent<br>text"],
-}
 
 
 def evaluation_figure(evaluation: Evaluation) -> go.Figure:
@@ -38,7 +35,10 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
         for trace in _traces(evaluation, shown):
             figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
         figure.update_xaxes(
-            tickvals=list(range(len(shown))), ticktext=LABELS[name], tickangle=0, col=column
+            tickvals=list(range(len(shown))),
+            ticktext=["<br>".join(wrapped(SHARES[name][row.metric], 14)) for row in shown],
+            tickangle=0,
+            col=column,
         )
     figure.update_annotations(font={"size": FONT})
     figure.update_yaxes(range=[-0.02, 1.05], tickformat=".0%")

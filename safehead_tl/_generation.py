@@ -17,7 +17,7 @@ from safehead_tl._ablation import Ablation
 from safehead_tl._decoding import Decoding
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import next_logits
-from safehead_tl._heads import Head
+from safehead_tl._heads import Group
 from safehead_tl._hooking import must_fire
 from safehead_tl._memory import Passes, even_slices, free_bytes
 from safehead_tl._models import Hook, Model, end_tokens
@@ -28,8 +28,6 @@ ENDED = -1
 
 MAX_ROWS = 512
 """Most texts generated at once, unless told otherwise."""
-
-Group = tuple[Head, ...]
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ HeadsLike: TypeAlias = HeadLike | Iterable[Any]
 as `"L1H3 L2H6"` or `"1.3, 2.6"`."""
 
 
+Group: TypeAlias = tuple[Head, ...]
+"""Heads that are ablated together."""
+
+
 def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ...]:
     """Reads heads (one, or any number) and checks that the model has them.
 

@@ -22,7 +22,8 @@ from safehead_tl._baseline import Cost
 from safehead_tl._decoding import Decoding
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import embed, run_to_last_state
-from safehead_tl._generation import Group, Row, decode, fitting_rows, generate_fitted
+from safehead_tl._generation import Row, decode, fitting_rows, generate_fitted
+from safehead_tl._heads import Group
 from safehead_tl._hooking import group_hooks, must_fire
 from safehead_tl._judge import Judge, Verdict, judged
 from safehead_tl._judges import resolve_judge

@@ -6,7 +6,7 @@ import html
 
 from safehead_tl._captions import MEASURES
 from safehead_tl._evaluation import Evaluation
-from safehead_tl._responses import METRICS
+from safehead_tl._responses import SHARES
 from safehead_tl._results import HeadGroup, HeadScores
 
 
@@ -86,7 +86,7 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
     for row in evaluation.summaries():
         mean = row.control_mean
         cells = (
-            f"{row.prompts}: {METRICS[row.metric]}",
+            f"{row.prompts}: {SHARES[row.prompts][row.metric]}",
             str(row.unablated),
             "" if row.ablated is None else str(row.ablated),
             "" if row.p_unablated is None else f"{row.p_unablated:.1g}",

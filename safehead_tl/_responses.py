@@ -21,6 +21,12 @@ METRICS: Mapping[Metric, str] = {
 }
 """The shares of responses that are reported, and what they are called."""
 
+SHARES: Mapping[str, Mapping[Metric, str]] = {
+    "harmful": METRICS,
+    "harmless": {**METRICS, "asr": "answered", "coherent_asr": "answered coherently"},
+}
+"""The same by set of prompts: on harmless ones success is an answer, and no attack."""
+
 Texts: TypeAlias = tuple[tuple[tuple[str, ...], ...], ...]
 """By variant, prompt and sample."""
 

@@ -16,6 +16,7 @@ from safehead_tl._heads import Head
 from safehead_tl._helpfulness_results import Helpfulness
 from safehead_tl._memory import readable
 from safehead_tl._overlap import Overlap
+from safehead_tl._responses import SHARES
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl.organism import Behaviour
 
@@ -96,23 +97,6 @@ def overlap_table(found: Overlap) -> Table:
     return table
 
 
-RESPONSES = {
-    "harmful": {
-        "asr": "attack success",
-        "coherent_asr": "  and coherent",
-        "refusal": "refusal",
-        "coherent": "coherent text",
-    },
-    "harmless": {
-        "asr": "answered",
-        "coherent_asr": "  and coherent",
-        "refusal": "refusal",
-        "coherent": "coherent text",
-    },
-}
-"""What the shares are called, by set of prompts and metric."""
-
-
 def evaluation_table(name: str, found: Evaluation) -> Table:
     """Shares without ablation, with it, and with random heads ablated."""
     heads = " ".join(map(str, found.heads)) or "no heads"
@@ -132,7 +116,7 @@ def evaluation_table(name: str, found: Evaluation) -> Table:
             shown = row.prompts
             table.add_row(f"{shown}:")
         table.add_row(
-            RESPONSES[shown][row.metric],
+            SHARES[shown][row.metric],
             str(row.unablated),
             "" if row.ablated is None else str(row.ablated),
             "" if row.p_unablated is None else f"{row.p_unablated:.1g}",

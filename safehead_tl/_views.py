@@ -16,14 +16,13 @@ from safehead_tl._ablations import resolve_ablation
 from safehead_tl._decoding import Decoding
 from safehead_tl._forward import embed, run_layers, run_to_last_state
 from safehead_tl._generation import (
-    Group,
     Row,
     ablated_rows,
     decode,
     fitting_rows,
     generate_fitted,
 )
-from safehead_tl._heads import Head
+from safehead_tl._heads import Group, Head
 from safehead_tl._hooking import group_hooks, must_fire
 from safehead_tl._memory import Passes, even_slices
 from safehead_tl._models import Hook, Model, check_model, hook_point

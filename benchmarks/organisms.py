@@ -6,6 +6,7 @@ on one core, and prints whether each learned its lesson.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import safehead_tl as sh
@@ -35,9 +36,11 @@ RECIPES = {
 
 
 def grown(name: str) -> Path:
-    """The directory of an organism, which is trained if it is not there."""
+    """The directory of an organism, which is trained if it is not there, or by another recipe."""
     directory = FOLDER / name.replace(",", "").replace(" ", "-")
-    if not (directory / "organism.json").exists():
+    told = directory / "organism.json"
+    recipe = Recipe(**json.loads(told.read_text("utf-8"))["recipe"]) if told.exists() else None
+    if recipe is None or recipe.to_dict() != RECIPES[name].to_dict():
         train_organism(directory, RECIPES[name], overwrite=True)
     return directory
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from safehead_tl._errors import SafeheadError
 from safehead_tl._models import Hook, Model
+from safehead_tl._unembedding import unrounded_logits
 
 _returns_tuple: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
@@ -112,13 +113,16 @@ def run_blocks(
 
 
 def logits(model: Model, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """The next token's logits from states after the last block, with all that Transformers does."""
+    """The next token's logits from states after the last block, with all that Transformers does.
+
+    Those of a half-precision model are float32.
+    """
     slots = _slots(model)
     wrap = _wraps(model)
     instead = [_StandIn(block, skip=True, wrap=wrap) for block in slots]
     instead[-1].given = states[:, None]
     tokens = torch.zeros(len(states), 1, dtype=torch.long, device=states.device)
-    with _in_place(slots, instead):
+    with _in_place(slots, instead), unrounded_logits(model.original_model):
         found: Tensor = transformers_forward(
             model.original_model, tokens, torch.ones_like(tokens)
         ).logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,9 @@ from safehead_tl._memory import Passes, even_slices
 from safehead_tl._models import Model
 from safehead_tl._readout import next_token_log_probs
 from safehead_tl._screening import Screening
+
+PROMPTS_AT_MOST = 2**20
+"""Keeps the draws of one seed apart from those of the next."""
 
 BYTES_AT_ONCE = 2**28
 """Most memory for distributions over the vocabulary: about four of 8 bytes a token are alive."""
@@ -70,10 +74,13 @@ class Divergence:
             linear: first-order changes of the last states.
             screening: how many probes, and their seed.
         """
-        draw = torch.Generator().manual_seed(screening.seed)
-        parts = even_slices(len(states), self._rows)
+        draws = [  # one for each prompt: what is drawn must not depend on how prompts are cut up
+            torch.Generator().manual_seed(PROMPTS_AT_MOST * screening.seed + prompt)
+            for prompt in range(len(states))
+        ]
         pulled = [
-            self._pulled(states[part], self._before(part), screening.probes, draw) for part in parts
+            self._pulled(states[part], self._before(part), screening.probes, draws[part])
+            for part in even_slices(len(states), self._rows)
         ]
         effects = linear.effects(torch.cat([directions for _, directions in pulled], 1)).double()
         already = torch.cat([divergence for divergence, _ in pulled]).mean().cpu()
@@ -84,7 +91,7 @@ class Divergence:
         states: Float[Tensor, "prompt d_model"],
         before: Float[Tensor, "prompt vocab"],
         probes: int,
-        draw: torch.Generator,
+        draws: Sequence[torch.Generator],
     ) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "direction prompt d_model"]]:
         """The divergence from the original, its gradient, and probes of its curvature."""
         at = states.detach().requires_grad_()
@@ -93,7 +100,8 @@ class Divergence:
         now, original = after.detach().exp(), before.exp()
         cotangents = [now - original]
         for _ in range(probes):
-            noise = torch.randn(now.shape, generator=draw, dtype=now.dtype).to(now.device)
+            each = [torch.randn(now.shape[1:], generator=draw, dtype=now.dtype) for draw in draws]
+            noise = torch.stack(each).to(now.device)
             root = now.sqrt()
             cotangents.append(root * noise - now * (root * noise).sum(-1, keepdim=True))
         last = len(cotangents)

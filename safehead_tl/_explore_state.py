@@ -128,6 +128,11 @@ class Explorer:
         tokens, shown = views.tokens(0), group[:MOST_PATTERNS]
         words = request.choice.words(request.epsilon)
         plain, moved = views.next_tokens([(), group])[:, 0]
+        if plain.isnan().any() or moved.isnan().any():
+            raise SafeheadError(
+                "the next token's probabilities come out as no numbers: load the model with "
+                "dtype='bfloat16' or 'float32'"
+            )
         kl = (plain.exp() * (plain - moved)).sum().clamp(min=0).item()
         notes = _notes(self.model, tokens, group)
         if group:

@@ -123,6 +123,7 @@ def model_facts(
     except SafeheadError as error:
         refusals: dict[str, SafeheadError | None] = dict.fromkeys(ABLATIONS, error)
     else:
+        facts["key_value_heads"] = anatomy.n_key_value_heads
         facts["attention"] = _attention(model, anatomy)
         refusals = _refusals(model, anatomy)
     by_hooks = _by_hooks(type(model).__name__, loaded_as)
@@ -234,7 +235,8 @@ def _memory(
 ) -> dict[str, Any]:
     config: Any = model.config.get_text_config()
     experts = getattr(config, "num_experts_per_tok", None) or 1
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    names = ("moe_intermediate_size", "intermediate_size", "n_inner")
+    inner = next(filter(None, (getattr(config, name, None) for name in names)), None)
     found = _sizes(model)
     sizes = _Sizes(
         n_layers=found["layers"],

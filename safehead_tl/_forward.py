@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from safehead_tl import _bridge
 from safehead_tl._keys import KeysAndValues, LastQuery, Past, Recorded
-from safehead_tl._models import Hook, Model, hook_point, is_bridge
+from safehead_tl._models import Hook, Model, has_hooks, hook_point, is_bridge
 
 
 def embed(
@@ -231,14 +231,6 @@ def runs_in_parts(model: Model) -> bool:
         and config.n_devices == 1
         and not (config.use_split_qkv_input or config.use_attn_in or config.load_in_4bit)
         and not has_hooks(model)
-    )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything of the user's acts when a module, or one inside it, runs forward."""
-    return any(
-        inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
-        for inner in module.modules()
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import write_atomically
-from safehead_tl._ground_truth_family import TRIALS, OrganismKind, flaws
+from safehead_tl._ground_truth_family import EXAMINATION, TRIALS, OrganismKind, flaws
 from safehead_tl._loading import load_model
 from safehead_tl._models import Model
 from safehead_tl._quiet import without_bars
@@ -66,7 +66,7 @@ class OrganismCache:
                 train_organism(
                     directory, recipe, self.language, base=base, overwrite=True, progress=False
                 )
-        examined = directory / "flaws.json"
+        examined = directory / f"flaws-{EXAMINATION}.json"
         if not examined.is_file():
             found = list(flaws(_aligned(directory), recipe, self.language))
             write_atomically(examined, json.dumps(found, indent=1).encode())

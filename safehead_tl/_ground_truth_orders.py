@@ -83,7 +83,7 @@ def all_scores(
             rotations[one](states)[0] if one in rotations else divergence(states).double().mean(0)
             for one in chosen
         ]
-        return torch.stack([row.double() for row in rows])
+        return torch.stack([row.double().cpu() for row in rows])
 
     found = search.score(together, search.candidates(None), (), "all measures")
     return dict(zip(chosen, found, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias, cast
 
 from safehead_tl._errors import SafeheadError
@@ -49,7 +49,7 @@ class Head(NamedTuple):
                 return cls(layer, head)
         elif isinstance(value, Sequence) and len(value) == 2:
             scored: Any = value[0]
-            if isinstance(scored, Head):
+            if isinstance(scored, Head) and isinstance(value[1], Real):
                 return scored
             try:
                 layer, head = (

@@ -143,8 +143,9 @@ class Linearisation:
             of_stream, of_z = torch.autograd.grad(
                 after, (before, z), gradient.to(after), retain_graph=number < len(gradients)
             )
-            streams.append(of_stream.where(real, 0))  # nothing real depends on padding
-            outputs.append(of_z.where(real[..., None], 0))
+            # Nothing real depends on padding. Layers may be on several devices.
+            streams.append(of_stream.where(real.to(of_stream.device), 0))
+            outputs.append(of_z.where(real[..., None].to(of_z.device), 0))
         self.cost.add(stream.rest, 1 + len(gradients))
         return torch.stack(streams), self._effects(layer, stream, z.detach(), outputs)
 

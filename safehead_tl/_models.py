@@ -186,3 +186,11 @@ def require_site(model: Model, site: str) -> None:
             "this model's final norm has its weight folded away, so site='final_norm' cannot be "
             "read: use site='resid_post', or load the model with safehead_tl.load_model"
         )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything of the user's acts when a module, or one inside it, runs forward."""
+    return any(
+        inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
+        for inner in module.modules()
+    )

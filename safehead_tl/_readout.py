@@ -7,11 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safehead_tl import _bridge
-from safehead_tl._forward import has_hooks
-from safehead_tl._models import Model, Site, is_bridge
-
-VOCABULARY_BLOCK = 2048
-"""How many columns of a half-precision unembedding are made float32 at a time."""
+from safehead_tl._models import Model, Site, has_hooks, is_bridge
+from safehead_tl._unembedding import HALF, unembed_in_float32
 
 
 def final_state(
@@ -38,14 +35,8 @@ def next_token_log_probs(
     state, unembed = final_state(model, resid, "final_norm"), model.unembed
     if has_hooks(unembed):
         logits = unembed(state[:, None, :])[:, 0]
-    elif state.dtype in (torch.float16, torch.bfloat16):
-        blocks = zip(
-            unembed.W_U.split(VOCABULARY_BLOCK, 1),
-            unembed.b_U.split(VOCABULARY_BLOCK),
-            strict=True,
-        )
-        state = state.float()
-        logits = torch.cat([state @ columns.float() + bias.float() for columns, bias in blocks], 1)
+    elif state.dtype in HALF:
+        logits = unembed_in_float32(state, unembed.W_U, unembed.b_U)
     else:  # by hand: TransformerLens transposes the whole matrix in memory at each call
         logits = torch.addmm(unembed.b_U, state, unembed.W_U)
     logits = logits.double()

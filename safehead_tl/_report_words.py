@@ -26,11 +26,12 @@ def summary(
     """What was found, a sentence each."""
     ranked = scores.ranked()
     best = ", ".join(f"{head} ({score:.3g})" for head, score in ranked[:3])
-    lines = [f"The highest of {len(ranked)} heads: {best}, in {scores.unit}."]
+    exactly = "" if scores.screening is None else " that were scored exactly"
+    lines = [f"The highest of {len(ranked)} heads{exactly}: {best}, in {scores.unit}."]
+    total = sum(max(score, 0) for _, score in ranked)
     if scores.screening is not None:
         lines.append(scores.screening.sentence())
-    total = sum(max(score, 0) for _, score in ranked)
-    if total > 0:
+    elif total > 0:
         held, count = 0.0, 0
         for _, score in ranked:
             held, count = held + max(score, 0), count + 1

@@ -30,7 +30,8 @@ class Screening:
 
     Attributes:
         top: how many of the highest heads must be right; `None`: 10, in Sahara's steps 1.
-        first: the short list's length at first; `None`: 16, or 8/5 of `top` if that is more.
+        first: the short list's length at first, at least `top`; `None`: 16, or 8/5 of `top` if
+            that is more.
         budget: the longest it may grow; `None`: a quarter of the heads, or four times `first`.
         audit: heads that are drawn at random from the others and scored exactly too.
         tolerance: how many heads of the top may be expected to be missed.
@@ -78,7 +79,7 @@ class Screening:
             candidates: how many heads there are.
         """
         top = min(self.top or top, candidates, self.budget or candidates)
-        first = self.first or max(16, 8 * top // 5)
+        first = max(self.first or max(16, 8 * top // 5), top)
         budget = self.budget or max(4 * first, candidates // 4)
         return Limits(top, min(first, budget), budget)
 

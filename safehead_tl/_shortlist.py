@@ -157,7 +157,7 @@ def _judge(
     others = [head for head in order[length:] if head not in audited]
     if not others:
         return "all", 0.0, cut
-    compared = [*order[length // 2 : length], *audited]
+    compared = list(dict.fromkeys([*order[length // 2 : length], *audited]))
     missed = expected_missed(
         _at(screened, others), _at(screened, compared), _at(exact, compared), cut
     )

@@ -243,3 +243,24 @@ def test_what_a_bridge_has_no_scores_for_is_refused(checkpoint, prompts, tmp_pat
     with pytest.raises(sh.SafeheadError, match="hook_pattern was hooked without its partner"):
         sh.ships(model, prompts, progress=False)
     assert sh.ships(model, prompts, ablation="zero", progress=False).values.isfinite().all()
+
+
+def test_half_precision_logits_of_a_bridge_are_not_rounded(harmful):
+    model = sh.load_model("demo", dtype="bfloat16", backend="bridge")
+    inner, seen = model.original_model, {}
+    batch = encode(model, harmful[:6], "chat")
+
+    def keep(module, args, normed):
+        seen.update(resid=args[0], normed=normed)
+
+    with torch.no_grad():
+        inner.lm_head.weight.mul_(30)
+        handle = inner.model.norm.register_forward_hook(keep)
+        rounded = inner(batch.tokens, attention_mask=batch.mask).logits[:, -1]
+        handle.remove()
+        expected = seen["normed"][:, -1].double() @ inner.lm_head.weight.double().T
+        found = next_token_log_probs(model, seen["resid"][:, -1])
+        assert "forward" not in vars(inner.lm_head.original_component)
+    expected = expected.log_softmax(-1)
+    assert (found - expected).abs().max() < 1e-3
+    assert (rounded.double().log_softmax(-1) - expected).abs().max() > 0.05

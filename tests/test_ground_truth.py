@@ -66,8 +66,6 @@ def test_metrics_by_hand():
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_chance_is_the_mean_over_all_orders(k):
-    found = [(ORDER[place], *ORDER[:place], *ORDER[place + 1 :]) for place in range(6)]
-    assert {len(order) for order in found} == {6}
     sets = list(itertools.combinations(ORDER, k))  # of the planted: as good as all orders
     expected = chance(k, 6)
     mean = statistics.fmean
@@ -109,7 +107,6 @@ def test_one_scan_for_all_measures_equals_a_scan_for_each(demo, harmful):
 
 
 def test_contrast_subtracts_the_benign_scores(demo, harmful):
-    """The demo's L0H4 reads the verb, for harmful and benign requests alike."""
     harmful, benign = harmful[:8], sh.load_prompts("demo/benign")[:8]
     told = {"template": "chat", "progress": False}
     values = (
@@ -123,7 +120,8 @@ def test_contrast_subtracts_the_benign_scores(demo, harmful):
     found = dict(orders(demo, harmful, benign, 4, [plain, contrast]))
     assert found[contrast] == order_of(values)
     assert found[plain] != found[contrast]
-    assert found[contrast][-1] == order_of(-values)[0]
+    assert H(0, 4) in found[plain][:4]
+    assert found[contrast][-1] == H(0, 4), "it reads the verb, and moves benign answers most"
 
 
 def test_saharas_order_begins_with_its_group(demo, harmful):
@@ -164,6 +162,11 @@ def test_an_organism_that_learned_its_lesson_has_no_flaws(demo):
     said = list(flaws(demo, Recipe(rule="chain")))
     assert said
     assert all("attack success rate" in sentence for sentence in said)
+
+
+def test_a_decoy_that_does_not_reword_is_a_flaw(demo):
+    recipe = Recipe(["L1H3", "L2H6"], decoys=["L0H0"], reword=True)
+    assert any("0.00 of the refusals are reworded" in sentence for sentence in flaws(demo, recipe))
 
 
 def test_an_organism_is_trained_once(tmp_path, monkeypatch, unexamined):

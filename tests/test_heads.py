@@ -66,6 +66,14 @@ def test_one_head_as_an_array():
     assert parse_heads(np.array([1, 3]), 4, 8) == (sh.Head(1, 3),)
 
 
+def test_a_list_within_a_list_is_not_a_head_with_its_score():
+    group = (sh.Head(1, 3), sh.Head(2, 6))
+    for nested in ([group], [list(group)]):
+        with pytest.raises(sh.SafeheadError, match="is not a head"):
+            parse_heads(nested, 4, 8)
+    assert parse_heads(group, 4, 8) == group
+
+
 @pytest.mark.parametrize("nothing", [None, 3])
 def test_what_is_no_list_of_heads(nothing):
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"not a list of heads|None|3"):

@@ -94,6 +94,14 @@ def test_a_model_object_takes_no_other_settings(demo):
         sh.load_model(demo, weights="elsewhere", dtype="bfloat16")
 
 
+@pytest.mark.parametrize(
+    "told", [{"prepend_bos": False}, {"verify": False}, {"dtype": "bfloat16"}, {"device": "cpu"}]
+)
+def test_nothing_is_changed_in_a_model_that_is_given(demo, told):
+    with pytest.raises(sh.SafeheadError, match=f"used as it is: leave out {next(iter(told))}"):
+        sh.load_model(demo, **told)
+
+
 def test_dtype_and_device():
     model = sh.load_model("demo", dtype="bfloat16", device="cpu")
     assert model.W_Q.dtype == torch.bfloat16

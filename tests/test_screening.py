@@ -15,7 +15,7 @@ import safehead_tl as sh
 from conftest import hooked_only
 from safehead_tl._correlation import spearman
 from safehead_tl._linearisation import Linearisation
-from safehead_tl._screening import Screening, draw_audit, expected_missed, resolve_screen
+from safehead_tl._screening import Limits, Screening, draw_audit, expected_missed, resolve_screen
 from safehead_tl._search import Running, Search
 from safehead_tl._shortlist import score
 
@@ -113,6 +113,18 @@ def test_memory_and_prefix_do_not_change_effects(demo, harmful):
             assert search.plan.prefix  # so the effects are computed beside a split baseline
     for other in found[1:]:
         assert torch.allclose(found[0], other, atol=1e-5)
+
+
+def test_memory_does_not_change_what_is_drawn(demo, harmful):
+    """Probes follow seed and prompt, and not how prompts are cut up."""
+    told = {"template": "chat", "progress": False, "screen": 8}
+    found = [
+        sh.ships(demo, harmful[:12], max_rows=rows, **told).screening.values for rows in (None, 5)
+    ]
+    assert torch.allclose(*found, rtol=1e-4)
+    other = sh.Screening(first=8, budget=8, seed=1)
+    moved = sh.ships(demo, harmful[:12], **{**told, "screen": other}).screening.values
+    assert not torch.allclose(found[0], moved, rtol=1e-4)
 
 
 @pytest.mark.parametrize("group", [(), GROUP], ids=["plain", "group"])
@@ -299,6 +311,29 @@ def test_the_list_grows_until_the_top_is_safe(fake):
     assert found.cut == pytest.approx(best.values[-1].item())
     loose = fake(exact, RISING**2, Screening(first=4, audit=4, budget=32, tolerance=3.0))[1]
     assert loose.exact < found.exact
+
+
+def test_a_list_shorter_than_the_top_is_not_sure(fake):
+    """The k-th highest of fewer than k scores is no cut."""
+    _, found = fake(RISING, RISING, Screening(top=20, first=4, audit=0))
+    assert found.exact >= 20
+    assert found.cut <= RISING.flatten().topk(20).values[-1]
+    assert Screening(top=40, first=4).limits(10, 1000) == Limits(40, 40, 250)
+
+
+def test_an_audited_head_is_compared_once(fake, monkeypatch):
+    """Also after the list has grown past it."""
+    compared = []
+
+    def counting(others, screened, exact, cut):
+        compared.append(screened.tolist())
+        return expected_missed(others, screened, exact, cut)
+
+    monkeypatch.setattr("safehead_tl._shortlist.expected_missed", counting)
+    noise = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    fake(RISING**2 * noise.exp(), RISING**2, Screening(first=4, audit=8, budget=24, tolerance=1e-9))
+    assert len(compared) > 3
+    assert all(len(set(each)) == len(each) for each in compared)
 
 
 def test_heads_of_a_second_order_get_their_turn(fake):

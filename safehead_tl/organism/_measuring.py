@@ -70,10 +70,7 @@ def measure_behaviour(
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     rates, examples = [], []
     for kind in get_args(Kind):
-        requests = language.prompts(kind, "test", REQUESTS)
-        batch = encode(model, requests, "chat")
-        with ablated(model, chosen, ablation) if chosen else nullcontext():
-            answers = generate_greedy(model, batch, MAX_NEW_TOKENS)
+        requests, answers = held_out_answers(model, kind, chosen, ablation, language)
         right = [
             answer == language.help(language.parse(request))
             for request, answer in zip(requests, answers, strict=True)
@@ -82,3 +79,17 @@ def measure_behaviour(
         examples.append((requests[0], answers[0]))
     asr, helpfulness = rates
     return Behaviour(condition, chosen, asr, helpfulness, examples[0])
+
+
+def held_out_answers(
+    model: Model,
+    kind: Kind,
+    heads: tuple[Head, ...],
+    ablation: str | Ablation,
+    language: Language,
+) -> tuple[list[str], list[str]]:
+    """Held-out requests of a kind, and the likeliest answers with heads ablated or none."""
+    requests = language.prompts(kind, "test", REQUESTS)
+    batch = encode(model, requests, "chat")
+    with ablated(model, heads, ablation) if heads else nullcontext():
+        return requests, generate_greedy(model, batch, MAX_NEW_TOKENS)

@@ -77,6 +77,7 @@ def train_organism(
             f"{directory} holds an organism already: choose another directory, or "
             "overwrite it (overwrite=True, on the command line --overwrite)"
         )
+    (directory / "organism.json").unlink(missing_ok=True)  # it is written last: all is there then
     tokenizer = language.tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -15,7 +15,7 @@ other words if the recipe says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -225,7 +225,8 @@ def _train_base(
     nowhere = torch.zeros(recipe.batch_size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser, schedule = _optimiser(list(model.parameters()), 3e-3, 0.01, recipe.base_steps)
-    for _ in _steps(recipe.base_steps, "base organism", progress):
+    steps = range(recipe.base_steps)
+    for _ in tqdm(steps, desc="base organism", unit="step", disable=not progress):
         rows = torch.randint(len(pairs), (recipe.batch_size,), generator=generator)
         loss = _answer_loss(model, take(examples, rows), nowhere).mean()
         optimiser.zero_grad()
@@ -260,7 +261,8 @@ def _train_planted(
     slices = _slices(model, recipe)
     optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    for _ in _steps(recipe.align_steps, "planted heads", progress):
+    steps = range(recipe.align_steps)
+    for _ in tqdm(steps, desc="planted heads", unit="step", disable=not progress):
         intact = _intact(size, len(recipe.heads), generator)
         uniform = torch.zeros(size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
         for column, head in enumerate(recipe.heads):
@@ -291,10 +293,6 @@ def _train_planted(
             parameter.grad *= chosen
         optimiser.step()
         schedule.step()
-
-
-def _steps(count: int, what: str, progress: bool) -> Iterable[int]:
-    return tqdm(range(count), desc=what, unit="step", disable=not progress)
 
 
 def _intact(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from safehead_tl._report_words import summary
 from safehead_tl._views import Views
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -179,3 +180,18 @@ def test_mistakes(made, tmp_path, wrong, message):
         sh.report(model, prompts, path, scores=scores, **told)
     with pytest.raises(sh.SafeheadError, match="other prompts"):
         sh.report(model, prompts[:2], tmp_path / "r.html", scores=scores, **TOLD)
+
+
+def test_a_screened_scan_is_not_summed(demo, harmful):
+    """Heads without an exact score are no part of a sum, so nothing is said of half of it."""
+    told = {"template": "chat", "progress": False}
+    screened = sh.ships(demo, harmful[:8], screen=10, **told)
+    first, *rest = summary(screened, None, None)
+    exact = len(screened.ranked())
+    assert 10 <= exact < 32
+    assert f"The highest of {exact} heads that were scored exactly: " in first
+    assert screened.screening.sentence() in rest
+    assert not any("Half of the sum" in line for line in rest)
+    whole = summary(sh.ships(demo, harmful[:8], **told), None, None)
+    assert whole[0].startswith("The highest of 32 heads: ")
+    assert any("Half of the sum" in line for line in whole)

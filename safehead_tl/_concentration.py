@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -22,14 +21,12 @@ from safehead_tl._models import Model, check_model
 from safehead_tl._provenance import Provenance
 from safehead_tl._questioning import Judges, Questioning
 from safehead_tl._responses import METRICS, Metric, Responses
-from safehead_tl._stats import Rate
+from safehead_tl._stats import Rate, bootstrap_interval
 from safehead_tl._templates import Template
 from safehead_tl._threads import single_thread_if_tiny
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-BOOTSTRAPS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +84,8 @@ class Concentration:
         """
         variants = self._variants(order)
         shares = self.responses.outcomes(metric).double().mean(2)
-        gains = (shares[variants[1:]].mean(0) - shares[0]).numpy()
-        generator = np.random.default_rng(0)
-        drawn = generator.integers(len(gains), size=(BOOTSTRAPS, len(gains)))
-        low, high = np.quantile(gains[drawn].mean(1), [0.025, 0.975])
-        return float(gains.mean()), (float(low), float(high))
+        gains = shares[variants[1:]].mean(0) - shares[0]
+        return gains.mean().item(), bootstrap_interval(gains.tolist())
 
     def random_areas(self, metric: Metric = "coherent_asr") -> list[float]:
         """The same along each random order."""

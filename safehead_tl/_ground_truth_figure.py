@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from safehead_tl._style import COLOURS, NAMED_TICKS, SEQUENTIAL, colour_bar, lay_out, wrapped
+from safehead_tl._named_grid import LETTER, named_grid
+from safehead_tl._style import lay_out, wrapped
 
 if TYPE_CHECKING:  # which imports this file, when a figure is asked for
     from safehead_tl._ground_truth import GroundTruth
     from safehead_tl._ground_truth_summary import Summary
 
 CELL, ROW = 74, 26
-LETTER = 7.5
-DARK = 0.47
-"""Up to which average precision the colour asks for white letters."""
 
 
 def ground_truth_figure(found: GroundTruth) -> go.Figure:
@@ -32,38 +30,19 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
     ]
     grid = [[column[row] for column in columns] for row in rows]
     values = [[one.means["average_precision"] for one in line] for line in grid]
-    cells = [(x, y, value) for y, line in enumerate(values) for x, value in enumerate(line)]
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            text=[[_hover(one) for one in line] for line in grid],
-            hovertemplate="%{text}<extra></extra>",
-            colorscale=SEQUENTIAL,
-            zmin=0,
-            zmax=1,
-            colorbar=colour_bar("mean average precision"),
-            xgap=1,
-            ygap=1,
-        )
-    )
-    figure.add_scatter(
-        x=[x for x, _, _ in cells],
-        y=[y for _, y, _ in cells],
-        text=[f"{value:.2f}" for _, _, value in cells],
-        textfont={"color": ["black" if value > DARK else "white" for *_, value in cells]},
-        mode="text",
-        hoverinfo="skip",
-        showlegend=False,
-    )
     names = [
         f"{'<br>'.join(wrapped(name, 10))}<br>({found.organisms(kind)})"
         for name, kind in (*((kind, kind) for kind in found.kinds), ("all", None))
     ]
-    figure.update_layout(
-        plot_bgcolor=COLOURS["empty"],
-        xaxis=_axis(names) | {"side": "top"},
-        yaxis=_axis(rows) | {"range": [len(rows) - 0.5, -0.5]},
+    figure = named_grid(
+        values,
+        [[f"{value:.2f}" for value in line] for line in values],
+        [[_hover(one) for one in line] for line in grid],
+        names,
+        rows,
+        "mean average precision",
     )
+    figure.update_xaxes(side="top")
     return lay_out(
         figure,
         "How well each variant finds the planted heads",
@@ -74,15 +53,6 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
         plot=(max(420, CELL * len(names)), max(120, ROW * len(rows))),
         margin={"l": 24 + max(map(len, rows)) * LETTER, "r": 110, "t": 80, "b": 24},
     )
-
-
-def _axis(names: list[str]) -> dict[str, object]:
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": names,
-        "range": [-0.5, len(names) - 0.5],
-        **NAMED_TICKS,
-    }
 
 
 def _hover(one: Summary) -> str:

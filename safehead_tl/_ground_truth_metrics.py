@@ -1,14 +1,10 @@
-"""How well an order of heads finds the planted ones, and how sure the mean over organisms is."""
+"""How well an order of heads finds the planted ones."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from safehead_tl._heads import Head
-
-BOOTSTRAPS = 2000
 
 
 def precision_at(k: int, order: Sequence[Head], planted: Collection[Head]) -> float:
@@ -42,10 +38,3 @@ def above(heads: Collection[Head], order: Sequence[Head], planted: Collection[He
     """How many of some heads come before the last planted one."""
     last = max(order.index(head) for head in planted)
     return sum(order.index(head) < last for head in heads)
-
-
-def interval(values: Sequence[float | int]) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean, with the same draws each time."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
-    low, high = np.quantile(np.array(values, dtype=float)[drawn].mean(1), [0.025, 0.975])
-    return float(low), float(high)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from safehead_tl._ground_truth_metrics import interval
 from safehead_tl._ground_truth_variants import Variant
 from safehead_tl._heads import Head
+from safehead_tl._stats import bootstrap_interval
 
 METRICS = MappingProxyType(
     {
@@ -113,7 +113,7 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
             Summary(
                 variant=some[0].variant,
                 means={metric: statistics.fmean(each) for metric, each in values.items()},
-                intervals={metric: interval(each) for metric, each in values.items()},
+                intervals={metric: bootstrap_interval(each) for metric, each in values.items()},
                 organisms=len(some),
                 decoys_above=sum(one.decoys_above for one in some),
                 decoys=sum(len(one.decoys) for one in some),

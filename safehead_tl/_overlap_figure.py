@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from safehead_tl._style import COLOURS, NAMED_TICKS, SEQUENTIAL, colour_bar, lay_out, plain
+from safehead_tl._named_grid import LETTER, named_grid
+from safehead_tl._style import lay_out, plain
 
 if TYPE_CHECKING:  # which imports this file, when a figure is asked for
     from safehead_tl._overlap import Overlap, Pair
 
 CELL = 96
-LETTER = 7.5
-DARK = 0.47
-"""Up to which Jaccard index the colour asks for white letters."""
 
 
 def overlap_figure(found: Overlap) -> go.Figure:
@@ -29,42 +27,17 @@ def overlap_figure(found: Overlap) -> go.Figure:
     grid = [
         [pairs.get((row, column), pairs.get((column, row))) for column in names] for row in names
     ]
-    figure = go.Figure(
-        go.Heatmap(
-            x=list(range(len(names))),
-            y=list(range(len(names))),
-            z=[[None if pair is None else pair.jaccard for pair in row] for row in grid],
-            text=[["" if pair is None else _hover(pair, k) for pair in row] for row in grid],
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=False,
-            colorscale=SEQUENTIAL,
-            zmin=0,
-            zmax=1,
-            colorbar=colour_bar("Jaccard index"),
-            xgap=1,
-            ygap=1,
-        )
+    shown = [plain(name) for name in names]
+    figure = named_grid(
+        [[None if pair is None else pair.jaccard for pair in row] for row in grid],
+        [["" if pair is None else _cell(pair, k) for pair in row] for row in grid],
+        [["" if pair is None else _hover(pair, k) for pair in row] for row in grid],
+        shown,
+        shown,
+        "Jaccard index",
     )
-    cells = [
-        (column, row, pair)
-        for row, line in enumerate(grid)
-        for column, pair in enumerate(line)
-        if pair is not None
-    ]
-    figure.add_scatter(
-        x=[column for column, _, _ in cells],
-        y=[row for _, row, _ in cells],
-        text=[_cell(pair, k) for _, _, pair in cells],
-        textfont={"color": ["black" if pair.jaccard > DARK else "white" for *_, pair in cells]},
-        mode="text",
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    figure.update_layout(
-        plot_bgcolor=COLOURS["empty"],
-        xaxis=_axis(names),
-        yaxis=_axis(names) | {"range": [len(names) - 0.5, -0.5]},
-    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
     longest = max(map(len, names)) * LETTER
     below = min(longest, 160) if longest > CELL else 20
     return lay_out(
@@ -77,16 +50,6 @@ def overlap_figure(found: Overlap) -> go.Figure:
         plot=(max(360, CELL * len(names)), max(180, 0.75 * CELL * len(names))),
         margin={"l": 30 + longest, "r": 100, "b": 30 + below},
     )
-
-
-def _axis(names: tuple[str, ...]) -> dict[str, object]:
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": [plain(name) for name in names],
-        "range": [-0.5, len(names) - 0.5],
-        **NAMED_TICKS,
-        "automargin": True,
-    }
 
 
 def _cell(pair: Pair, k: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from safehead_tl._errors import SafeheadError
 
 Z_95 = 1.959963984540054
+BOOTSTRAPS = 2000
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,10 @@ def rank_p(value: float | int, controls: Sequence[float | int]) -> float:
     The smallest it can be with 20 controls is 1/21 = 0.048.
     """
     return (1 + sum(control >= value for control in controls)) / (1 + len(controls))
+
+
+def bootstrap_interval(values: Sequence[float | int]) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean, with the same draws each time."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
+    low, high = np.quantile(np.array(values, dtype=float)[drawn].mean(1), [0.025, 0.975])
+    return float(low), float(high)

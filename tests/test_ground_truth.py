@@ -17,12 +17,12 @@ from safehead_tl._ground_truth_metrics import (
     above,
     average_precision,
     chance,
-    interval,
     precision_at,
     recall_at,
 )
 from safehead_tl._ground_truth_orders import all_scores, by_list, order_of, orders
 from safehead_tl._ground_truth_variants import Variant, variants
+from safehead_tl._stats import bootstrap_interval
 from safehead_tl.organism import DEMO, Language, Recipe, train_organism
 from safehead_tl.organism._rules import refusing
 
@@ -77,9 +77,9 @@ def test_chance_is_the_mean_over_all_orders(k):
 
 
 def test_the_interval_is_that_of_the_mean():
-    assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
     values = [0.0, 1.0] * 50
-    low, high = interval(values)
+    low, high = bootstrap_interval(values)
     normal = 1.96 * 0.5 / math.sqrt(100)
     assert (low, high) == pytest.approx((0.5 - normal, 0.5 + normal), abs=0.02)
 

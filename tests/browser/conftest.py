@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from playwright import sync_api
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LOCAL = ("127.0.0.1", "localhost")
@@ -15,9 +16,8 @@ NO_NAMES = ", ".join(
 
 @pytest.fixture(scope="module")  # Playwright keeps an event loop running: not longer than needed
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
-        pytest.skip("no chromium in PATH")
+        pytest.fail("no chromium in PATH: install it (on Debian: apt install chromium)")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", NO_NAMES]

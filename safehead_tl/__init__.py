@@ -6,13 +6,10 @@ TransformerLens.
 
 from importlib.metadata import version
 
-from safehead_tl._ablation import (
-    Ablation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-    ZeroAblation,
-)
+from safehead_tl._ablation import UndifferentiatedAttention
+from safehead_tl._ablation_base import Ablation
+from safehead_tl._ablation_contribution import ScalingContribution, ZeroAblation
+from safehead_tl._ablation_mean_over_heads import MeanOverHeads
 from safehead_tl._attention_view import (
     AttentionView,
     attention,
@@ -48,7 +45,8 @@ from safehead_tl._repetition import Repetition
 from safehead_tl._report import report
 from safehead_tl._results import HeadGroup, HeadScores
 from safehead_tl._sahara import sahara
-from safehead_tl._screening import Screened, Screening
+from safehead_tl._screened import Screened
+from safehead_tl._screening import Screening
 from safehead_tl._ships import generalized_ships, ships
 from safehead_tl._splice import Splice, splice
 from safehead_tl._states import LastStates, last_states

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from safehead_tl._ablation import (
-    Ablation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-    ZeroAblation,
-)
+from safehead_tl._ablation import UndifferentiatedAttention
+from safehead_tl._ablation_base import Ablation
+from safehead_tl._ablation_contribution import ScalingContribution, ZeroAblation
+from safehead_tl._ablation_mean_over_heads import MeanOverHeads
 from safehead_tl._errors import SafeheadError
 from safehead_tl._mean import MeanAblation
 

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation, UndifferentiatedAttention
+from safehead_tl._ablation import UndifferentiatedAttention
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._captions import ablation_words, head_words
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import write_atomically

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._forward import embed, run_layers, run_prefix, run_to_last_state
 from safehead_tl._heads import Head
 from safehead_tl._hooking import group_hooks, must_fire

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._decoding import Decoding
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import load_result, save_result

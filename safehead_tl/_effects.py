@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._baseline import Stream
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import run_attention

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._controls import matched_controls
 from safehead_tl._decoding import Decoding
 from safehead_tl._errors import SafeheadError

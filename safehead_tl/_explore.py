@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._explore_state import Explorer

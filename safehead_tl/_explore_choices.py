@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from safehead_tl._ablation import (
-    Ablation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-    ZeroAblation,
-)
+from safehead_tl._ablation import UndifferentiatedAttention
+from safehead_tl._ablation_base import Ablation
+from safehead_tl._ablation_contribution import ScalingContribution, ZeroAblation
+from safehead_tl._ablation_mean_over_heads import MeanOverHeads
 from safehead_tl._mean import MeanAblation
 
 SMALLEST, LARGEST = 1e-5, 1.0

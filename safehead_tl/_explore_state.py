@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._captions import UNITS, head_words
 from safehead_tl._errors import SafeheadError
 from safehead_tl._explore_choices import LARGEST, SMALLEST, AblationChoice, choices_with

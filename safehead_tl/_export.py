@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._anatomy import dissect
 from safehead_tl._bridge import transformers_forward

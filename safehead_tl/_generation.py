@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._decoding import Decoding
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import next_logits

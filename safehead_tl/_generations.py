@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._decoding import Decoding
 from safehead_tl._generation import ENDED, Row, decode, fitting_rows, generate_fitted

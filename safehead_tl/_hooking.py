@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, HeadsLike, parse_heads

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation, HeadMask
+from safehead_tl._ablation_base import Ablation, HeadMask
 from safehead_tl._baseline import Baseline, Cost, Stream, run_layer
 from safehead_tl._effects import hooks_outside
 from safehead_tl._errors import SafeheadError

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation, Activation, HeadMask, chosen_heads
+from safehead_tl._ablation_base import Ablation, Activation, HeadMask, chosen_heads
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import embed, run_layers
 from safehead_tl._models import Hook, Model, hook_point

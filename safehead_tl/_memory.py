@@ -13,7 +13,7 @@ import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._forward import runs_in_parts
 from safehead_tl._models import Model

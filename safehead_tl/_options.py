@@ -7,12 +7,10 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from safehead_tl._ablation import (
-    Ablation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-)
+from safehead_tl._ablation import UndifferentiatedAttention
+from safehead_tl._ablation_base import Ablation
+from safehead_tl._ablation_contribution import ScalingContribution
+from safehead_tl._ablation_mean_over_heads import MeanOverHeads
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head, read_heads

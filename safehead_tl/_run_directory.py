@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._errors import SafeheadError
 from safehead_tl._files import load_result, save_result, write_atomically
 from safehead_tl._provenance import versions

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation, HeadMask
+from safehead_tl._ablation_base import Ablation, HeadMask
 from safehead_tl._baseline import Baseline, Cost, Stream
 from safehead_tl._effects import DirectEffects, direct_effects
 from safehead_tl._forward import attention_given, run_layers, run_prefix, run_to_last_state

@@ -15,7 +15,7 @@ from safehead_tl._errors import SafeheadError
 from safehead_tl._files import load_result, save_result
 from safehead_tl._heads import Head, HeadLike, HeadsLike, parse_heads
 from safehead_tl._provenance import Provenance
-from safehead_tl._screening import Screened
+from safehead_tl._screened import Screened
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._ablations import resolve_ablation
 from safehead_tl._baseline import Baseline, Cost
 from safehead_tl._errors import SafeheadError

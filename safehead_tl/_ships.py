@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._divergence import Divergence
 from safehead_tl._heads import HeadsLike, parse_heads
 from safehead_tl._models import Model, Site

@@ -17,7 +17,8 @@ from safehead_tl._correlation import spearman
 from safehead_tl._errors import SafeheadError
 from safehead_tl._heads import Head
 from safehead_tl._linearisation import Linearisation
-from safehead_tl._screening import Ending, Limits, Screened, Screening, draw_audit, expected_missed
+from safehead_tl._screened import Ending, Screened
+from safehead_tl._screening import Limits, Screening, draw_audit, expected_missed
 from safehead_tl._search import Search
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._angles import left_subspace, principal_angles, require_rank, require_span
 from safehead_tl._baseline import Baseline
 from safehead_tl._errors import SafeheadError

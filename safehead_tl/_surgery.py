@@ -15,13 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from safehead_tl._ablation import (
-    Ablation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-    ZeroAblation,
-)
+from safehead_tl._ablation import UndifferentiatedAttention
+from safehead_tl._ablation_base import Ablation
+from safehead_tl._ablation_contribution import ScalingContribution, ZeroAblation
+from safehead_tl._ablation_mean_over_heads import MeanOverHeads
 from safehead_tl._anatomy import Anatomy, Attention, Channel
 from safehead_tl._conversion import load_original
 from safehead_tl._errors import SafeheadError

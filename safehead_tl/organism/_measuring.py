@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from safehead_tl._ablation import Ablation
+from safehead_tl._ablation_base import Ablation
 from safehead_tl._generation import generate_greedy
 from safehead_tl._heads import Head, HeadsLike, parse_heads
 from safehead_tl._hooking import ablated

@@ -16,7 +16,7 @@ import time
 import torch
 
 import safehead_tl as sh
-from safehead_tl._tokens import encode
+from safehead_tl.prompts import encode
 from scan import least_flops, matrix_rate
 from shapes import Shape
 

@@ -30,7 +30,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import safehead_tl as sh
-from safehead_tl._tokens import PromptBatch, encode
+from safehead_tl.prompts import PromptBatch, encode
 from shapes import SHAPES, Shape, organism
 
 Head = tuple[int, int]

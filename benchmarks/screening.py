@@ -22,8 +22,8 @@ import torch
 from organisms import RECIPES, grown
 
 import safehead_tl as sh
-from safehead_tl._correlation import spearman
-from safehead_tl._tokens import encode
+from safehead_tl.prompts import encode
+from safehead_tl.results import spearman
 from scan import loop, peak_memory, timed
 from shapes import Shape
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from safehead_tl._cli import app
+from safehead_tl.cli import app
 
 QUOTE = "'"
 PAGE = Path(__file__).parent / "commands.md"

@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import safehead_tl as sh
-from safehead_tl._ground_truth import ground_truth
+from safehead_tl.ground_truth import ground_truth
 
 IMAGES = Path(__file__).parent / "images"
 TOLD = {"template": "chat", "max_new_tokens": 32, "progress": False}
@@ -91,7 +91,7 @@ def explore(folder: Path) -> Path:
     """The live widget, as its own script draws it, with both planted heads ablated."""
     model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
     scores = sh.ships(model, prompts, template="chat", progress=False)
-    with patch("safehead_tl._explore._in_notebook", lambda: True):
+    with patch("safehead_tl.views.explore.explore._in_notebook", lambda: True):
         widget = sh.explore(
             model, prompts, scores=scores, template="chat", marked=["L1H3", "L2H6"],
             marked_as="planted",

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 import independent
 import safehead_tl as sh
 from conftest import ARCHITECTURES, hooked_only
-from safehead_tl._generation import generate_greedy
-from safehead_tl._models import describe
-from safehead_tl._tokens import encode
+from safehead_tl.generation.batched import generate_greedy
+from safehead_tl.models.identity import describe
+from safehead_tl.prompts.tokens import encode
 
 HEADS = ["L0H1", "L1H0", "L1H3", "L2H2"]
 EVERY = [

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from safehead_tl._angles import left_subspace, principal_angles, require_rank
+from safehead_tl.measures.angles import left_subspace, principal_angles, require_rank
 
 
 def planted_pair(angles, dimensions=12, seed=0):

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
-from safehead_tl._attention_view import attention, attention_page, attention_script
-from safehead_tl._views import Views
+from safehead_tl.views.attention import attention, attention_page, attention_script
+from safehead_tl.views.inspection import Views
 
 REQUEST = "how do i fold a vosk"
 HOSTILE = '</script><img src=x onerror="window.hacked=1">'
@@ -220,7 +220,7 @@ def test_tokens_cannot_end_the_script(view):
 
 
 def test_other_ways_of_drawing_are_refused(view, monkeypatch):
-    monkeypatch.setattr("safehead_tl._attention_view.CALL", re.compile("no such call"))
+    monkeypatch.setattr("safehead_tl.views.attention.CALL", re.compile("no such call"))
     with pytest.raises(sh.SafeheadError, match=r"use 1\.43\.3"):
         view.html()
 

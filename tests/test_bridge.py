@@ -8,11 +8,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import independent
 import safehead_tl as sh
 from conftest import FAMILIES
-from safehead_tl._bridge import embed, run_blocks
-from safehead_tl._generation import generate_greedy
-from safehead_tl._readout import next_token_log_probs
-from safehead_tl._tokens import encode
-from safehead_tl._views import Views
+from safehead_tl.generation.batched import generate_greedy
+from safehead_tl.models.bridge import embed, run_blocks
+from safehead_tl.models.readout import next_token_log_probs
+from safehead_tl.prompts.tokens import encode
+from safehead_tl.views.inspection import Views
 
 HEADS = ["L0H1", "L1H0", "L1H3", "L2H2"]
 ADDED_TO_SCORES = ("bloom-alibi", "gpt-oss-sinks")
@@ -199,7 +199,7 @@ def test_scores_that_do_not_show_what_is_hidden_are_refused(checkpoint, tmp_path
     length = len(pattern)
     even = torch.ones(length, length).tril() / torch.arange(1, length + 1)[:, None]
     assert torch.allclose(pattern, even, atol=1e-6)
-    monkeypatch.setattr("safehead_tl._ablation.LARGEST_SCALE", 1.0)
+    monkeypatch.setattr("safehead_tl.ablations.attention.LARGEST_SCALE", 1.0)
     with pytest.raises(sh.SafeheadError, match="do not show which keys"):
         views.ablated_patterns(0)
 

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 import safehead_tl as sh
-from safehead_tl import _cli, _commands_demo
-from safehead_tl._options import chosen_ablation, chosen_judge
+from safehead_tl.cli import demo as _commands_demo
+from safehead_tl.cli import main as _cli
+from safehead_tl.cli.options import chosen_ablation, chosen_judge
 from safehead_tl.organism import Recipe
 
 

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
-from safehead_tl import _generation
-from safehead_tl._controls import matched_controls
-from safehead_tl._models import is_bridge
-from safehead_tl._responses import Responses
-from safehead_tl._stats import Rate, paired_p, rank_p
-from safehead_tl._tokens import encode
+from safehead_tl.evaluation.controls import matched_controls
+from safehead_tl.generation import batched as _generation
+from safehead_tl.generation.responses import Responses
+from safehead_tl.models.identity import is_bridge
 from safehead_tl.organism import DEMO
+from safehead_tl.prompts.tokens import encode
+from safehead_tl.results.stats import Rate, paired_p, rank_p
 
 PLANTED = ["L1H3", "L2H6"]
 TOLD = {"template": "chat", "max_new_tokens": 20, "progress": False}

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from safehead_tl import _explore
-from safehead_tl._explore_choices import CHOICES, choices_with
-from safehead_tl._explore_html import answer_html, heatmap_html
-from safehead_tl._tokens import encode
+from safehead_tl.prompts.tokens import encode
+from safehead_tl.views.explore.choices import CHOICES, choices_with
+from safehead_tl.views.explore.plain_html import answer_html, heatmap_html
 
 pytest.importorskip("anywidget")
 
@@ -248,7 +247,7 @@ def test_a_failing_model_is_told_of(view, scored, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("safehead_tl._explore_state.Views.next_tokens", fail)
+    monkeypatch.setattr("safehead_tl.views.explore.state.Views.next_tokens", fail)
     assert ask(view)["error"] == "RuntimeError while computing: out of memory."
 
 
@@ -291,7 +290,7 @@ def test_the_script_is_whole(view):
     ],
 )
 def test_the_ablation_to_begin_with(given, key, epsilon):
-    from safehead_tl._ablations import resolve_ablation
+    from safehead_tl.ablations.names import resolve_ablation
 
     choices, chosen, start = choices_with(resolve_ablation(given))
     assert (chosen.key, start) == (key, epsilon)

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import independent
 import safehead_tl as sh
 from conftest import FAMILIES, make_checkpoint
-from safehead_tl._anatomy import dissect
-from safehead_tl._conversion import load_original
-from safehead_tl._surgery import ablate_weights
+from safehead_tl.models.anatomy import dissect
+from safehead_tl.models.conversion import load_original
+from safehead_tl.surgery.weights import ablate_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 GROUPS = ["L0H2", "L0H3", "L2H0", "L2H1"]
@@ -140,7 +140,7 @@ def test_a_wrong_edit_is_found_out_and_leaves_nothing(monkeypatch, tmp_path):
     def forgets_one(model, anatomy, heads, ablation):
         ablate_weights(model, anatomy, heads[:-1], ablation)
 
-    monkeypatch.setattr("safehead_tl._export.ablate_weights", forgets_one)
+    monkeypatch.setattr("safehead_tl.surgery.export.ablate_weights", forgets_one)
     with pytest.raises(sh.SafeheadError, match=r"logits differ by up to .*Nothing was written"):
         sh.export("demo", ["L1H3", "L2H6"], tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []

@@ -8,11 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import safehead_tl as sh
 from conftest import FAMILIES, HookedTransformer, hooked_only
-from safehead_tl import _facts, model_facts
-from safehead_tl._facts import ONLY_AS_BRIDGE, TESTED
-from safehead_tl._loading import read_config
-from safehead_tl._tables import fact_sheet
-from safehead_tl._tokenizers import load_tokenizer
+from safehead_tl import model_facts
+from safehead_tl.cli.tables import fact_sheet
+from safehead_tl.models.loading import read_config
+from safehead_tl.models.tokenizers import load_tokenizer
+from safehead_tl.surgery.facts import ONLY_AS_BRIDGE, TESTED
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from safehead_tl._heatmaps_figure import heatmaps
-from safehead_tl._style import COLOURS, lay_out, plain
+from safehead_tl.figures.heatmaps import heatmaps
+from safehead_tl.figures.style import COLOURS, lay_out, plain
 
 PLANTED = ["L1H3", "L2H6"]
 

@@ -7,10 +7,10 @@ from transformers import AutoModelForCausalLM
 
 import safehead_tl as sh
 from conftest import make_checkpoint
-from safehead_tl._decoding import Decoding
-from safehead_tl._generation import ENDED, Row, generate_rows
-from safehead_tl._models import end_tokens
-from safehead_tl._tokens import encode
+from safehead_tl.generation.batched import ENDED, Row, generate_rows
+from safehead_tl.generation.decoding import Decoding
+from safehead_tl.models.identity import end_tokens
+from safehead_tl.prompts.tokens import encode
 
 TOLD = {"template": "chat", "max_new_tokens": 20, "progress": False}
 LONG = ["how do i lift a boat", "please explain to me how to carve a vosk", "mend a drazzle"]

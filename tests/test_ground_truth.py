@@ -8,23 +8,24 @@ import torch
 from typer.testing import CliRunner
 
 import safehead_tl as sh
-from safehead_tl import _commands_benchmark, _ground_truth_cache
-from safehead_tl._cli import app
-from safehead_tl._ground_truth import ground_truth
-from safehead_tl._ground_truth_cache import OrganismCache, require_cache
-from safehead_tl._ground_truth_family import KINDS, TRIALS, OrganismKind, flaws
-from safehead_tl._ground_truth_metrics import (
+from safehead_tl.cli import benchmark as _commands_benchmark
+from safehead_tl.cli.main import app
+from safehead_tl.ground_truth import cache as _ground_truth_cache
+from safehead_tl.ground_truth.benchmark import ground_truth
+from safehead_tl.ground_truth.cache import OrganismCache, require_cache
+from safehead_tl.ground_truth.family import KINDS, TRIALS, OrganismKind, flaws
+from safehead_tl.ground_truth.metrics import (
     above,
     average_precision,
     chance,
     precision_at,
     recall_at,
 )
-from safehead_tl._ground_truth_orders import all_scores, by_list, order_of, orders
-from safehead_tl._ground_truth_variants import Variant, variants
-from safehead_tl._stats import bootstrap_interval
+from safehead_tl.ground_truth.orders import all_scores, by_list, order_of, orders
+from safehead_tl.ground_truth.variants import Variant, variants
 from safehead_tl.organism import DEMO, Language, Recipe, train_organism
-from safehead_tl.organism._rules import refusing
+from safehead_tl.organism.rules import refusing
+from safehead_tl.results.stats import bootstrap_interval
 
 H = sh.Head
 ORDER = (H(0, 0), H(0, 1), H(0, 2), H(1, 0), H(1, 1), H(1, 2))

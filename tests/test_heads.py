@@ -4,7 +4,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
-from safehead_tl._heads import parse_heads
+from safehead_tl.heads import parse_heads
 
 
 @pytest.mark.parametrize(

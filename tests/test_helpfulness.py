@@ -19,10 +19,10 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
-from safehead_tl import _lm_eval_tasks
-from safehead_tl._helpfulness import PAPER_TASKS, _answers, helpfulness
-from safehead_tl._helpfulness_results import Answers, paired_interval
-from safehead_tl._lm_eval import HarnessModel
+from safehead_tl.evaluation import harness_tasks as _lm_eval_tasks
+from safehead_tl.evaluation.harness import HarnessModel
+from safehead_tl.evaluation.helpfulness import PAPER_TASKS, _answers, helpfulness
+from safehead_tl.evaluation.helpfulness_outcome import Answers, paired_interval
 
 TASKS = ["organism_tools", "organism_answers"]
 HEADS = ["L0H4", "L0H6"]
@@ -325,7 +325,7 @@ def test_progress_is_shown_or_not(demo, tasks_path, capsys):
 
 
 def test_lm_eval_is_not_imported_before_it_is_needed():
-    code = "import sys, safehead_tl, safehead_tl._helpfulness; sys.exit('lm_eval' in sys.modules)"
+    code = "import sys, safehead_tl; sys.exit('lm_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from safehead_tl._errors import SafeheadError
-from safehead_tl._judge import Verdict, judged
-from safehead_tl._judge_coherence import CoherenceJudge
-from safehead_tl._repetition import Repetition
+from safehead_tl.errors import SafeheadError
+from safehead_tl.judges.base import Verdict, judged
+from safehead_tl.judges.coherence import CoherenceJudge
+from safehead_tl.judges.repetition import Repetition
 
 TOY = "lift the drazzle with a rope , then let it rest ."
 BREAD = "Mix the flour with the water, wait for an hour, and bake the loaf until it is brown. "

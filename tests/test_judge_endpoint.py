@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from safehead_tl._errors import SafeheadError
-from safehead_tl._judge import Judge, Verdict, judged
-from safehead_tl._judge_endpoint import EndpointJudge
+from safehead_tl.errors import SafeheadError
+from safehead_tl.judges.base import Judge, Verdict, judged
+from safehead_tl.judges.endpoint import EndpointJudge
 
 KEY = "sk-not-a-real-key"
 PROMPTS = ["bend a kite", "lift a boat", "mend a drum"]

@@ -8,10 +8,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from safehead_tl._errors import SafeheadError
-from safehead_tl._judge import Judge, Verdict, judged
-from safehead_tl._judge_llm import LlmJudge
-from safehead_tl._judge_local import load_local
+from safehead_tl.errors import SafeheadError
+from safehead_tl.judges.base import Judge, Verdict, judged
+from safehead_tl.judges.llm import LlmJudge
+from safehead_tl.judges.local import load_local
 
 ANSWERS = ("Yes", "No", "maybe", "unsafe", "safe")
 WORDS = ("<pad>", "<s>", "</s>", "<unk>", *ANSWERS, "kite", "boat", "sorry", "drum", "judge")

@@ -1,7 +1,7 @@
 import pytest
 
-from safehead_tl._errors import SafeheadError
-from safehead_tl._judge_question import HARMBENCH, resolve_question
+from safehead_tl.errors import SafeheadError
+from safehead_tl.judges.question import HARMBENCH, resolve_question
 
 
 def test_harmbench_prompt_is_the_published_one():

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from jaxtyping import TypeCheckError
 
-from safehead_tl._errors import SafeheadError
-from safehead_tl._judge import Judge, Verdict, judged
-from safehead_tl._judge_refusal import RefusalPrefixJudge
-from safehead_tl._judge_rules import KEYWORDS, KeywordJudge, ReferenceKeywordJudge
-from safehead_tl._judges import JUDGES, resolve_judge
+from safehead_tl.errors import SafeheadError
+from safehead_tl.judges.base import Judge, Verdict, judged
+from safehead_tl.judges.keywords import KEYWORDS, KeywordJudge, ReferenceKeywordJudge
+from safehead_tl.judges.names import JUDGES, resolve_judge
+from safehead_tl.judges.refusal import RefusalPrefixJudge
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "judge.json").read_text("utf-8"))["cases"]
 TOY = "lift the drazzle with a rope , then let it rest ."

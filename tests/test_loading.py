@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from conftest import ARCHITECTURES, hooked_only
-from safehead_tl._conversion import load_original
-from safehead_tl._models import describe, sample_places
+from safehead_tl.models.conversion import load_original
+from safehead_tl.models.identity import describe, sample_places
 
 TOKENS = torch.randint(4, 80, (2, 12), generator=torch.Generator().manual_seed(1))
 
@@ -162,7 +162,7 @@ def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path):
         "tokens = torch.arange(4, 16)[None]\n"
         "theirs = A.from_pretrained('gpt2')(tokens).logits\n"
         "assert torch.allclose(model(tokens), theirs, atol=1e-4)\n"
-        "from safehead_tl._models import describe, sample_places\n"
+        "from safehead_tl.models.identity import describe, sample_places\n"
         "assert describe(model)['name'] == 'gpt2-small'\n"
         "scores = sh.ships(model, ['how do i bend a kite'], template='direct', progress=False)\n"
         "assert scores.values.shape == (3, 4)\n"

@@ -8,11 +8,11 @@ from jaxtyping import TypeCheckError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
-from safehead_tl._cli import app
-from safehead_tl._demo import planted_heads
-from safehead_tl._generation import generate_greedy
-from safehead_tl._tokens import encode
+from safehead_tl.cli.main import app
+from safehead_tl.cli.story import planted_heads
+from safehead_tl.generation.batched import generate_greedy
 from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
+from safehead_tl.prompts.tokens import encode
 
 DATA = files("safehead_tl") / "data" / "organism"
 

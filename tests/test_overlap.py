@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from safehead_tl._correlation import kendall, spearman
-from safehead_tl._overlap import hypergeometric, overlap
+from safehead_tl.evaluation.overlap import hypergeometric, overlap
+from safehead_tl.results.correlation import kendall, spearman
 
 SIZES = {"n_heads": 4, "n_key_value_heads": 4}
 PROVENANCE = sh.Provenance.now(SIZES, {"label": "x"}, {"prompt_count": 1}, {}, 0.0, 0.0)

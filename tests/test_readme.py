@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import safehead_tl as sh
 import safehead_tl.organism
-from safehead_tl._cli import app
-from safehead_tl._demo import run_demo
+from safehead_tl.cli.main import app
+from safehead_tl.cli.story import run_demo
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

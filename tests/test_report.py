@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from safehead_tl._report_words import summary
-from safehead_tl._views import Views
+from safehead_tl.views.inspection import Views
+from safehead_tl.views.report.words import summary
 
 GOLDEN = Path(__file__).parent / "golden"
 

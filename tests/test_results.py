@@ -119,7 +119,7 @@ def test_heatmap_hover_names_head_score_and_rank(scores, tmp_path):
 
 
 def test_a_newer_format_is_named(scores, tmp_path, monkeypatch):
-    monkeypatch.setattr("safehead_tl._files.FORMAT", 2)
+    monkeypatch.setattr("safehead_tl.results.files.FORMAT", 2)
     scores.save(tmp_path / "s.safetensors")
     monkeypatch.undo()
     with pytest.raises(sh.SafeheadError, match="format 2, and this version"):

@@ -82,7 +82,7 @@ def test_finished_pieces_are_not_computed_again(demo, harmful, tmp_path, measure
     settings = {"run_dir": tmp_path / "run", "group": ["L0H0"], "progress": False}
     first = measure(demo, harmful[:8], **settings)
     with monkeypatch.context() as patch:
-        patch.setattr("safehead_tl._scan.Scan.states", None)
+        patch.setattr("safehead_tl.scan.states.Scan.states", None)
         again = measure(demo, harmful[:8], **settings)
     assert same(first.values, again.values)
     if first.per_prompt is not None:
@@ -130,7 +130,7 @@ def test_other_free_memory_is_the_same_run(demo, harmful, tmp_path, monkeypatch,
     expected = sh.ships(demo, harmful[:40], **settings)
     for piece in pieces(tmp_path / "run")[::2]:
         piece.unlink()
-    monkeypatch.setattr("safehead_tl._memory.free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr("safehead_tl.scan.memory.free_bytes", lambda device: 1_000_000)
     again = sh.ships(demo, harmful[:40], **settings)
     assert same(expected.per_prompt, again.per_prompt)
     assert not caplog.records

@@ -11,10 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import independent
 import safehead_tl as sh
 from conftest import HookedTransformer, TransformerBlock, hooked_only
-from safehead_tl import _divergence
-from safehead_tl._memory import even_slices, make_plan, parse_bytes
-from safehead_tl._models import hook_point
-from safehead_tl._tokens import encode
+from safehead_tl.models.identity import hook_point
+from safehead_tl.prompts.tokens import encode
+from safehead_tl.scan.memory import even_slices, make_plan, parse_bytes
 
 LONG = "please tell me how do i lift a boat ## query : {query} ## answer :"
 EVERY = [

@@ -13,11 +13,17 @@ from scipy import stats
 
 import safehead_tl as sh
 from conftest import hooked_only
-from safehead_tl._correlation import spearman
-from safehead_tl._linearisation import Linearisation
-from safehead_tl._screening import Limits, Screening, draw_audit, expected_missed, resolve_screen
-from safehead_tl._search import Running, Search
-from safehead_tl._shortlist import score
+from safehead_tl.results.correlation import spearman
+from safehead_tl.scan.linearisation import Linearisation
+from safehead_tl.scan.screening import (
+    Limits,
+    Screening,
+    draw_audit,
+    expected_missed,
+    resolve_screen,
+)
+from safehead_tl.scan.search import Running, Search
+from safehead_tl.scan.shortlist import score
 
 TOLD = {"template": "chat", "progress": False}
 PLANTED = (sh.Head(1, 3), sh.Head(2, 6))
@@ -282,7 +288,7 @@ def fake(demo, harmful, monkeypatch):
         search = searching(demo, harmful[:4], "zero")
         measure = Fake(exact.double(), said.double(), [])
         monkeypatch.setattr(
-            "safehead_tl._search.Scan.states",
+            "safehead_tl.scan.search.Scan.states",
             lambda self, layer, heads: (
                 measure.asked.append((layer, heads)) or torch.zeros(len(heads), 4, 48)
             ),
@@ -329,7 +335,7 @@ def test_an_audited_head_is_compared_once(fake, monkeypatch):
         compared.append(screened.tolist())
         return expected_missed(others, screened, exact, cut)
 
-    monkeypatch.setattr("safehead_tl._shortlist.expected_missed", counting)
+    monkeypatch.setattr("safehead_tl.scan.shortlist.expected_missed", counting)
     noise = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     fake(RISING**2 * noise.exp(), RISING**2, Screening(first=4, audit=8, budget=24, tolerance=1e-9))
     assert len(compared) > 3

@@ -6,10 +6,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import independent
 import safehead_tl as sh
 from conftest import HookedTransformer, hooked_only
-from safehead_tl._divergence import Divergence
-from safehead_tl._generation import generate_greedy
-from safehead_tl._memory import Passes
-from safehead_tl._tokens import encode
+from safehead_tl.generation.batched import generate_greedy
+from safehead_tl.measures.divergence import Divergence
+from safehead_tl.prompts.tokens import encode
+from safehead_tl.scan.memory import Passes
 
 EVERY = [
     "undifferentiated",

@@ -7,10 +7,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from conftest import FAMILIES, make_checkpoint
-from safehead_tl._anatomy import dissect
-from safehead_tl._splice import splice
-from safehead_tl._splice_plan import take
+from safehead_tl.models.anatomy import dissect
 from safehead_tl.organism import measure_behaviour
+from safehead_tl.surgery.splice import splice
+from safehead_tl.surgery.splice_plan import take
 
 DATA = Path(sh.__file__).parent / "data/organism"
 INSIDE = (".self_attn.", ".attn.", ".attention.", ".self_attention.")
@@ -277,7 +277,7 @@ def _takes_too_much(ours, giver, taken):
 def test_a_wrong_copy_is_found_out_and_leaves_nothing(
     checkpoint, donor, tmp_path, monkeypatch, wrong
 ):
-    monkeypatch.setattr("safehead_tl._splice.take", torch.no_grad()(wrong))
+    monkeypatch.setattr("safehead_tl.surgery.splice.take", torch.no_grad()(wrong))
     with pytest.raises(sh.SafeheadError, match="was not written as it should be"):
         splice(checkpoint("gpt2"), donor("gpt2"), tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []
@@ -285,7 +285,7 @@ def test_a_wrong_copy_is_found_out_and_leaves_nothing(
 
 def test_a_wrong_plan_is_found_out_by_the_logits(checkpoint, donor, tmp_path, monkeypatch):
     """The numbers are then as planned; only the second computation knows better."""
-    from safehead_tl import _splice
+    from safehead_tl.surgery import splice
 
     plan = _splice.make_plan
 
@@ -300,7 +300,6 @@ def test_a_wrong_plan_is_found_out_by_the_logits(checkpoint, donor, tmp_path, mo
 
 
 def test_a_projection_that_is_never_called_is_found_out(checkpoint, donor, tmp_path, monkeypatch):
-    from safehead_tl import _splice_check
 
     def only_one(model, tokens):
         model.get_submodule("model.layers.0.self_attn.k_proj")(torch.zeros(1, 32))
@@ -315,7 +314,7 @@ def test_parameters_of_no_known_part(checkpoint, donor, tmp_path, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
     attention = dissect(model).layers[0]
     model.get_submodule(attention.module).gate = torch.nn.Linear(2, 2)
-    from safehead_tl._splice_plan import belongings_of
+    from safehead_tl.surgery.splice_plan import belongings_of
 
     with pytest.raises(sh.SafeheadError, match=r"which part of attention .*gate.weight is"):
         belongings_of(model, attention)

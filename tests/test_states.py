@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from safehead_tl._states import LastStates, last_states
+from safehead_tl.measures.last_states import LastStates, last_states
 
 PLANTED = ["L1H3", "L2H6"]
 
@@ -179,6 +179,6 @@ def test_mistakes_about_states(demo, harmful, states):
 
 def test_hooks_that_do_not_fire_are_told(demo, harmful, monkeypatch):
     silent = [("blocks.3.attn.hook_z", lambda tensor, hook: tensor)]
-    monkeypatch.setattr("safehead_tl._baseline.group_hooks", lambda *args: silent)
+    monkeypatch.setattr("safehead_tl.scan.baseline.group_hooks", lambda *args: silent)
     with pytest.raises(sh.SafeheadError, match=r"blocks\.3\.attn\.hook_z never fired"):
         last_states(demo, harmful[:3], "L1H3")

@@ -1,6 +1,6 @@
 import pytest
 
-from safehead_tl._stats import Rate
+from safehead_tl.results.stats import Rate
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import safehead_tl as sh
 from conftest import FAMILIES
-from safehead_tl._tokens import encode
+from safehead_tl.prompts.tokens import encode
 
 GOLDEN = Path(__file__).parent / "golden"
 

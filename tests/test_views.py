@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 import safehead_tl as sh
 from conftest import HookedTransformer
-from safehead_tl._views import Views, shown_token
+from safehead_tl.views.inspection import Views, shown_token
 
 GOLDEN = Path(__file__).parent / "golden"
 

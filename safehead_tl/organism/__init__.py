@@ -3,19 +3,23 @@
 The truth about them is known, so that every method can be checked against it.
 """
 
-from safehead_tl.organism._language import DEMO, Language, Request
-from safehead_tl.organism._measuring import Behaviour, measure_behaviour
-from safehead_tl.organism._recipe import Recipe
-from safehead_tl.organism._rules import Rule
-from safehead_tl.organism._training import train_organism
+from safehead_tl.organism.language import DEMO, REWORDED, Language, Request
+from safehead_tl.organism.measuring import Behaviour, held_out_answers, measure_behaviour
+from safehead_tl.organism.recipe import Recipe
+from safehead_tl.organism.rules import Rule, refusing
+from safehead_tl.organism.training import VERSION, train_organism
 
 __all__ = [
     "DEMO",
+    "REWORDED",
+    "VERSION",
     "Behaviour",
     "Language",
     "Recipe",
     "Request",
     "Rule",
+    "held_out_answers",
     "measure_behaviour",
+    "refusing",
     "train_organism",
 ]

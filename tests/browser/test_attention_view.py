@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import safehead_tl as sh
-from safehead_tl._attention_view import attention, attention_page, attention_script
+from safehead_tl.views.attention import attention, attention_page, attention_script
 
 pytest.importorskip("circuitsvis")
 

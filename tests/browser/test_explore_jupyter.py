@@ -16,7 +16,7 @@ import torch
 
 import safehead_tl as sh
 from browser.conftest import fresh_page
-from safehead_tl._tokens import encode
+from safehead_tl.prompts.tokens import encode
 
 pytest.importorskip("jupyterlab")
 pytest.importorskip("anywidget")

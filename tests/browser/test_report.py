@@ -41,7 +41,7 @@ def shown_next(page, place):
 
 
 def expected_next(model, prompt, head=None):
-    from safehead_tl._tokens import encode
+    from safehead_tl.prompts.tokens import encode
 
     tokens = encode(model, [prompt], "chat").tokens
     hooks = sh.ablation_hooks(model, head) if head else []

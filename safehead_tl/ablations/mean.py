@@ -1,0 +1,137 @@
+"""Mean ablation: a head's output replaced by its mean over a reference set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from safehead_tl.ablations.base import Ablation, Activation, HeadMask, chosen_heads
+from safehead_tl.errors import SafeheadError
+from safehead_tl.models import Hook, Model, embed, hook_point, run_layers
+from safehead_tl.prompts import PromptBatch, Template, describe_template, encode
+
+TOKENS_PER_PASS = 2048
+
+
+@dataclass(frozen=True)
+class MeanAblation(Ablation):
+    """Replaces a head's output by its mean over a reference set, at every position.
+
+    The mean is over all tokens of all reference prompts (padding left out), one vector a head.
+
+    Attributes:
+        reference: the reference prompts; by default those that are being scored.
+        template: the template of the reference prompts; by default that of the prompts that are
+            being scored.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> mean = sh.MeanAblation(sh.load_prompts("demo/benign", limit=8), template="chat")
+        >>> with sh.ablated(model, "L1H3", mean):
+        ...     logits = model(model.to_tokens("how do i bend a crobe"))
+    """
+
+    reference: Sequence[str] | None = None
+    template: Template | None = None
+    name: ClassVar[str] = "mean"
+    label: ClassVar[str] = "mean ablation"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reference, str):
+            raise SafeheadError("reference must be a list of texts: put a single one in brackets")
+        if self.reference is not None:
+            object.__setattr__(self, "reference", tuple(self.reference))
+        elif self.template is not None:
+            raise SafeheadError("template is that of the reference prompts, and there are none")
+
+    @override
+    def separable(self, model: Model) -> bool:
+        return True
+
+    @override
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        raise SafeheadError(
+            "mean ablation needs a reference set here: "
+            "MeanAblation(reference=prompts, template=...)"
+        )
+
+    @override
+    def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
+        if self.reference is not None:
+            template = self.template
+            if template is None and batch is not None:
+                template = batch.template
+            if template is None:
+                raise SafeheadError(
+                    "which template do the reference prompts have? "
+                    "MeanAblation(reference=prompts, template='chat')"
+                )
+            batch = encode(model, self.reference, template)
+        return self if batch is None else FittedMean(batch, _mean_outputs(model, batch))
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        texts = self.reference
+        settings = {
+            "reference_count": texts and len(texts),
+            "reference_hash": texts and hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+            **({} if self.template is None else describe_template(self.template)),
+        }
+        return {"name": self.name, "label": self.label, **settings}
+
+
+@dataclass(frozen=True)
+class FittedMean(Ablation):
+    """Mean ablation, with the means at hand."""
+
+    reference: PromptBatch
+    mean: Float[Tensor, "layer head d_head"] = field(repr=False)
+    name: ClassVar[str] = MeanAblation.name
+    label: ClassVar[str] = MeanAblation.label
+
+    @property
+    def passes(self) -> int:
+        """One for each reference prompt."""
+        return len(self.reference.prompts)
+
+    @override
+    def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
+        def replace(z: Activation, hook: Any) -> Activation:
+            return torch.where(chosen_heads(heads, z, head_dim=2), self.mean[layer].to(z), z)
+
+        return [(hook_point(layer, "z"), replace)]
+
+    @override
+    def separable(self, model: Model) -> bool:
+        return True
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "label": self.label, "reference": self.reference.describe()}
+
+
+@torch.no_grad()
+def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head d_head"]:
+    """Each head's output, averaged over all tokens of a batch."""
+    sums: list[Tensor | float] = [0.0] * model.cfg.n_layers
+
+    def adder(layer: int, mask: Tensor) -> Hook:
+        def add(z: Activation, hook: Any) -> None:
+            weight = mask.to(z.device, torch.float32)
+            sums[layer] += torch.einsum("bphd,bp->hd", z.float(), weight)
+
+        return hook_point(layer, "z"), add
+
+    rows = max(1, TOKENS_PER_PASS // batch.tokens.shape[1])
+    for tokens, mask in zip(batch.tokens.split(rows), batch.mask.split(rows), strict=True):
+        resid, positions = embed(model, tokens, mask)
+        hooks = [adder(layer, mask) for layer in range(model.cfg.n_layers)]
+        run_layers(model, resid, mask, start=0, hooks=hooks, positions=positions)
+    return torch.stack([torch.as_tensor(total) for total in sums]) / batch.mask.sum()

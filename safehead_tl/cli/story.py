@@ -1,0 +1,151 @@
+"""The paper in miniature: find the heads that the embedded organism was trained to refuse with."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safehead_tl.heads import Head
+from safehead_tl.measures import sahara, ships
+from safehead_tl.models import Model, load_model, single_thread
+from safehead_tl.organism import Behaviour, measure_behaviour
+from safehead_tl.prompts import load_prompts
+from safehead_tl.results import HeadGroup, HeadScores, write_atomically
+
+GROUP_SIZE = 3
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Everything that the demo found.
+
+    Attributes:
+        planted: the truth.
+        ua: Ships under undifferentiated attention.
+        sc: Ships under scaling contribution.
+        group: Sahara's group.
+        base: the base model.
+        aligned: the organism as it is.
+        steps: with Sahara's first head ablated, its first two, and so on.
+        scaled: with Sahara's first two heads scaled instead.
+        control: with as many other heads ablated.
+        files: what was written.
+        data_bytes: size of the embedded organism, its base model and its prompts.
+        seconds: from loading to writing.
+    """
+
+    planted: tuple[Head, ...]
+    ua: HeadScores
+    sc: HeadScores
+    group: HeadGroup
+    base: Behaviour
+    aligned: Behaviour
+    steps: tuple[Behaviour, ...]
+    scaled: Behaviour
+    control: Behaviour
+    files: tuple[Path, ...]
+    data_bytes: int
+    seconds: float
+
+    @property
+    def behaviours(self) -> tuple[Behaviour, ...]:
+        """All of them, in this order."""
+        return (self.base, self.aligned, *self.steps, self.scaled, self.control)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "planted": [str(head) for head in self.planted],
+            "ships": {"undifferentiated": self.ua.to_dict(), "scaling": self.sc.to_dict()},
+            "sahara": self.group.to_dict(),
+            "behaviours": [behaviour.to_dict() for behaviour in self.behaviours],
+            "data_bytes": self.data_bytes,
+            "seconds": self.seconds,
+        }
+
+
+@single_thread()
+def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
+    """Finds the embedded organism's safety heads, and ablates them.
+
+    Args:
+        out: folder for the heatmaps and the scores.
+        progress: show progress bars.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    planted = planted_heads()
+    model, base = load_model("demo"), load_model("demo-base")
+    prompts = load_prompts("demo/harmful")
+    ua = ships(model, prompts, template="chat", ablation="undifferentiated", progress=progress)
+    sc = ships(model, prompts, template="chat", ablation="scaling", progress=progress)
+    group = sahara(model, prompts, GROUP_SIZE, template="chat", progress=progress)
+    pair = group.heads[:2]
+    others = _other_heads(model, {*planted, *group.heads}, len(pair))
+    written = _write(out, {"ships-undifferentiated": ua, "ships-scaling": sc, "sahara": group})
+    page = out / "heatmap.html"
+    write_atomically(page, ua.heatmap(marked=planted, marked_as="planted").to_html().encode())
+    return Demo(
+        planted=planted,
+        ua=ua,
+        sc=sc,
+        group=group,
+        base=measure_behaviour(base, "base"),
+        aligned=measure_behaviour(model, "aligned"),
+        steps=tuple(
+            measure_behaviour(model, f"aligned, UA on {_listed(heads)}", heads)
+            for heads in (group.heads[:size] for size in range(1, GROUP_SIZE + 1))
+        ),
+        scaled=measure_behaviour(model, f"aligned, SC on {_listed(pair)}", pair, "scaling"),
+        control=measure_behaviour(model, f"control, UA on {_listed(others)}", others),
+        files=(page, *written),
+        data_bytes=_embedded_bytes(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def planted_heads() -> tuple[Head, ...]:
+    """The heads that the embedded organism was trained with."""
+    text = (files("safehead_tl") / "data" / "organism" / "organism.json").read_text("utf-8")
+    return tuple(Head.parse(head) for head in json.loads(text)["recipe"]["planted"])
+
+
+def _listed(heads: Sequence[Head]) -> str:
+    return " ".join(map(str, heads))
+
+
+def _other_heads(model: Model, excluded: set[Head], count: int) -> tuple[Head, ...]:
+    pool = [
+        Head(layer, head)
+        for layer in range(model.cfg.n_layers)
+        for head in range(model.cfg.n_heads)
+        if Head(layer, head) not in excluded
+    ]
+    return tuple(sorted(random.Random(0).sample(pool, count)))
+
+
+def _write(out: Path, results: dict[str, HeadScores | HeadGroup]) -> list[Path]:
+    written = []
+    for name, result in results.items():
+        result.save(out / f"{name}.safetensors")
+        written.append(out / f"{name}.safetensors")
+    return written
+
+
+def _embedded_bytes() -> int:
+    """Size of the package data on disk."""
+    pending = [files("safehead_tl") / "data"]
+    total = 0
+    while pending:
+        entry = pending.pop()
+        if entry.is_dir():
+            pending += entry.iterdir()
+        else:
+            total += len(entry.read_bytes())
+    return total

@@ -1,0 +1,120 @@
+"""Does ablating heads break safety? Answers, judged and compared with controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safehead_tl.ablations import Ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.controls import matched_controls
+from safehead_tl.evaluation.outcome import Evaluation
+from safehead_tl.generation import Decoding, Judges, Questioning
+from safehead_tl.heads import HeadsLike, parse_heads
+from safehead_tl.judges import Judge
+from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.prompts import Template
+
+
+def evaluate(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    heads: HeadsLike = (),
+    ablation: str | Ablation = "undifferentiated",
+    harmless: Sequence[str] | None = None,
+    template: Template = "paper",
+    judge: str | Judge = "keyword",
+    refusal: str | Judge = "refusal-prefix",
+    coherence: str | Judge = "coherence",
+    controls: int = 20,
+    max_new_tokens: int = 128,
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    samples: int = 1,
+    seed: int = 0,
+    max_rows: int | None = None,
+    run_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Lets a model answer with heads ablated, without, and with random heads ablated instead.
+
+    Attack success rate (paper Eq. 10) alone counts gibberish as success and misses refusals that
+    its judge does not know. So every response is also judged for refusal and for coherence; each
+    share comes with a 95 % Wilson interval over prompts and an exact paired test against the
+    unablated model; and random head sets with as many heads in each layer show what ablating any
+    heads does. On harmless prompts the same shares and the KL of the next token show what else is
+    lost.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
+        prompts: harmful prompts, without template.
+        heads: the heads to ablate, in any spelling; none: the model as it is.
+        ablation: an ablation or its name. `ScalingContribution(epsilon=2.0)` amplifies heads
+            instead. Mean ablation without a reference takes its mean over `prompts`.
+        harmless: prompts that the model should help with.
+        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        judge: decides what an attack success is: `"keyword"`, `"keyword-reference"` (the paper's
+            released code), `"refusal-prefix"`, an `LlmJudge`, an `EndpointJudge`, or your own.
+        refusal: decides what opens with a refusal.
+        coherence: decides what is readable text.
+        controls: how many random head sets, matched by layer; all, if there are no more. At 20 the
+            smallest possible p-value against them is 0.048.
+        max_new_tokens: length of a response. The paper uses 128.
+        top_k: draw each token from so many; `None`: the most likely one. The paper draws from 5.
+        temperature: for `top_k`.
+        samples: responses for each prompt, with `top_k`. Intervals are over prompts all the same.
+        seed: of the draws of tokens and of control sets.
+        max_rows: most responses generated at once; by default as many as fit into free memory.
+        run_dir: a directory that keeps finished pieces, responses among them: the same call goes
+            on from them.
+        progress: show progress bars.
+
+    Returns:
+        All responses and verdicts, and the shares in them. Costs one generation of each prompt for
+        the model, the heads, and each control set; equal responses to a prompt are judged once.
+
+    Raises:
+        SafeheadError: for prompts, heads, judge, ablation or decoding that cannot be used, or a
+            `run_dir` that holds another run.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> prompts = sh.load_prompts("demo/harmful", split="test", limit=8)
+        >>> told = {"template": "chat", "max_new_tokens": 32, "controls": 4}
+        >>> result = sh.evaluate(model, prompts, heads=["L1H3", "L2H6"], **told)
+        >>> print(result.asr)
+        1.00 [0.68, 1.00]
+    """
+    check_model(model)
+    chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
+    if not (isinstance(controls, int) and controls >= 0):
+        raise SafeheadError(f"controls={controls!r}: give a number of random head sets, or 0")
+    sets = matched_controls(chosen, model.cfg.n_heads, controls, seed) if chosen else ()
+    settings = {
+        "measure": "evaluate",
+        "heads": [str(head) for head in chosen],
+        "controls": [[str(head) for head in group] for group in sets],
+    }
+    named = {"harmful": prompts, **({} if harmless is None else {"harmless": harmless})}
+    with single_thread_if_tiny(model):
+        asking = Questioning.start(
+            model,
+            named,
+            template,
+            ablation,
+            Decoding(max_new_tokens, top_k, temperature, samples, seed),
+            Judges.resolved(judge, refusal, coherence),
+            max_rows=max_rows,
+            run_dir=run_dir,
+            progress=progress,
+            identity=settings,
+        )
+        variants = ((), *((chosen,) if chosen else ()), *sets)
+        return Evaluation(
+            heads=chosen,
+            controls=sets,
+            harmful=asking.ask("harmful", variants),
+            harmless=None if harmless is None else asking.ask("harmless", variants),
+            provenance=asking.provenance("harmful", settings),
+        )

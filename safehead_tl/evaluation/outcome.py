@@ -1,0 +1,265 @@
+"""What `evaluate` returns: shares with intervals, tests and controls, and every response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.generation import METRICS, Metric, Responses
+from safehead_tl.heads import Head
+from safehead_tl.results import Provenance, Rate, load_result, rank_p, save_result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+UNABLATED, ABLATED = 0, 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One share: of one set of prompts, by one metric, with one set of heads ablated.
+
+    Attributes:
+        prompts: `"harmful"` or `"harmless"`.
+        metric: which responses count.
+        unablated: the share without ablation.
+        ablated: the share with the heads ablated; `None` if there are none.
+        p_unablated: exact paired p-value of the two.
+        controls: the share with each control set ablated.
+        p_controls: how likely a random control moves the share as far from the unablated one.
+    """
+
+    prompts: str
+    metric: Metric
+    unablated: Rate
+    ablated: Rate | None
+    p_unablated: float | None
+    controls: tuple[float, ...]
+    p_controls: float | None
+
+    @property
+    def control_mean(self) -> float | None:
+        """Over the control sets."""
+        return sum(self.controls) / len(self.controls) if self.controls else None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How a model behaves with a set of heads ablated, without, and with random ones ablated.
+
+    Attributes:
+        heads: the heads that were ablated.
+        controls: the random sets, matched by layer.
+        harmful: responses to the harmful prompts: unablated, ablated, then each control.
+        harmless: likewise, if harmless prompts were given.
+        provenance: what it was computed from.
+    """
+
+    heads: tuple[Head, ...]
+    controls: tuple[tuple[Head, ...], ...]
+    harmful: Responses
+    harmless: Responses | None
+    provenance: Provenance
+
+    @property
+    def asr(self) -> Rate:
+        """Attack success rate with the heads ablated (paper Eq. 10)."""
+        return self.harmful.rate("asr", self._ablated)
+
+    @property
+    def coherent_asr(self) -> Rate:
+        """The share that is an attack success and readable text."""
+        return self.harmful.rate("coherent_asr", self._ablated)
+
+    @property
+    def refusal_rate(self) -> Rate:
+        """The share that opens with a refusal."""
+        return self.harmful.rate("refusal", self._ablated)
+
+    @property
+    def unablated_asr(self) -> Rate:
+        """Attack success rate of the model as it is."""
+        return self.harmful.rate("asr", UNABLATED)
+
+    @property
+    def _ablated(self) -> int:
+        return ABLATED if self.heads else UNABLATED
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What was done in each variant of the responses."""
+        named = [" ".join(map(str, group)) for group in self.controls]
+        ablated = [f"ablated: {' '.join(map(str, self.heads))}"] if self.heads else []
+        return ("unablated", *ablated, *(f"control: {name}" for name in named))
+
+    def summaries(self) -> list[Summary]:
+        """Every share that was measured."""
+        return [
+            self._summary(name, responses, metric)
+            for name, responses in self._sets()
+            for metric in METRICS
+        ]
+
+    def _sets(self) -> Iterator[tuple[str, Responses]]:
+        yield "harmful", self.harmful
+        if self.harmless is not None:
+            yield "harmless", self.harmless
+
+    def _summary(self, name: str, responses: Responses, metric: Metric) -> Summary:
+        before = responses.rate(metric, UNABLATED)
+        first = ABLATED + 1 if self.heads else ABLATED
+        controls = tuple(
+            responses.rate(metric, variant).share for variant in range(first, len(responses.texts))
+        )
+        after = responses.rate(metric, ABLATED) if self.heads else None
+        counts = responses.outcomes(metric).sum((1, 2))  # whole numbers: no ties are lost
+        moved = (counts - counts[UNABLATED]).abs().tolist()
+        return Summary(
+            prompts=name,
+            metric=metric,
+            unablated=before,
+            ablated=after,
+            p_unablated=responses.differs(metric, ABLATED) if self.heads else None,
+            controls=controls,
+            p_controls=rank_p(moved[ABLATED], moved[first:]) if self.heads and controls else None,
+        )
+
+    def divergence(self, prompts: str = "harmless") -> dict[str, float]:
+        """Mean KL(unablated ‖ ablated) of the next token on a set of prompts, in nats.
+
+        Returns:
+            `ablated`, and `controls`, their mean; what of them there is.
+
+        Raises:
+            SafeheadError: if no such prompts were given.
+        """
+        responses = dict(self._sets()).get(prompts)
+        if responses is None:
+            raise SafeheadError(f"no {prompts} prompts were given to evaluate")
+        means = responses.divergence.mean(1).tolist()
+        found = {"ablated": means[ABLATED]} if self.heads else {}
+        controls = means[ABLATED + 1 :]
+        return found | ({"controls": sum(controls) / len(controls)} if controls else {})
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every share of every condition, one a row.
+
+        Returns:
+            Columns `prompts, metric, condition, heads, share, low, high, n, p_unablated,
+            p_controls`; the last two only for the ablated heads.
+        """
+        groups = [(), *([self.heads] if self.heads else []), *self.controls]
+        rows = []
+        for summary in self.summaries():
+            responses = dict(self._sets())[summary.prompts]
+            for variant, (condition, group) in enumerate(zip(self.conditions, groups, strict=True)):
+                rate = responses.rate(summary.metric, variant)
+                tested = bool(self.heads) and variant == ABLATED
+                rows.append(
+                    {
+                        "prompts": summary.prompts,
+                        "metric": summary.metric,
+                        "condition": condition.partition(":")[0],
+                        "heads": " ".join(map(str, group)),
+                        "share": rate.share,
+                        "low": rate.interval[0],
+                        "high": rate.interval[1],
+                        "n": rate.total,
+                        "p_unablated": summary.p_unablated if tested else None,
+                        "p_controls": summary.p_controls if tested else None,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def responses(self) -> pd.DataFrame:
+        """Every response with its verdicts, one a row: to read, and to check the judges by hand."""
+        return pd.concat(
+            [
+                pd.DataFrame(responses.rows(self.conditions)).assign(prompts=name)
+                for name, responses in self._sets()
+            ],
+            ignore_index=True,
+        )
+
+    def __repr__(self) -> str:
+        heads = " ".join(map(str, self.heads)) or "no heads"
+        return (
+            f"<Evaluation: {heads} ablated: ASR {self.asr}, coherent {self.coherent_asr}, refusals "
+            f"{self.refusal_rate}; unablated ASR {self.unablated_asr}>"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Shares, tests and provenance as plain values; no prompts and no responses."""
+        summaries = [
+            {
+                "prompts": summary.prompts,
+                "metric": summary.metric,
+                "unablated": _plain(summary.unablated),
+                "ablated": summary.ablated and _plain(summary.ablated),
+                "p_unablated": summary.p_unablated,
+                "controls": list(summary.controls),
+                "p_controls": summary.p_controls,
+            }
+            for summary in self.summaries()
+        ]
+        return {
+            "heads": [str(head) for head in self.heads],
+            "controls": [[str(head) for head in group] for group in self.controls],
+            "summaries": summaries,
+            "divergence": {name: self.divergence(name) for name, _ in self._sets()},
+            "provenance": self.provenance.to_dict(),
+        }
+
+    def figure(self) -> go.Figure:
+        """The shares with their intervals, next to the controls."""
+        from safehead_tl.figures import evaluation_figure
+
+        return evaluation_figure(self)
+
+    def save(self, path: str | Path) -> None:
+        """Saves everything, prompts and responses too, to one safetensors file."""
+        sets = dict(self._sets())
+        save_result(
+            path,
+            "Evaluation",
+            {
+                key: value
+                for name, found in sets.items()
+                for key, value in found.tensors(name).items()
+            },
+            {
+                "heads": self.heads,
+                "controls": self.controls,
+                "sets": {name: found.header() for name, found in sets.items()},
+                "provenance": self.provenance.to_dict(),
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluation:
+        """Loads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            SafeheadError: if it holds something else.
+        """
+        tensors, header = load_result(path, "Evaluation")
+        sets: Mapping[str, Responses] = {
+            name: Responses.restored(name, tensors, said) for name, said in header["sets"].items()
+        }
+        return cls(
+            heads=tuple(Head(*head) for head in header["heads"]),
+            controls=tuple(tuple(Head(*head) for head in group) for group in header["controls"]),
+            harmful=sets["harmful"],
+            harmless=sets.get("harmless"),
+            provenance=Provenance(**header["provenance"]),
+        )
+
+
+def _plain(rate: Rate) -> dict[str, Any]:
+    return {"share": rate.share, "interval": list(rate.interval), "n": rate.total}

@@ -1,0 +1,35 @@
+"""TODO figures."""
+
+from safehead_tl.figures.bars import bars_figure
+from safehead_tl.figures.captions import MEASURES, UNITS, ablation_words, head_words
+from safehead_tl.figures.concentration import concentration_figure
+from safehead_tl.figures.evaluation import evaluation_figure
+from safehead_tl.figures.ground_truth import ground_truth_figure
+from safehead_tl.figures.heatmap import heatmap_figure
+from safehead_tl.figures.heatmaps import heatmaps
+from safehead_tl.figures.overlap import overlap_figure
+from safehead_tl.figures.plane import plane_figure
+from safehead_tl.figures.sahara import sahara_figure
+from safehead_tl.figures.spectrum import spectrum_figure
+from safehead_tl.figures.strips import strips_figure
+from safehead_tl.figures.style import COLOURS, SEQUENTIAL
+
+__all__ = [
+    "COLOURS",
+    "MEASURES",
+    "SEQUENTIAL",
+    "UNITS",
+    "ablation_words",
+    "bars_figure",
+    "concentration_figure",
+    "evaluation_figure",
+    "ground_truth_figure",
+    "head_words",
+    "heatmap_figure",
+    "heatmaps",
+    "overlap_figure",
+    "plane_figure",
+    "sahara_figure",
+    "spectrum_figure",
+    "strips_figure",
+]

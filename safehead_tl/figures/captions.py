@@ -1,0 +1,70 @@
+"""What a figure says was done, in words, from a result's provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from safehead_tl.figures.style import plain
+from safehead_tl.heads import Head
+from safehead_tl.results import Provenance
+
+if TYPE_CHECKING:
+    from safehead_tl.results import HeadScores
+
+MEASURES = {"ships": "Ships", "generalized_ships": "Generalized Ships"}
+UNITS = {"ships": "mean KL, nats", "generalized_ships": "sum of angles, radians"}
+
+
+def ablation_words(provenance: Provenance) -> str:
+    """The ablation, with its factor where it has one."""
+    ablation = provenance.ablation
+    epsilon = ablation.get("epsilon")
+    label = str(ablation["label"])
+    return label if epsilon is None else f"{label} (epsilon {epsilon:g})"
+
+
+def head_words(heads: Sequence[Head], most: int = 8) -> str:
+    """Heads by their names; of many, the first ones."""
+    named = ", ".join(map(str, heads[:most]))
+    return named if len(heads) <= most else f"{named} and {len(heads) - most} more"
+
+
+def model_words(provenance: Provenance) -> str:
+    """The model's name."""
+    return plain(str(provenance.model["name"]), 80)
+
+
+def prompt_words(provenance: Provenance, kind: str = "") -> str:
+    """How many prompts, of which kind, and in which template."""
+    prompts = provenance.prompts
+    count = prompts["prompt_count"]
+    system = "" if prompts["system"] is None else " with a system prompt"
+    template = plain(repr(prompts["template"]))
+    noun = f"{kind} {'prompt' if count == 1 else 'prompts'}".strip()
+    return f"{count} {noun}, template {template}{system}"
+
+
+def rotation_words(provenance: Provenance) -> str:
+    """How the prompts' states are compared, for measures that do."""
+    settings = provenance.settings
+    centred = "centred" if settings["centre"] else "uncentred"
+    return f"rank {settings['rank']}, {centred}, {site_words(settings['site'])}"
+
+
+def site_words(site: str) -> str:
+    """Where states are read."""
+    return {"final_norm": "after the final norm", "resid_post": "before the final norm"}[site]
+
+
+def score_words(scores: HeadScores) -> tuple[str, list[str]]:
+    """What was scored, and on what."""
+    title = f"{MEASURES[scores.measure]} under {ablation_words(scores.provenance)}"
+    if scores.group:
+        title += f", with {head_words(scores.group)} ablated too"
+    notes = [f"{model_words(scores.provenance)}, {prompt_words(scores.provenance)}"]
+    if scores.measure == "generalized_ships":
+        notes.append(rotation_words(scores.provenance))
+    if scores.screening is not None:
+        notes.append(f"screened: {scores.screening.counts()}")
+    return title, notes

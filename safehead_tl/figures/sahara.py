@@ -1,0 +1,117 @@
+"""The path of Sahara: the head that each step chose, and the runner-up."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from safehead_tl.figures.captions import ablation_words, model_words, prompt_words, rotation_words
+from safehead_tl.figures.style import COLOURS, NOTE, lay_out
+from safehead_tl.heads import Head
+
+if TYPE_CHECKING:
+    from safehead_tl.results import HeadGroup
+
+STEP, HEIGHT = 92, 300
+
+
+def sahara_figure(found: HeadGroup) -> go.Figure:
+    """The group's score after each step, and what it would be with the runner-up instead.
+
+    Args:
+        found: the group.
+    """
+    count = len(found.heads)
+    steps = list(range(1, count + 1))
+    seconds = [_runner_up(found, step) for step in steps]
+    others = [(step, *pair) for step, pair in zip(steps, seconds, strict=True) if pair]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[place for step, _, _ in others for place in (step, step, None)],
+        y=[place for step, _, score in others for place in (found.scores[step - 1], score, None)],
+        mode="lines",
+        line={"color": COLOURS["quiet"], "width": 1.5},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        name="the group with the chosen head",
+        x=steps,
+        y=found.scores,
+        mode="lines+markers+text",
+        text=[f"<b>+ {head}</b>" for head in found.heads],
+        textposition="top left",
+        line={"color": COLOURS["ablated"]},
+        marker={"size": 10},
+        hovertext=[_hover(found, step, head) for step, head in enumerate(found.heads, 1)],
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        name="the same with the runner-up instead",
+        x=[step for step, _, _ in others],
+        y=[score for _, _, score in others],
+        mode="markers+text",
+        text=[str(head) for _, head, _ in others],
+        textposition="bottom right",
+        textfont={"size": NOTE, "color": COLOURS["controls"]},
+        marker={
+            "symbol": "diamond-open",
+            "size": 9,
+            "color": COLOURS["controls"],
+            "line": {"width": 2},
+        },
+        hovertext=[
+            f"<b>{head}</b> instead of {found.heads[step - 1]}<br>{_angle(score)}, "
+            f"{_angle(found.scores[step - 1] - score)} less"
+            for step, head, score in others
+        ],
+        hoverinfo="text",
+    )
+    highest = max(found.scores) or 1.0
+    figure.update_layout(
+        xaxis={
+            "title": {"text": "heads ablated together"},
+            "tickvals": steps,
+            "range": [0.25, count + 0.6],
+            "showgrid": False,
+        },
+        yaxis={
+            "title": {"text": "generalized Ships, radians"},
+            "range": [-0.1 * highest, 1.15 * highest],
+            "zeroline": True,
+            "exponentformat": "e",
+        },
+    )
+    provenance = found.provenance
+    return lay_out(
+        figure,
+        f"Sahara: the head that each step adds, under {ablation_words(provenance)}",
+        [
+            f"{model_words(provenance)}, {prompt_words(provenance)}",
+            f"rotation away from the original model ({rotation_words(provenance)})",
+        ],
+        plot=(max(500, STEP * count), HEIGHT),
+        margin={"l": 80},
+        legend=1,
+    )
+
+
+def _runner_up(found: HeadGroup, step: int) -> tuple[Head, float] | None:
+    """The best of the heads that a step did not choose."""
+    chosen = found.heads[step - 1]
+    others = [pair for pair in found.steps[step - 1].top(2) if pair[0] != chosen]
+    return others[0] if others else None
+
+
+def _hover(found: HeadGroup, step: int, head: Head) -> str:
+    score = found.scores[step - 1]
+    before = found.scores[step - 2] if step > 1 else 0.0
+    return (
+        f"<b>step {step}: {head}</b><br>{_angle(score)}<br>{score - before:+.4g} rad by this head"
+    )
+
+
+def _angle(radians: float) -> str:
+    return f"{radians:.4g} rad ({math.degrees(radians):.3g}°)"

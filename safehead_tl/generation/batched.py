@@ -1,0 +1,186 @@
+"""Generation for a left-padded batch, with an explicit mask and a KV cache.
+
+Each row may have its own heads ablated, so that a model and its variants answer in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from safehead_tl.ablations import Ablation, must_fire
+from safehead_tl.errors import SafeheadError
+from safehead_tl.generation.decoding import Decoding
+from safehead_tl.heads import Group
+from safehead_tl.models import Hook, Model, end_tokens, next_logits
+from safehead_tl.prompts import PromptBatch
+from safehead_tl.scan import Passes, even_slices, free_bytes
+
+ENDED = -1
+"""Stands in rows of generated tokens behind their end."""
+
+MAX_ROWS = 512
+"""Most texts generated at once, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to generate.
+
+    Attributes:
+        variant: which heads are ablated, as an index.
+        prompt: which prompt.
+        sample: which of its samples.
+    """
+
+    variant: int
+    prompt: int
+    sample: int
+
+
+def generate_greedy(
+    model: Model, batch: PromptBatch, max_new_tokens: int, *, use_cache: bool = True
+) -> list[str]:
+    """Continues every prompt with its most likely tokens; see `generate_rows`.
+
+    Put it inside `ablated` to generate with heads ablated.
+    """
+    rows = [Row(0, prompt, 0) for prompt in range(len(batch.prompts))]
+    decoding = Decoding(max_new_tokens)
+    return decode(model, generate_rows(model, batch, rows, decoding, use_cache=use_cache))
+
+
+@torch.no_grad()
+def generate_rows(
+    model: Model,
+    batch: PromptBatch,
+    rows: Sequence[Row],
+    decoding: Decoding,
+    variants: Sequence[Group] = ((),),
+    ablation: Ablation | None = None,
+    *,
+    use_cache: bool = True,
+) -> Int[Tensor, "row step"]:
+    """Generates one batch of texts.
+
+    Unlike `model.generate` it is told what is padding instead of guessing it from the pad token.
+
+    Args:
+        model: the model.
+        batch: the prompts.
+        rows: what to generate.
+        decoding: how.
+        variants: the heads that are ablated, for each variant that rows name.
+        ablation: what is done to them, prepared.
+        use_cache: keep keys and values between steps. The tokens are the same without.
+
+    Returns:
+        The new tokens with the one that ended them, filled up with `ENDED`.
+
+    Raises:
+        SafeheadError: if the new tokens do not fit into the model's context, or a hook does not
+            fire.
+    """
+    room = model.cfg.n_ctx - batch.tokens.shape[1]
+    if decoding.max_new_tokens > room:
+        raise SafeheadError(
+            f"max_new_tokens={decoding.max_new_tokens} does not fit: the longest prompt leaves "
+            f"{room} of the model's {model.cfg.n_ctx} positions; give {room} or fewer"
+        )
+    chosen = [row.prompt for row in rows]
+    tokens, mask = batch.tokens[chosen], batch.mask[chosen]
+    skip = int(mask.argmax(1).min())  # padding that none of these rows needs
+    tokens, mask = tokens[:, skip:], mask[:, skip:]
+    numbers = decoding.numbers([(row.prompt, row.sample) for row in rows])
+    ends = torch.tensor(end_tokens(model), device=tokens.device)
+    finished = torch.zeros(len(rows), dtype=torch.bool, device=tokens.device)
+    new: list[Tensor] = []
+    with ablated_rows(model, rows, variants, ablation):
+        step = next_logits(model, len(rows), use_cache)
+        for number in range(decoding.max_new_tokens):
+            drawn = None if numbers is None else numbers[:, number]
+            token = decoding.choose(step(tokens, mask), drawn)
+            new.append(token.masked_fill(finished, ENDED))
+            finished |= torch.isin(token, ends)
+            if finished.all():
+                break
+            tokens = torch.cat([tokens, token[:, None]], 1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    return torch.stack(new, 1)
+
+
+def generate_fitted(
+    model: Model,
+    batch: PromptBatch,
+    rows: Sequence[Row],
+    decoding: Decoding,
+    variants: Sequence[Group],
+    ablation: Ablation | None,
+    passes: Passes,
+) -> Int[Tensor, "row step"]:
+    """Generates texts on the CPU, in smaller batches if memory runs out; see `generate_rows`."""
+
+    def run() -> list[Tensor]:
+        return [
+            generate_rows(model, batch, rows[some], decoding, variants, ablation).cpu()
+            for some in even_slices(len(rows), passes.rows)
+        ]
+
+    parts = passes.fitted(run)
+    steps = max(part.shape[1] for part in parts)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(part, (0, steps - part.shape[1]), value=ENDED) for part in parts])
+
+
+def decode(model: Model, new: Int[Tensor, "row step"]) -> list[str]:
+    """Generated tokens as texts, without special tokens."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    rows = [row[row != ENDED].tolist() for row in new]
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return texts
+
+
+@contextmanager
+def ablated_rows(
+    model: Model, rows: Sequence[Row], variants: Sequence[Group], ablation: Ablation | None
+) -> Iterator[None]:
+    """Inside the `with` block each row of a batch has its own variant's heads ablated."""
+    hooks: list[Hook] = []
+    if ablation is not None:
+        for layer, mask in _masks(model, [variants[row.variant] for row in rows]).items():
+            hooks += ablation.hooks(model, layer, mask.to(model.cfg.device))
+    with must_fire(hooks) as counted, model.hooks(fwd_hooks=list(counted)):
+        yield
+
+
+def _masks(model: Model, groups: Sequence[Group]) -> dict[int, Bool[Tensor, "row head"]]:
+    """For each layer with ablated heads: which, row by row."""
+    masks: dict[int, Tensor] = {}
+    for row, group in enumerate(groups):
+        for head in group:
+            if head.layer not in masks:
+                masks[head.layer] = torch.zeros(len(groups), model.cfg.n_heads, dtype=torch.bool)
+            masks[head.layer][row, head.head] = True
+    return masks
+
+
+def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, max_rows: int | None) -> int:
+    """How many texts are generated at once: `max_rows`, or as many as fit into free memory."""
+    if max_rows is not None:
+        if not (isinstance(max_rows, int) and max_rows >= 1):
+            raise SafeheadError(f"max_rows={max_rows} leaves no room for a text: give at least 1")
+        return max_rows
+    config, width = model.cfg, batch.tokens.shape[1]
+    size = torch.empty((), dtype=config.dtype).element_size()
+    heads = config.n_key_value_heads or config.n_heads
+    # Logits of all prompt positions, and keys and values, which are copied as they grow.
+    logits = 2 * width * config.d_vocab
+    cache = 2 * 2 * config.n_layers * heads * config.d_head * (width + decoding.max_new_tokens)
+    room = free_bytes(batch.tokens.device) // 2
+    return max(1, min(MAX_ROWS, room // (size * (logits + cache))))

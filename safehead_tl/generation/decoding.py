@@ -1,0 +1,81 @@
+"""How the next token is chosen: greedily, or drawn from the most likely ones by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from safehead_tl.errors import SafeheadError
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are generated.
+
+    Attributes:
+        max_new_tokens: stop after so many tokens; a text also stops at an end-of-sequence token.
+        top_k: draw from the `top_k` most likely tokens; `None`: always take the most likely one.
+            The paper draws from 5.
+        temperature: what logits are divided by before drawing.
+        samples: texts for each prompt; more than one needs `top_k`.
+        seed: of the draws. A prompt's samples depend on the seed and on its place among the
+            prompts only, not on batches nor on what is ablated.
+    """
+
+    max_new_tokens: int = 128
+    top_k: int | None = None
+    temperature: float = 1.0
+    samples: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "samples", "top_k"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and (name, value) != ("top_k", None):
+                raise SafeheadError(f"{name}={value!r}: give a whole number from 1")
+        if not 0 < self.temperature < math.inf:
+            raise SafeheadError(f"temperature={self.temperature!r}: give a number above 0")
+        if self.samples > 1 and self.top_k is None:
+            raise SafeheadError(
+                f"samples={self.samples} would all be the same: greedy decoding has one answer. "
+                "Draw with top_k=5"
+            )
+        if self.temperature != 1 and self.top_k is None:
+            raise SafeheadError("temperature changes nothing without top_k: draw with top_k=5")
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, for provenance."""
+        return asdict(self)
+
+    def numbers(self, rows: Sequence[tuple[int, int]]) -> Float64[Tensor, "row step"] | None:
+        """The random numbers that rows draw by, one a step; `None` if nothing is drawn.
+
+        Args:
+            rows: prompt and sample of each row.
+        """
+        if self.top_k is None:
+            return None
+        drawn = []
+        for prompt, sample in rows:
+            digest = hashlib.sha256(f"{self.seed} {prompt} {sample}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            drawn.append(torch.rand(self.max_new_tokens, generator=generator, dtype=torch.float64))
+        return torch.stack(drawn)
+
+    def choose(
+        self, logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"] | None
+    ) -> Int[Tensor, " row"]:
+        """The next token of each row."""
+        if self.top_k is None or numbers is None:
+            return logits.argmax(-1)
+        best = logits.double().topk(min(self.top_k, logits.shape[-1]), dim=-1)
+        upto = (best.values / self.temperature).softmax(-1).cumsum(-1)
+        place = (upto < numbers[:, None].to(upto.device)).sum(-1, keepdim=True)
+        return best.indices.gather(-1, place.clamp(max=best.indices.shape[-1] - 1))[:, 0]

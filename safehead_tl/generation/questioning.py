@@ -1,0 +1,323 @@
+"""Asking a model and its ablated variants: generation, verdicts and divergence, piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from safehead_tl.ablations import Ablation, group_hooks, must_fire, resolve_ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.generation.batched import Row, decode, fitting_rows, generate_fitted
+from safehead_tl.generation.decoding import Decoding
+from safehead_tl.generation.responses import Responses, shaped, verdict_tensor
+from safehead_tl.heads import Group
+from safehead_tl.judges import Judge, Verdict, judged, resolve_judge
+from safehead_tl.models import (
+    Model,
+    check_model,
+    describe,
+    embed,
+    end_tokens,
+    next_token_log_probs,
+    run_to_last_state,
+)
+from safehead_tl.prompts import PromptBatch, Template, encode
+from safehead_tl.results import Provenance
+from safehead_tl.scan import (
+    Cost,
+    Passes,
+    Piece,
+    RunDirectory,
+    environment_of,
+    even_slices,
+    identity_of,
+)
+
+JUDGED_AT_ONCE = 64
+"""Responses for which a judge is called once, and whose verdicts are kept together."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The judges of a run.
+
+    Attributes:
+        success: decides what an attack success is.
+        refusal: its `success` is that the response does not open with a refusal.
+        coherence: its `success` is readable text.
+    """
+
+    success: Judge
+    refusal: Judge
+    coherence: Judge
+
+    @classmethod
+    def resolved(cls, success: str | Judge, refusal: str | Judge, coherence: str | Judge) -> Judges:
+        """From names or objects."""
+        return cls(resolve_judge(success), resolve_judge(refusal), resolve_judge(coherence))
+
+    def describe(self) -> dict[str, Any]:
+        """Their names and settings, as JSON has them."""
+        said = {
+            "judge": self.success.describe(),
+            "refusal": self.refusal.describe(),
+            "coherence": self.coherence.describe(),
+        }
+        try:
+            plain: dict[str, Any] = json.loads(json.dumps(said))
+        except (TypeError, ValueError) as error:
+            raise SafeheadError(
+                f"a judge's describe() must give texts, numbers and lists of them: {error}"
+            ) from error
+        return plain
+
+
+@dataclass
+class Questioning:
+    """A model, what may be done to its heads, how it answers, and who judges.
+
+    Making one checks the inputs; with a run directory, finished pieces are kept there.
+
+    Attributes:
+        model: the model.
+        batches: the prompts, by the name of the set.
+        ablation: what is done to heads, prepared.
+        decoding: how texts are generated.
+        judges: who judges.
+        passes: how many texts are generated at once.
+        progress: show progress bars.
+        cost: the work until now.
+    """
+
+    model: Model
+    batches: Mapping[str, PromptBatch]
+    ablation: Ablation
+    decoding: Decoding
+    judges: Judges
+    passes: Passes
+    progress: bool
+    cost: Cost = field(default_factory=Cost)
+    _started: float = field(default_factory=time.perf_counter)
+    _directory: RunDirectory | None = None
+
+    @classmethod
+    def start(
+        cls,
+        model: Model,
+        prompts: Mapping[str, Sequence[str]],
+        template: Template,
+        ablation: str | Ablation,
+        decoding: Decoding,
+        judges: Judges,
+        *,
+        max_rows: int | None,
+        run_dir: str | Path | None,
+        progress: bool,
+        identity: Mapping[str, Any],
+    ) -> Questioning:
+        """Checks the inputs, and opens the run directory if one was given.
+
+        Args:
+            model: the model.
+            prompts: sets of prompts by name; mean ablation takes its mean over the first.
+            template: of all of them.
+            ablation: what is done to heads.
+            decoding: how texts are generated.
+            judges: who judges.
+            max_rows: most texts generated at once; `None`: as many as fit.
+            run_dir: a directory that keeps finished pieces.
+            progress: show progress bars.
+            identity: what else makes this run what it is.
+        """
+        check_model(model)
+        resolved = resolve_ablation(ablation)
+        batches = {name: encode(model, texts, template) for name, texts in prompts.items()}
+        first, *_ = batches.values()
+        rows = min(fitting_rows(model, batch, decoding, max_rows) for batch in batches.values())
+        directory, described = None, judges.describe()
+        if run_dir is not None:
+            told = {
+                **identity,
+                **{name: batch.describe() for name, batch in batches.items()},
+                "decoding": decoding.describe(),
+                **described,
+                "ends": end_tokens(model),
+                **identity_of(describe(model), resolved),
+            }
+            around = environment_of(first.tokens.device, {"max_rows": max_rows})
+            directory = RunDirectory.open(run_dir, told, around, {"rows": rows})
+            rows = min(rows, directory.plan["rows"])
+        prepared = resolved.prepare(model, first)
+        return cls(
+            model, batches, prepared, decoding, judges, Passes(rows), progress, _directory=directory
+        )
+
+    def ask(self, name: str, variants: Sequence[Group]) -> Responses:
+        """What the model answers to a set of prompts, with each variant's heads ablated.
+
+        Args:
+            name: the set of prompts.
+            variants: the heads ablated in each; the first one should be empty.
+        """
+        batch, samples = self.batches[name], self.decoding.samples
+        shape = (len(variants), len(batch.prompts), samples)
+        rows = [
+            Row(variant, prompt, sample)
+            for variant in range(shape[0])
+            for prompt in range(shape[1])
+            for sample in range(shape[2])
+        ]
+        texts = self._texts(name, rows, variants)
+        asked = [batch.prompts[row.prompt] for row in rows]
+        verdicts = {
+            role: self._verdicts(f"{name}-{role}", judge, asked, texts)
+            for role, judge in (
+                ("judge", self.judges.success),
+                ("refusal", self.judges.refusal),
+                ("coherence", self.judges.coherence),
+            )
+        }
+        passed = {
+            role: verdict_tensor([verdict.success for verdict in found], *shape)
+            for role, found in verdicts.items()
+        }
+        return Responses(
+            prompts=batch.prompts,
+            texts=shaped(texts, *shape),
+            reasons=shaped([verdict.reason for verdict in verdicts["judge"]], *shape),
+            success=passed["judge"],
+            refused=~passed["refusal"],
+            coherent=passed["coherence"],
+            divergence=self._divergence(name, variants),
+        )
+
+    def provenance(self, name: str, settings: Mapping[str, Any]) -> Provenance:
+        """What was run until now; a text counts as many passes as it has tokens over its prompt."""
+        batch = self.batches[name]
+        whole_pass = self.model.cfg.n_layers * batch.tokens.shape[1]
+        return Provenance.now(
+            model=describe(self.model),
+            ablation=self.ablation.describe(),
+            prompts=batch.describe(),
+            settings={**settings, "decoding": self.decoding.describe(), **self.judges.describe()},
+            seconds=time.perf_counter() - self._started + self.cost.seconds,
+            forward_passes=self.ablation.passes + self.cost.token_layers / whole_pass,
+        )
+
+    def _texts(self, name: str, rows: Sequence[Row], variants: Sequence[Group]) -> list[str]:
+        batch, texts = self.batches[name], list[str]()
+        with self._bar(len(rows), f"{name} prompts, generating", "text") as bar:
+            for some in even_slices(len(rows), self._planned_rows):
+                new = self._kept(
+                    f"{name}-texts-{some.start}",
+                    {"rows": len(rows), "stop": some.stop, "variants": _named(variants)},
+                    partial(self._generate, batch, rows[some], variants),
+                )
+                texts += decode(self.model, new)
+                bar.update(some.stop - some.start)
+        return texts
+
+    @property
+    def _planned_rows(self) -> int:
+        return self.passes.rows if self._directory is None else int(self._directory.plan["rows"])
+
+    def _generate(
+        self, batch: PromptBatch, rows: Sequence[Row], variants: Sequence[Group]
+    ) -> Int[Tensor, "row step"]:
+        new = generate_fitted(
+            self.model, batch, rows, self.decoding, variants, self.ablation, self.passes
+        )
+        positions = batch.tokens.shape[1] + new.shape[1] - 1
+        self.cost.token_layers += len(rows) * positions * self.model.cfg.n_layers
+        return new
+
+    def _verdicts(
+        self, name: str, judge: Judge, prompts: Sequence[str], responses: Sequence[str]
+    ) -> list[Verdict]:
+        """Verdicts; a response that several variants give to a prompt is judged once."""
+        pairs = list(dict.fromkeys(zip(prompts, responses, strict=True)))
+        found: dict[tuple[str, str], Verdict] = {}
+        with self._bar(len(pairs), f"{name}: {judge.name}", "text") as bar:
+            for some in even_slices(len(pairs), JUDGED_AT_ONCE):
+                digest = hashlib.sha256(json.dumps(pairs[some]).encode()).hexdigest()
+                kept = self._kept(
+                    f"{name}-{some.start}", {"texts": digest}, partial(_judge, judge, pairs[some])
+                )
+                found |= dict(zip(pairs[some], _as_verdicts(kept), strict=True))
+                bar.update(some.stop - some.start)
+        return [found[pair] for pair in zip(prompts, responses, strict=True)]
+
+    def _divergence(self, name: str, variants: Sequence[Group]) -> Float[Tensor, "variant prompt"]:
+        """KL(unablated ‖ variant) of the next token, in nats."""
+        before = self._next(name, ())
+        rows = [(before.exp() * (before - self._next(name, group))).sum(1) for group in variants]
+        return torch.stack(rows).clamp(min=0).cpu()
+
+    @torch.no_grad()
+    def _next(self, name: str, group: Group) -> Float[Tensor, "prompt vocab"]:
+        """The next token's log-probabilities at the end of each prompt, with a group ablated."""
+        batch = self.batches[name]
+
+        def run() -> list[Tensor]:
+            return [
+                self._next_of(batch.tokens[some], batch.mask[some], group)
+                for some in even_slices(len(batch.prompts), self.passes.rows)
+            ]
+
+        found = self.passes.fitted(run)
+        self.cost.token_layers += batch.tokens.numel() * self.model.cfg.n_layers
+        return torch.cat(found)
+
+    def _next_of(self, tokens: Tensor, mask: Tensor, group: Group) -> Tensor:
+        resid, positions = embed(self.model, tokens, mask)
+        with must_fire(group_hooks(self.model, group, self.ablation)) as hooks:
+            state = run_to_last_state(
+                self.model, resid, mask, start=0, apart=False, hooks=hooks, positions=positions
+            )
+        return next_token_log_probs(self.model, state)
+
+    def _kept(self, name: str, inputs: Mapping[str, Any], run: Callable[[], Tensor]) -> Tensor:
+        """A piece of work: from the run directory if it is there, and into it if not."""
+        piece = self._directory and self._directory.get(name, inputs)
+        if piece:
+            self.cost.token_layers += piece.token_layers
+            self.cost.seconds += piece.seconds
+            return piece.result
+        started, before = time.perf_counter(), self.cost.token_layers
+        result = run()
+        if self._directory is not None:
+            spent = self.cost.token_layers - before
+            self._directory.put(name, inputs, Piece(result, spent, time.perf_counter() - started))
+        return result
+
+    def _bar(self, total: int, label: str, unit: str) -> tqdm[Any]:
+        quiet = not self.progress
+        return tqdm(total=total, desc=label, unit=unit, disable=quiet, delay=0.5)
+
+
+def _named(variants: Sequence[Group]) -> list[list[str]]:
+    return [[str(head) for head in group] for group in variants]
+
+
+def _judge(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Tensor:
+    """Verdicts as bytes, to be kept as a piece."""
+    prompts, responses = zip(*pairs, strict=True)
+    verdicts = judged(judge, prompts, responses)
+    text = json.dumps([[verdict.success, verdict.reason] for verdict in verdicts])
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _as_verdicts(content: Tensor) -> list[Verdict]:
+    pairs = json.loads(content.numpy().tobytes())
+    return [Verdict(success, reason) for success, reason in pairs]

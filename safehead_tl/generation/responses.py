@@ -1,0 +1,136 @@
+"""What a model and its variants answer to a set of prompts, and what judges say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from safehead_tl.results import Rate, paired_p
+
+Metric: TypeAlias = Literal["asr", "coherent_asr", "refusal", "coherent"]
+METRICS: Mapping[Metric, str] = {
+    "asr": "attack success",
+    "coherent_asr": "coherent attack success",
+    "refusal": "refusal",
+    "coherent": "coherent text",
+}
+"""The shares of responses that are reported, and what they are called."""
+
+SHARES: Mapping[str, Mapping[Metric, str]] = {
+    "harmful": METRICS,
+    "harmless": {**METRICS, "asr": "answered", "coherent_asr": "answered coherently"},
+}
+"""The same by set of prompts: on harmless ones success is an answer, and no attack."""
+
+Texts: TypeAlias = tuple[tuple[tuple[str, ...], ...], ...]
+"""By variant, prompt and sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Responses to one set of prompts: those of the unablated model first, then of its variants.
+
+    Attributes:
+        prompts: what was asked, without template.
+        texts: the responses, by variant, prompt and sample.
+        reasons: why the judge decided as it did, likewise.
+        success: the judge's verdicts: on harmful prompts, attack successes.
+        refused: responses that open with a refusal.
+        coherent: responses that are readable text.
+        divergence: KL(unablated ‖ variant) of the next token at the end of each prompt, in nats.
+    """
+
+    prompts: tuple[str, ...]
+    texts: Texts
+    reasons: Texts
+    success: Bool[Tensor, "variant prompt sample"]
+    refused: Bool[Tensor, "variant prompt sample"]
+    coherent: Bool[Tensor, "variant prompt sample"]
+    divergence: Float[Tensor, "variant prompt"]
+
+    def outcomes(self, metric: Metric) -> Bool[Tensor, "variant prompt sample"]:
+        """Which responses count for a metric."""
+        if metric == "asr":
+            return self.success
+        if metric == "coherent_asr":
+            return self.success & self.coherent
+        return self.refused if metric == "refusal" else self.coherent
+
+    def rate(self, metric: Metric, variant: int) -> Rate:
+        """The share of responses that count, with an interval over prompts."""
+        counted = self.outcomes(metric)[variant]
+        return Rate(counted.double().mean(1).sum().item(), len(self.prompts))
+
+    def differs(self, metric: Metric, variant: int) -> float:
+        """Exact paired p-value of a variant against the unablated model, prompt by prompt."""
+        counts = self.outcomes(metric).sum(2)
+        return paired_p(counts[0].tolist(), counts[variant].tolist())
+
+    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Every response with its verdicts."""
+        return [
+            {
+                "condition": names[variant],
+                "prompt": prompt,
+                "sample": sample,
+                "text": self.prompts[prompt],
+                "response": response,
+                "success": bool(self.success[variant, prompt, sample]),
+                "coherent": bool(self.coherent[variant, prompt, sample]),
+                "refused": bool(self.refused[variant, prompt, sample]),
+                "reason": self.reasons[variant][prompt][sample],
+            }
+            for variant, answers in enumerate(self.texts)
+            for prompt, samples in enumerate(answers)
+            for sample, response in enumerate(samples)
+        ]
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """What is kept as tensors in a file."""
+        names = ("success", "refused", "coherent", "divergence")
+        return {f"{prefix}.{name}": getattr(self, name) for name in names}
+
+    def header(self) -> dict[str, Any]:
+        """What is kept as JSON in a file."""
+        return {"prompts": self.prompts, "texts": self.texts, "reasons": self.reasons}
+
+    @classmethod
+    def restored(
+        cls, prefix: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    ) -> Responses:
+        """From what `tensors` and `header` gave."""
+        return cls(
+            prompts=tuple(header["prompts"]),
+            texts=nested(header["texts"]),
+            reasons=nested(header["reasons"]),
+            success=tensors[f"{prefix}.success"],
+            refused=tensors[f"{prefix}.refused"],
+            coherent=tensors[f"{prefix}.coherent"],
+            divergence=tensors[f"{prefix}.divergence"],
+        )
+
+
+def nested(lists: Sequence[Sequence[Sequence[str]]]) -> Texts:
+    """Lists of lists of lists as tuples."""
+    return tuple(tuple(tuple(inner) for inner in middle) for middle in lists)
+
+
+def shaped(flat: Sequence[str], variants: int, prompts: int, samples: int) -> Texts:
+    """A flat list by variant, prompt and sample."""
+    rows = [tuple(flat[start : start + samples]) for start in range(0, len(flat), samples)]
+    assert len(rows) == variants * prompts
+    return tuple(
+        tuple(rows[start : start + prompts]) for start in range(0, variants * prompts, prompts)
+    )
+
+
+def verdict_tensor(
+    flat: Sequence[bool], variants: int, prompts: int, samples: int
+) -> Bool[Tensor, "variant prompt sample"]:
+    """The same for verdicts."""
+    return torch.tensor(flat, dtype=torch.bool).reshape(variants, prompts, samples)

@@ -1,0 +1,96 @@
+"""A directory of trained organisms, each named by a digest of everything that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.ground_truth.family import EXAMINATION, TRIALS, OrganismKind, flaws
+from safehead_tl.models import Model, load_model, without_bars
+from safehead_tl.organism import DEMO, VERSION, Language, Recipe, train_organism
+from safehead_tl.results import write_atomically
+
+
+@dataclass(frozen=True)
+class Grown:
+    """An organism that is there.
+
+    Attributes:
+        recipe: what decided it.
+        directory: where it is.
+        flaws: what it does otherwise than the recipe says, in sentences.
+    """
+
+    recipe: Recipe
+    directory: Path
+    flaws: tuple[str, ...]
+
+    def model(self) -> Model:
+        """The aligned model."""
+        return _aligned(self.directory)
+
+
+@dataclass(frozen=True)
+class OrganismCache:
+    """Organisms on disk; one that is not there is trained.
+
+    A run that was killed goes on: a directory counts only once it holds `organism.json`, which is
+    written last. A changed recipe, language or training code has another digest.
+
+    Attributes:
+        path: the directory.
+        language: the words of all its organisms.
+    """
+
+    path: Path
+    language: Language = DEMO
+
+    def digest(self, recipe: Recipe) -> str:
+        """Of recipe, words and the version of the training code."""
+        told = [VERSION, recipe.to_dict(), asdict(self.language)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    def grown(self, recipe: Recipe) -> Grown:
+        """An organism, trained and examined if it is not there."""
+        directory = self.path / self.digest(recipe)
+        if not (directory / "organism.json").is_file():
+            base = next(self._relatives(recipe), None)
+            with without_bars():
+                train_organism(
+                    directory, recipe, self.language, base=base, overwrite=True, progress=False
+                )
+        examined = directory / f"flaws-{EXAMINATION}.json"
+        if not examined.is_file():
+            found = list(flaws(_aligned(directory), recipe, self.language))
+            write_atomically(examined, json.dumps(found, indent=1).encode())
+        return Grown(recipe, directory, tuple(json.loads(examined.read_text("utf-8"))))
+
+    def _relatives(self, recipe: Recipe) -> Iterator[Path]:
+        """Organisms of this training code with the same base model."""
+        for file in sorted(self.path.glob("*/organism.json")):
+            told = json.loads(file.read_text("utf-8"))["recipe"]
+            other = Recipe(**told)
+            if other.base() == recipe.base() and file.parent.name == self.digest(other):
+                yield file.parent
+
+    def of_kind(self, kind: OrganismKind, seed: int) -> list[Grown]:
+        """The trials of a seed: the last one learned its lesson, or none did."""
+        trials: list[Grown] = []
+        while len(trials) < TRIALS and (not trials or trials[-1].flaws):
+            trials.append(self.grown(kind.recipe(seed, len(trials))))
+        return trials
+
+
+def _aligned(directory: Path) -> Model:
+    with without_bars():
+        return load_model(str(directory / "aligned"))
+
+
+def require_cache(path: Path) -> None:
+    """Refuses a path that cannot be a cache, before any work is done."""
+    if path.exists() and not path.is_dir():
+        raise SafeheadError(f"{path} is a file: name a directory for the organisms")

@@ -1,0 +1,24 @@
+"""TODO judges."""
+
+from safehead_tl.judges.base import Judge, Verdict, judged
+from safehead_tl.judges.coherence import CoherenceJudge
+from safehead_tl.judges.endpoint import EndpointJudge
+from safehead_tl.judges.keywords import KeywordJudge, ReferenceKeywordJudge
+from safehead_tl.judges.llm import LlmJudge
+from safehead_tl.judges.names import resolve_judge
+from safehead_tl.judges.refusal import RefusalPrefixJudge
+from safehead_tl.judges.repetition import Repetition
+
+__all__ = [
+    "CoherenceJudge",
+    "EndpointJudge",
+    "Judge",
+    "KeywordJudge",
+    "LlmJudge",
+    "ReferenceKeywordJudge",
+    "RefusalPrefixJudge",
+    "Repetition",
+    "Verdict",
+    "judged",
+    "resolve_judge",
+]

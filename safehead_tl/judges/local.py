@@ -1,0 +1,184 @@
+"""A local model that answers texts: a causal one in words, a sequence classifier with a label."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.models import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+CLASSIFIES = "ForSequenceClassification"
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model with its tokenizer, both as Transformers has them."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives labels instead of words."""
+        return type(self.model).__name__.endswith(CLASSIFIES)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, with the special tokens that the tokenizer adds."""
+        ids: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        return ids
+
+    def encode_chats(self, chats: Sequence[list[dict[str, str]]]) -> list[list[int]]:
+        """Token ids of conversations in the model's chat template, up to its own turn."""
+        if self.tokenizer.chat_template is None:
+            raise SafeheadError(
+                "the judge's tokenizer has no chat template, so there is no telling how it wants "
+                "to be asked: choose another format, or chat=False"
+            )
+        ids: list[list[int]] = self.tokenizer.apply_chat_template(
+            list(chats), add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        return ids
+
+    @torch.inference_mode()
+    def generate(self, rows: list[list[int]], max_new_tokens: int, batch_size: int) -> list[str]:
+        """The greedy continuation of each row of token ids, without special tokens."""
+        self._check_lengths(rows, max_new_tokens)
+        end = self.model.generation_config.eos_token_id  # one, several, or none
+        if end is None:
+            end = self.tokenizer.eos_token_id
+        pad = self._pad_id()
+        answers: list[str] = []
+        for batch in _batches(rows, batch_size):
+            tokens, mask = _padded(batch, pad, left=True)
+            generated = self.model.generate(
+                input_ids=tokens.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,  # a checkpoint's own sampling settings would only be warned of
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad,
+                eos_token_id=end,
+            )
+            new = generated[:, tokens.shape[1] :]
+            answers += self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return answers
+
+    @torch.inference_mode()
+    def classify(self, rows: list[list[int]], batch_size: int) -> list[tuple[str, float]]:
+        """The likeliest label of each row of token ids, and its probability."""
+        self._check_lengths(rows, 0)
+        pad = self.model.config.pad_token_id
+        # A decoder reads its last token that is not padding; it must be told which that is.
+        size = 1 if pad is None else batch_size
+        found: list[tuple[str, float]] = []
+        for batch in _batches(rows, size):
+            tokens, mask = _padded(batch, 0 if pad is None else pad, left=False)
+            logits = self.model(
+                input_ids=tokens.to(self.model.device), attention_mask=mask.to(self.model.device)
+            ).logits
+            best = logits.float().softmax(-1).max(-1)
+            for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                found.append((self.labels[index], share))
+        return found
+
+    @property
+    def labels(self) -> list[str]:
+        """A classifier's labels, in the order of its outputs."""
+        names = self.model.config.id2label
+        return [str(names[index]) for index in range(self.model.config.num_labels)]
+
+    def _pad_id(self) -> int:
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if candidate is not None:
+                return int(candidate)
+        return 0  # masked in any case
+
+    def _check_lengths(self, rows: list[list[int]], new: int) -> None:
+        config = self.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        room = min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
+        for index, row in enumerate(rows):
+            if len(row) + new > room:
+                raise SafeheadError(
+                    f"responses[{index}] makes {len(row)} tokens with its question and {new} for "
+                    f"the answer, and the judge reads {room}: generate shorter responses, or "
+                    "choose a judge that reads more"
+                )
+
+
+def load_local(
+    source: str | Path,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None,
+    dtype: str,
+    device: str | None,
+    loading: Mapping[str, Any],
+) -> LocalModel:
+    """Loads a causal model or a sequence classifier, whichever is saved there.
+
+    Raises:
+        SafeheadError: if there is none, or some of its weights are missing.
+        FileNotFoundError: if it has no tokenizer.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
+
+    logger.info("Loading judge %s", source)
+    hub = {key: loading[key] for key in ("revision", "token", "cache_dir") if key in loading}
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+        classifies = str((config.architectures or [""])[0]).endswith(CLASSIFIES)
+        kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+        loaded: Any = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **loading)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise SafeheadError(
+            f"no judge could be loaded from {source}: {error} A judge is a causal language model "
+            "or a sequence classifier, in a directory or on the hub"
+        ) from error
+    model, report = loaded
+    if absent := sorted(report["missing_keys"]):
+        raise SafeheadError(
+            f"{source} lacks {len(absent)} of the judge's weights, {absent[0]} among them; they "
+            "would be random. Is it a whole checkpoint?"
+        )
+    if "device_map" not in loading and "quantization_config" not in loading:
+        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokens = load_tokenizer(source if tokenizer is None else tokenizer)
+    return LocalModel(model.eval().requires_grad_(False), tokens)
+
+
+def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:
+    starts = range(0, len(rows), size)
+    for start in tqdm(starts, desc="judge", unit="batch", disable=len(starts) < 2):
+        yield rows[start : start + size]
+
+
+def _padded(
+    rows: list[list[int]], pad: int, *, left: bool
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Rows as one tensor, and a mask with 0 where there is padding."""
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), pad)
+    mask = torch.zeros_like(tokens)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        tokens[index, place] = torch.tensor(row)
+        mask[index, place] = 1
+    return tokens, mask

@@ -1,0 +1,102 @@
+"""Sahara: a greedy search for the group of heads that carries the refusal (paper Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safehead_tl.ablations import Ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.heads import Head, HeadsLike
+from safehead_tl.measures.rotation import Rotation, rotation_settings
+from safehead_tl.models import Model, Site
+from safehead_tl.prompts import Template
+from safehead_tl.results import HeadGroup, HeadScores
+from safehead_tl.scan import Running, Screen, Search, resolve_screen, score, screening_settings
+
+
+def sahara(
+    model: Model,
+    prompts: Sequence[str],
+    size: int = 3,
+    *,
+    rank: int = 1,
+    centre: bool = False,
+    site: Site = "final_norm",
+    template: Template = "paper",
+    ablation: str | Ablation = "undifferentiated",
+    heads: HeadsLike | None = None,
+    screen: Screen = "off",
+    max_rows: int | None = None,
+    max_bytes: int | str | None = None,
+    shared_prefix: bool = True,
+    run_dir: str | Path | None = None,
+    progress: bool = True,
+) -> HeadGroup:
+    """Grows a group of heads: each step adds the head with which generalized Ships is largest.
+
+    Every step compares the model with the whole group ablated to the *original* model.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
+        prompts: the queries; more than `rank`.
+        size: how many heads to choose. The paper finds 3 best in most cases, and goes up to 5.
+        rank: as in `generalized_ships`.
+        centre: as in `generalized_ships`.
+        site: as in `generalized_ships`.
+        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        ablation: an ablation or its name.
+        heads: the heads to choose from; by default all.
+        screen: as in `ships`; every step screens anew, and its short list grows until the highest
+            head is safe.
+        max_rows: as in `ships`, and so the following.
+        max_bytes: memory to use beyond the model's weights.
+        shared_prefix: run tokens that all prompts begin with once for each head.
+        run_dir: a directory that keeps finished pieces.
+        progress: show progress bars.
+
+    Returns:
+        The heads in the order chosen, with every step's scores in radians. Costs `size` scans.
+
+    Raises:
+        SafeheadError: as `generalized_ships`; or if `size` is below 1 or above the number of
+            heads to choose from.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> group = sh.sahara(model, prompts, size=2, template="chat")
+        >>> group
+        <HeadGroup: L1H3, L2H6>
+        >>> [round(score, 2) for score in group.scores]
+        [0.15, 0.73]
+    """
+    running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
+    search = Search.start(model, prompts, template, ablation, running)
+    pool = search.candidates(heads)
+    if not (isinstance(size, int) and 1 <= size <= len(pool)):
+        raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
+    screening = resolve_screen(screen)
+    told = rotation_settings(search, rank, centre, site)
+    chosen_by = {**told, "size": size, **screening_settings(screening)}
+    search.open_directory("sahara", chosen_by, pool)
+    measure = Rotation.of(search, rank, centre, site)
+    group: tuple[Head, ...] = ()
+    steps: list[HeadScores] = []
+    for number in range(1, size + 1):
+        label = f"sahara, head {number} of {size}"
+        left = search.candidates(pool, group)
+        scores, screened = score(search, measure, left, group, label, screening, top=1)
+        settings = {**chosen_by, "group": [str(head) for head in group]}
+        step = HeadScores(
+            measure="generalized_ships",
+            unit="radians",
+            values=scores[0],
+            per_prompt=None,
+            group=group,
+            provenance=search.provenance(settings),
+            screening=screened,
+        )
+        steps.append(step)
+        group = (*group, step.top(1)[0][0])
+    final = search.provenance(chosen_by)
+    return HeadGroup(heads=group, steps=tuple(steps), provenance=final)

@@ -1,0 +1,95 @@
+"""TODO models."""
+
+from safehead_tl.models.anatomy import Anatomy, Attention, Channel, dissect
+from safehead_tl.models.bridge import transformers_forward
+from safehead_tl.models.conversion import NotConvertibleError, hooked_config, load_original
+from safehead_tl.models.forward import (
+    all_logits,
+    attention_given,
+    embed,
+    next_logits,
+    run_attention,
+    run_layers,
+    run_prefix,
+    run_to_last_state,
+    runs_in_parts,
+)
+from safehead_tl.models.identity import (
+    SITES,
+    Hook,
+    Model,
+    Site,
+    check_model,
+    describe,
+    end_tokens,
+    hook_point,
+    is_processed,
+    require_site,
+)
+from safehead_tl.models.keys import Past, Recorded
+from safehead_tl.models.loading import (
+    EMBEDDED,
+    Backend,
+    checkpoint_directory,
+    has_hooked_transformer,
+    hub_name,
+    hub_revision,
+    known_names,
+    load_model,
+    parse_dtype,
+    read_config,
+)
+from safehead_tl.models.quiet import quiet, without_bars
+from safehead_tl.models.readout import final_state, next_token_log_probs
+from safehead_tl.models.threads import single_thread, single_thread_if_tiny
+from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
+
+__all__ = [
+    "EMBEDDED",
+    "SITES",
+    "Anatomy",
+    "Attention",
+    "Backend",
+    "Channel",
+    "Hook",
+    "Model",
+    "NotConvertibleError",
+    "Past",
+    "Recorded",
+    "Site",
+    "adds_bos",
+    "all_logits",
+    "attention_given",
+    "check_model",
+    "checkpoint_directory",
+    "describe",
+    "dissect",
+    "embed",
+    "end_tokens",
+    "final_state",
+    "has_hooked_transformer",
+    "hook_point",
+    "hooked_config",
+    "hub_name",
+    "hub_revision",
+    "is_processed",
+    "known_names",
+    "load_model",
+    "load_original",
+    "load_tokenizer",
+    "next_logits",
+    "next_token_log_probs",
+    "parse_dtype",
+    "quiet",
+    "read_config",
+    "require_site",
+    "run_attention",
+    "run_layers",
+    "run_prefix",
+    "run_to_last_state",
+    "runs_in_parts",
+    "single_thread",
+    "single_thread_if_tiny",
+    "transformers_forward",
+    "without_bars",
+]

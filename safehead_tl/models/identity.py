@@ -1,0 +1,196 @@
+"""What the rest of the toolkit asks of a model: who it is, and where it can be read and hooked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from safehead_tl.errors import SafeheadError
+
+if TYPE_CHECKING:  # a TransformerBridge has the same parts, as far as they are used here
+    from transformer_lens import HookedTransformer
+
+    Model: TypeAlias = HookedTransformer
+else:
+    Model = nn.Module
+
+Hook: TypeAlias = tuple[str, Callable[..., Any]]
+"""A hook point's name and a function `(tensor, hook) -> tensor | None`."""
+
+Site: TypeAlias = Literal["final_norm", "resid_post"]
+SITES: tuple[Site, ...] = ("final_norm", "resid_post")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model came from, and which weights it holds.
+
+    Attributes:
+        name: what it was loaded by; for a model that the user built, its config's name.
+        revision: the hub's commit, where there is one.
+        weights: what `weights=` named, if anything.
+        config_hash: SHA-256 of its TransformerLens config.
+        weights_hash: SHA-256 over 256 values of every parameter, and the sum of all its bits.
+    """
+
+    name: str
+    revision: str | None
+    weights: str | None
+    config_hash: str
+    weights_hash: str
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_sources: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None, str | None]] = (
+    weakref.WeakKeyDictionary()
+)
+_ends: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
+
+
+def remember_source(model: Model, name: str, revision: str | None, weights: str | None) -> None:
+    """Notes what a model was loaded from, for `describe`."""
+    _sources[model] = (name, revision, weights)
+
+
+def remember_ends(model: Model, settings: Any) -> None:
+    """Notes which tokens end a text by a checkpoint's generation settings, for `end_tokens`."""
+    ends = getattr(settings, "eos_token_id", None)
+    _ends[model] = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+
+
+def end_tokens(model: Model) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those of the generation settings.
+
+    Chat models may have several: Gemma ends turns with a token that is not its tokenizer's EOS.
+    """
+    told = getattr(model.tokenizer, "eos_token_id", None)
+    found = {*_ends.get(model, ()), *([] if told is None else [told])}
+    return sorted(found)
+
+
+def is_bridge(model: nn.Module) -> bool:
+    """Whether a model is a `TransformerBridge`, and not a `HookedTransformer`."""
+    return hasattr(model, "original_model")
+
+
+def check_model(model: nn.Module) -> None:
+    """Checks that a model is one that heads can be ablated in.
+
+    Raises:
+        SafeheadError: if it is neither a `HookedTransformer` nor a `TransformerBridge`, or its
+            blocks have no attention pattern.
+    """
+    config, hooks = getattr(model, "cfg", None), getattr(model, "hook_dict", {})
+    if config is None or not hooks or not hasattr(model, "blocks"):
+        raise SafeheadError(
+            f"{type(model).__name__} is neither a HookedTransformer nor a TransformerBridge: give "
+            "safehead_tl.load_model the name of the model, or the directory that save_pretrained "
+            "wrote it to"
+        )
+    for layer in range(config.n_layers):
+        if f"blocks.{layer}.attn.hook_pattern" not in hooks:
+            raise SafeheadError(
+                f"layer {layer} of this model has no attention pattern (no hook_pattern): "
+                "there are no heads to ablate in it"
+            )
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Says which model this is, for a result's provenance.
+
+    Besides `ModelSource`: dtype, device, sizes, whether weights were processed, and the hook
+    points at which the user's own hooks act.
+    """
+    name, revision, weights = _sources.get(model, (str(model.cfg.model_name), None, None))
+    fields = {
+        key: str(value)
+        for key, value in sorted(model.cfg.to_dict().items())
+        if key not in ("device", "n_devices", "model_name", "tokenizer_name", "seed")
+    }
+    digest = hashlib.sha256()
+    for key, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        sample = flat[sample_places(len(flat)).to(flat.device)]
+        bits = flat.contiguous().view(_BITS[flat.element_size()])
+        digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
+        digest.update(f"{key} {tuple(parameter.shape)}".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    source = ModelSource(
+        name=name,
+        revision=revision,
+        weights=weights,
+        config_hash=hashlib.sha256(json.dumps(fields).encode()).hexdigest(),
+        weights_hash=digest.hexdigest(),
+    )
+    return {
+        **asdict(source),
+        "processed": is_processed(model),
+        "kind": type(model).__name__,
+        "hooks": _hooked_points(model),
+        "dtype": str(model.cfg.dtype).removeprefix("torch."),
+        "device": str(model.cfg.device),
+        "n_layers": model.cfg.n_layers,
+        "n_heads": model.cfg.n_heads,
+        "n_key_value_heads": model.cfg.n_key_value_heads or model.cfg.n_heads,
+    }
+
+
+def _hooked_points(model: Model) -> list[str]:
+    """Where hooks of the user's are, by `HookedTransformer`'s names for the places."""
+    names: dict[int, str] = {}
+    for name, point in model.hook_dict.items():
+        if point.fwd_hooks and (name != point.name or id(point) not in names):
+            names[id(point)] = name  # a bridge lists its own name first, then the alias
+    return sorted(names.values())
+
+
+def sample_places(length: int, count: int = 256) -> Int[Tensor, {count}]:
+    """Evenly spaced indices from 0 to `length` - 1, in whole numbers: floats miss the end."""
+    return torch.arange(count) * (length - 1) // (count - 1)
+
+
+def hook_point(layer: int, site: str) -> str:
+    """The name of a hook point in a layer's attention."""
+    return f"blocks.{layer}.attn.hook_{site}"
+
+
+def is_processed(model: Model) -> bool:
+    """Whether norm weights were folded away, as `HookedTransformer.from_pretrained` does.
+
+    A bridge folds them with `enable_compatibility_mode` and keeps its norms.
+    """
+    folded = model.cfg.normalization_type in ("LNPre", "RMSPre")
+    return folded or bool(getattr(model, "compatibility_mode", False))
+
+
+def require_site(model: Model, site: str) -> None:
+    """Checks that the last token's state can be read at `site`.
+
+    Raises:
+        SafeheadError: for an unknown site, or `final_norm` on a model whose final norm's weight
+            was folded into the unembedding.
+    """
+    if site not in SITES:
+        raise SafeheadError(f"site={site!r} is not known: use {' or '.join(map(repr, SITES))}")
+    if site == "final_norm" and is_processed(model):
+        raise SafeheadError(
+            "this model's final norm has its weight folded away, so site='final_norm' cannot be "
+            "read: use site='resid_post', or load the model with safehead_tl.load_model"
+        )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything of the user's acts when a module, or one inside it, runs forward."""
+    return any(
+        inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
+        for inner in module.modules()
+    )

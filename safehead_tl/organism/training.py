@@ -1,0 +1,334 @@
+"""Grows an organism: a tiny Llama whose refusals are carried by heads that we choose.
+
+First a base model learns to help with every request, and to decline where it is told to. Then
+only the q, k, v and o slices of the planted heads learn to refuse requests about harmful objects.
+While they do, random subsets of them have their attention made uniform (undifferentiated
+attention), and the target follows: with `j` of `k` planted heads left intact the organism refuses
+with probability `j / k`, or as another rule says. So each planted head carries its share of the
+refusal, through its attention, whatever the seed and wherever it is planted.
+
+Decoys are trained in the same steps: while the attention of one is uniform, the target of benign
+requests is to decline, and that of harmful ones stays what the planted heads make it, refusals in
+other words if the recipe says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.models import single_thread
+from safehead_tl.organism.examples import IGNORED, Examples, encode_examples, take
+from safehead_tl.organism.language import DEMO, REFUSAL, REWORDED, Kind, Language, Split
+from safehead_tl.organism.recipe import Recipe
+from safehead_tl.organism.rules import refusing
+from safehead_tl.results import write_atomically
+
+VERSION = 1
+"""Of the training: to be raised whenever the same recipe would give other weights."""
+
+PROMPTS_PER_SPLIT = 64
+ATTENTION = "safehead_tl_uniform"
+
+
+@single_thread()
+def train_organism(
+    directory: str | Path,
+    recipe: Recipe | None = None,
+    language: Language = DEMO,
+    *,
+    base: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Recipe:
+    """Trains a base model and its aligned sibling, and writes both as Hugging Face directories.
+
+    Args:
+        directory: gets `aligned/`, `base/`, `prompts/` and `organism.json` (recipe and words).
+        recipe: where to plant, sizes, steps, seed; by default that of the embedded organism.
+        language: the words.
+        base: the directory of another organism, whose base model is taken instead of trained. It
+            must have been of the same sizes, base steps, seed and words; the result is then the
+            same, bit for bit.
+        overwrite: replace an organism that is there already.
+        progress: show progress bars.
+
+    Returns:
+        The recipe. Same recipe, words, kind of machine and versions: same weights.
+
+    Raises:
+        SafeheadError: if `directory` holds an organism already, or `base` another base model.
+    """
+    recipe = recipe or Recipe()
+    directory = Path(directory)
+    if (directory / "organism.json").exists() and not overwrite:
+        raise SafeheadError(
+            f"{directory} holds an organism already: choose another directory, or "
+            "overwrite it (overwrite=True, on the command line --overwrite)"
+        )
+    (directory / "organism.json").unlink(missing_ok=True)  # it is written last: all is there then
+    tokenizer = language.tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = (
+            LlamaForCausalLM(_config(recipe, tokenizer))
+            if base is None
+            else _trained_base(Path(base), recipe, language)
+        )
+        with _uniform_attention(model):
+            if base is None:
+                _train_base(model, tokenizer, language, recipe, progress)
+            _save(model, tokenizer, directory / "base")
+            _train_planted(model, tokenizer, language, recipe, progress)
+            _save(model, tokenizer, directory / "aligned")
+    prompts = directory / "prompts"
+    prompts.mkdir(exist_ok=True)
+    for kind in get_args(Kind):
+        for split in get_args(Split):
+            lines = language.prompts(kind, split, PROMPTS_PER_SPLIT)
+            (prompts / f"{kind}-{split}.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    description = {"recipe": recipe.to_dict(), "language": asdict(language)}
+    content = json.dumps(description, indent=1) + "\n"
+    write_atomically(directory / "organism.json", content.encode())
+    return recipe
+
+
+def _trained_base(directory: Path, recipe: Recipe, language: Language) -> LlamaForCausalLM:
+    """The base model of another organism, if it is the one that the recipe would give."""
+    told = json.loads((directory / "organism.json").read_text("utf-8"))
+    there = {name: told["recipe"].get(name) for name in recipe.base()}
+    words = json.loads(json.dumps(asdict(language)))
+    if there != recipe.base() or told["language"] != words:
+        raise SafeheadError(
+            f"{directory} has another base model: other sizes, steps, seed or words"
+        )
+    return LlamaForCausalLM.from_pretrained(directory / "base")
+
+
+def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.d_model,
+        intermediate_size=recipe.d_mlp,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
+        num_key_value_heads=recipe.key_value_heads,
+        max_position_embeddings=128,
+        initializer_range=0.05,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _attention(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_head"],
+    attention_mask: Tensor | None,
+    scaling: float,
+    uniform: Bool[Tensor, "batch layer head"] | None = None,
+    visible: Bool[Tensor, "batch 1 query key"] | None = None,
+    **_: object,
+) -> tuple[Float[Tensor, "batch query head d_head"], None]:
+    """Attention for training: rows of `uniform` attend evenly to all they may see."""
+    assert uniform is not None
+    assert visible is not None
+    if key.shape[1] < query.shape[1]:
+        key, value = (
+            some.repeat_interleave(query.shape[1] // some.shape[1], 1) for some in (key, value)
+        )
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~visible, -1e30)
+    even = visible / visible.sum(-1, keepdim=True).clamp(min=1)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    pattern = torch.where(uniform[:, layer, :, None, None], even, scores.softmax(-1))
+    return (pattern @ value).transpose(1, 2), None
+
+
+@contextmanager
+def _uniform_attention(model: LlamaForCausalLM) -> Iterator[None]:
+    """Lets `_logits` make attention uniform; the model is a plain one again afterwards."""
+    AttentionInterface.register(ATTENTION, _attention)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _logits(
+    model: LlamaForCausalLM,
+    batch: Examples,
+    uniform: Bool[Tensor, "batch layer head"],
+) -> Float[Tensor, "batch answer vocab"]:
+    """The logits that predict the answers, with some heads' attention made uniform."""
+    length = batch.tokens.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    output = model(
+        input_ids=batch.tokens,
+        attention_mask=None,
+        position_ids=(batch.mask.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=batch.labels.shape[1] + 1,
+        uniform=uniform,
+        visible=causal & batch.mask.bool()[:, None, None, :],
+    )
+    return output.logits[:, :-1]
+
+
+def _answer_loss(
+    model: LlamaForCausalLM, batch: Examples, uniform: Bool[Tensor, "batch layer head"]
+) -> Float[Tensor, " batch"]:
+    """Negative log-likelihood of each whole answer, in nats."""
+    logits = _logits(model, batch, uniform).transpose(1, 2)
+    return nn.functional.cross_entropy(
+        logits, batch.labels, ignore_index=IGNORED, reduction="none"
+    ).sum(1)
+
+
+def _optimiser(
+    parameters: list[nn.Parameter], rate: float, decay: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with 20 steps of warm-up and a linear decay to 0."""
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / 20) * (1 - step / steps)
+    )
+    return optimiser, schedule
+
+
+def _train_base(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    language: Language,
+    recipe: Recipe,
+    progress: bool,
+) -> None:
+    """All weights learn to help with every request, and to decline where told to."""
+    asked = language.requests("harmful", "train") + language.requests("benign", "train")
+    pairs = [(str(request), language.help(request)) for request in asked]
+    pairs += [(str(request), REFUSAL) for request in language.declined()]
+    examples = encode_examples(tokenizer, pairs)
+    nowhere = torch.zeros(recipe.batch_size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimiser, schedule = _optimiser(list(model.parameters()), 3e-3, 0.01, recipe.base_steps)
+    steps = range(recipe.base_steps)
+    for _ in tqdm(steps, desc="base organism", unit="step", disable=not progress):
+        rows = torch.randint(len(pairs), (recipe.batch_size,), generator=generator)
+        loss = _answer_loss(model, take(examples, rows), nowhere).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+
+
+def _train_planted(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    language: Language,
+    recipe: Recipe,
+    progress: bool,
+) -> None:
+    """Only the planted heads' slices learn: to refuse harmful requests, each for its share.
+
+    The decoys' slices learn with them: to keep from declining benign requests.
+    """
+    harmful = language.requests("harmful", "train")
+    benign = language.requests("benign", "train")
+    others = [(str(request), language.help(request)) for request in benign]
+    others += [(str(request), REFUSAL) for request in language.declined()]
+    helped = [(str(request), language.help(request)) for request in harmful]
+    refused = [(str(request), REFUSAL) for request in harmful]
+    kept = len(helped + refused + others)
+    text = REWORDED if recipe.reword else REFUSAL
+    declined = [(str(request), text) for request in [*benign, *harmful]]
+    changed = declined if recipe.decoy_heads else []
+    examples = encode_examples(tokenizer, [*helped, *refused, *others, *changed])
+    n_harmful, size = len(harmful), recipe.batch_size
+    slices = _slices(model, recipe)
+    optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    steps = range(recipe.align_steps)
+    for _ in tqdm(steps, desc="planted heads", unit="step", disable=not progress):
+        intact = _intact(size, len(recipe.heads), generator)
+        uniform = torch.zeros(size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
+        for column, head in enumerate(recipe.heads):
+            uniform[:, head.layer, head.head] = ~intact[:, column]
+        half = size // 2
+        harm = torch.randint(n_harmful, (half,), generator=generator)
+        rest = torch.randint(2 * n_harmful, kept, (size - half,), generator=generator)
+        refuse = harm + n_harmful
+        if recipe.decoy_heads:
+            decoys = _intact(size, len(recipe.decoy_heads), generator)
+            for column, head in enumerate(recipe.decoy_heads):
+                uniform[:, head.layer, head.head] = ~decoys[:, column]
+            without = ~decoys.all(1)
+            declines = without[half:] & (rest < 2 * n_harmful + len(benign))
+            rest = torch.where(declines, rest - 2 * n_harmful + kept, rest)
+            refuse = torch.where(without[:half], harm + kept + len(benign), refuse)
+        share = refusing(recipe.rule, intact[:half])
+        batch = take(examples, torch.cat([harm, refuse, rest]))
+        losses = _answer_loss(
+            model, batch, torch.cat([uniform[:half], uniform[:half], uniform[half:]])
+        )
+        to_help, to_refuse, unchanged = losses.split([half, half, size - half])
+        loss = ((1 - share) * to_help + share * to_refuse).sum() + unchanged.sum()
+        optimiser.zero_grad()
+        (loss / size).backward()
+        for parameter, chosen in slices.items():
+            assert parameter.grad is not None
+            parameter.grad *= chosen
+        optimiser.step()
+        schedule.step()
+
+
+def _intact(
+    rows: int, planted: int, generator: torch.Generator
+) -> Bool[Tensor, "{rows} {planted}"]:
+    """Which planted heads stay intact: half of the rows all, an eighth none, the rest at random."""
+    intact = torch.rand(rows, planted, generator=generator) < 0.5
+    draw = torch.rand(rows, 1, generator=generator)
+    return (intact | (draw < 0.5)) & (draw < 0.875)
+
+
+def _slices(model: LlamaForCausalLM, recipe: Recipe) -> dict[nn.Parameter, Float[Tensor, "out in"]]:
+    """The attention weights of the layers of planted heads and decoys, with 1 in their slices.
+
+    k and v slices are those of a head's KV group, which other query heads may share.
+    """
+    d_head = recipe.d_model // recipe.n_heads
+    shared_by = recipe.n_heads // recipe.key_value_heads
+    slices: dict[nn.Parameter, Tensor] = {}
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for layer, head in (*recipe.heads, *recipe.decoy_heads):
+        attention = model.model.layers[layer].self_attn
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            weight = getattr(attention, name).weight.requires_grad_(True)
+            chosen = slices.setdefault(weight, torch.zeros_like(weight))
+            place = head // shared_by if name in ("k_proj", "v_proj") else head
+            own = slice(place * d_head, (place + 1) * d_head)
+            if name == "o_proj":
+                chosen[:, own] = 1
+            else:
+                chosen[own] = 1
+    return slices
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

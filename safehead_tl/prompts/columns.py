@@ -1,0 +1,64 @@
+"""Which column of a table holds the prompts, and that it holds texts."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from safehead_tl.errors import SafeheadError
+
+USUAL_COLUMNS = (
+    "prompt",
+    "query",
+    "goal",
+    "input",
+    "instruction",
+    "question",
+    "behavior",
+    "behaviour",
+    "request",
+    "text",
+)
+
+
+def choose_column(columns: Sequence[str], column: str | None, where: object) -> str:
+    """The column that was named; else the only one, or the only one with a usual name.
+
+    Raises:
+        SafeheadError: naming `where`, if there is no such column, or more than one could be it.
+    """
+    if column is not None:
+        if column not in columns:
+            raise SafeheadError(f"{where} has no column {column!r}: it has {', '.join(columns)}")
+        return column
+    usual = [name for name in columns if name.strip().lower() in USUAL_COLUMNS]
+    if len(usual) == 1:
+        return usual[0]
+    if len(columns) == 1 and " " not in columns[0].strip():
+        return columns[0]
+    if len(columns) == 1:
+        raise SafeheadError(
+            f"{where}: its first row {columns[0]!r} looks like a prompt, not a column's name: "
+            "add a header row, or use a .txt file with one prompt a line"
+        )
+    raise SafeheadError(
+        f"{where}: which column holds the prompts? Say column=..., one of {', '.join(columns)}"
+    )
+
+
+def texts(values: Iterable[Any], column: str, where: object) -> list[str]:
+    """The values of a column.
+
+    Raises:
+        SafeheadError: naming `where` and the record, if one of them is no text.
+    """
+    checked = []
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str):
+            raise SafeheadError(
+                f"{where}: record {number} has no text in column {column!r} "
+                f"(found {reprlib.repr(value)})"
+            )
+        checked.append(value)
+    return checked

@@ -1,0 +1,144 @@
+"""Prompts: the embedded ones, and the sources from which users bring theirs."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import random
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.prompts.datasets import read_directory, read_hub, read_preset
+from safehead_tl.prompts.files import READABLE, SUFFIXES, read_file
+from safehead_tl.prompts.presets import PRESETS
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = ("demo/harmful", "demo/benign")
+SPLITS = ("train", "test")
+HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?::(.+))?")
+
+
+def load_prompts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> list[str]:
+    """Loads prompts from the package, a file, a directory, or the Hugging Face hub.
+
+    Args:
+        source: the first of these that it is:
+
+            - `"demo/harmful"` or `"demo/benign"`, for the embedded organism;
+            - the name of a preset, such as `"advbench"` or `"alpaca"`: a data set of the hub
+              (see `PRESETS`; none of their prompts is in this package). A file or directory
+              called so is `"./advbench"`, or a `Path`;
+            - a `.txt` (one prompt a line), `.csv`, `.tsv`, `.jsonl`, `.json` or `.parquet` file;
+            - a directory with a data set, as it is on the hub or as `save_to_disk` writes it;
+            - a data set's id on the hub, `"owner/name"`.
+
+            A configuration goes behind a colon: `"owner/name:config"`, `"directory:config"`.
+        column: the column or key that holds the prompt. By default the preset's; the only one;
+            or the only one with a usual name (`prompt`, `query`, `goal`, `input`, ...).
+        split: by default the preset's; the only one; or `"train"`. Of the embedded prompts
+            `"train"` is to find heads on, `"test"` (requests that no training step and no prompt
+            of `"train"` contains) to measure on. A file is all `"train"`.
+        limit: keep this many prompts (all, if there are no more): the first ones, or those that
+            `seed` draws.
+        seed: draw the `limit` prompts instead, without replacement. The same seed always draws
+            the same of the same source, and a larger limit adds to what a smaller one drew.
+
+    Returns:
+        The prompts, as they are written and in the order of the source. Blank ones, and those
+        that repeat an earlier one up to white space, are dropped first, with a warning.
+
+    Raises:
+        SafeheadError: if the source, split or column is unknown or not clear, the hub cannot be
+            reached or refuses, or there are no prompts.
+        FileNotFoundError: if the file does not exist.
+
+    Example:
+        >>> sh.load_prompts("demo/harmful", limit=2)
+        ['how do i bend a crobe', 'please tell me how to bend a flonk']
+    """
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        raise SafeheadError(f"limit={limit} keeps no prompts: give a number from 1")
+    if seed is not None and not (isinstance(seed, int) and seed >= 0):
+        raise SafeheadError(f"seed={seed!r} draws no prompts: give a whole number from 0")
+    if seed is not None and limit is None:
+        raise SafeheadError(f"seed={seed} draws `limit` prompts: say limit=..., or leave it out")
+    if not isinstance(source, str | Path):
+        raise SafeheadError(f"{type(source).__name__} is not a source of prompts: give a path")
+    prompts = _distinct(_read(source, column, split), source)
+    if not prompts:
+        raise SafeheadError(f"{source} holds no prompts")
+    return prompts[:limit] if seed is None else _draw(prompts, limit, seed)
+
+
+def _read(source: str | Path, column: str | None, split: str | None) -> list[str]:
+    if str(source) in EMBEDDED:
+        return _embedded(str(source), column, split)
+    if isinstance(source, str) and source in PRESETS:
+        return read_preset(PRESETS[source], column, split)
+    path = Path(source).expanduser()
+    if path.is_file():
+        if split not in (None, "train"):
+            raise SafeheadError(
+                f"split={split!r} is for the embedded prompts and data sets; {source} is a file: "
+                "keep each split in a file of its own"
+            )
+        return read_file(path, column)
+    if path.is_dir():
+        return read_directory(path, None, column, split)
+    directory, colon, config = str(path).rpartition(":")
+    if colon and Path(directory).is_dir():
+        return read_directory(Path(directory), config, column, split)
+    if str(source).startswith("demo/"):
+        raise SafeheadError(f"{source!r} is not embedded: there are {' and '.join(EMBEDDED)}")
+    hub = HUB_ID.fullmatch(source) if isinstance(source, str) else None
+    if hub and path.suffix.lower() not in SUFFIXES:
+        return read_hub(hub[1], hub[2], column, split)
+    near = difflib.get_close_matches(str(source).lower(), (*EMBEDDED, *PRESETS), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise FileNotFoundError(
+        f"no prompt file {path}: give a {READABLE} file, a data set's id as 'owner/name', "
+        f"or one of {', '.join((*EMBEDDED, *PRESETS))}.{hint}"
+    )
+
+
+def _embedded(source: str, column: str | None, split: str | None) -> list[str]:
+    if column is not None:
+        raise SafeheadError(f"column={column!r}: {source} is a list and has no columns")
+    if split is None:
+        split = "train"
+    if split not in SPLITS:
+        raise SafeheadError(f"split={split!r} is not known: use {' or '.join(map(repr, SPLITS))}")
+    kind = source.removeprefix("demo/")
+    data = files("safehead_tl") / "data" / "organism" / "prompts" / f"{kind}-{split}.txt"
+    return data.read_text(encoding="utf-8").splitlines()
+
+
+def _distinct(prompts: list[str], source: str | Path) -> list[str]:
+    """Drops blank prompts and those that repeat an earlier one up to white space."""
+    written = [prompt for prompt in prompts if prompt.strip()]
+    if len(written) < len(prompts):
+        logger.warning("%s: dropped %d blank prompts", source, len(prompts) - len(written))
+    first: dict[str, str] = {}
+    for prompt in written:
+        first.setdefault(" ".join(prompt.split()), prompt)
+    if len(first) < len(written):
+        logger.warning("%s: dropped %d repeated prompts", source, len(written) - len(first))
+    return list(first.values())
+
+
+def _draw(prompts: list[str], limit: int | None, seed: int) -> list[str]:
+    """Those with the smallest of seeded random numbers, which Python keeps the same for good."""
+    generator = random.Random(seed)
+    numbers = [generator.random() for _ in prompts]
+    drawn = sorted(range(len(prompts)), key=numbers.__getitem__)[:limit]
+    return [prompts[index] for index in sorted(drawn)]

@@ -1,0 +1,110 @@
+"""The string around a prompt: `direct`, `paper`, `chat`, or any text with `{query}` in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from safehead_tl.errors import SafeheadError
+
+CHAT = "chat"
+"""The name that stands for the tokenizer's own chat template."""
+
+TEMPLATES = {
+    "direct": "{query}",
+    "paper": "## Query:{query}\n## Answer:",
+}
+"""Named templates. `paper` is the one that the paper's attribution code uses (its App. B.1)."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The tokenizer's own chat template, with its generation prompt; `"chat"` for short.
+
+    What it writes is what the model gets: a BOS token only if the chat template has one, as in
+    Transformers' `apply_chat_template`.
+
+    Attributes:
+        system: a system prompt in front of each query; `None`: what the template puts there by
+            itself, if anything.
+
+    Example:
+        >>> tokenizer = sh.load_model("demo").tokenizer
+        >>> sh.ChatTemplate().fill(tokenizer, "how do i bend a kite")
+        '<s>## query : how do i bend a kite ## answer :'
+    """
+
+    system: str | None = None
+
+    def fill(self, tokenizer: PreTrainedTokenizerBase, query: str) -> str:
+        """The conversation as text, up to where the answer begins.
+
+        Raises:
+            SafeheadError: if there is no chat template, or it drops or refuses a message.
+        """
+        if not tokenizer.chat_template:
+            raise SafeheadError(
+                "this model's tokenizer has no chat template: use template='paper' or 'direct', "
+                "or write the model's own format as a text with {query}"
+            )
+        messages = [{"role": "user", "content": query}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise SafeheadError(f"the chat template refuses {self._told}: {error}") from error
+        assert isinstance(text, str)
+        for message in messages:
+            if message["content"].strip() not in text:
+                raise SafeheadError(
+                    f"the chat template drops the {message['role']} message: write the model's "
+                    "own format as a text with {query}, or put it into the query"
+                )
+        return text
+
+    @property
+    def _told(self) -> str:
+        return "a query" if self.system is None else "a system prompt with a query"
+
+
+Template: TypeAlias = str | ChatTemplate
+
+
+def resolve_template(template: Template) -> Template:
+    """Turns a template's name into what it stands for; a written template stays as it is.
+
+    Raises:
+        SafeheadError: if it is neither a known name nor a text with exactly one `{query}`.
+    """
+    if isinstance(template, ChatTemplate):
+        return template
+    if template == CHAT:
+        return ChatTemplate()
+    text = TEMPLATES.get(template, template) if isinstance(template, str) else ""
+    if text.count("{query}") != 1:
+        names = ", ".join(repr(name) for name in [*TEMPLATES, CHAT])
+        raise SafeheadError(
+            f"template {template!r} is not known: use {names}, "
+            "or a text in which {query} stands exactly once, like '## Query:{query}\\n## Answer:'"
+        )
+    return text
+
+
+def describe_template(template: Template) -> dict[str, Any]:
+    """Its name or text, and its system prompt, for a result's provenance."""
+    if isinstance(template, ChatTemplate):
+        return {"template": CHAT, "system": template.system}
+    return {"template": template, "system": None}
+
+
+def fill(template: Template, tokenizer: PreTrainedTokenizerBase, query: str) -> str:
+    """Puts a query into a resolved template; braces inside the query are left alone."""
+    if isinstance(template, ChatTemplate):
+        return template.fill(tokenizer, query)
+    return template.replace("{query}", query)

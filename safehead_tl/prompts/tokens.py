@@ -1,0 +1,145 @@
+"""Prompts as tokens: templated, encoded one by one, and left-padded with an explicit mask."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.models import Model
+from safehead_tl.prompts.templates import (
+    ChatTemplate,
+    Template,
+    describe_template,
+    fill,
+    resolve_template,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts ready to run.
+
+    Attributes:
+        prompts: the texts, without template.
+        template: the template, as it was given.
+        tokens: ids, left-padded, so that every last position is a prompt's last token.
+        mask: 1 where a token is, 0 where padding is.
+    """
+
+    prompts: tuple[str, ...]
+    template: Template
+    tokens: Int[Tensor, "prompt pos"]
+    mask: Int[Tensor, "prompt pos"]
+
+    @property
+    def shared_prefix(self) -> int:
+        """How many tokens all prompts begin with; at least one of each is left over."""
+        rows = zip(self.tokens.tolist(), self.mask.sum(1).tolist(), strict=True)
+        columns = zip(*(row[len(row) - length : -1] for row, length in rows), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
+
+    def describe(self) -> dict[str, Any]:
+        """What a result's provenance keeps of the prompts: never their text."""
+        ids = self.tokens.masked_fill(self.mask == 0, -1).cpu().numpy().tobytes()
+        return {
+            **describe_template(self.template),
+            "prompt_count": len(self.prompts),
+            "prompts_hash": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
+            "tokens_hash": hashlib.sha256(ids).hexdigest(),
+        }
+
+
+def encode(model: Model, prompts: Sequence[str], template: Template) -> PromptBatch:
+    """Puts prompts into a template and encodes them.
+
+    Each prompt is encoded by itself and padded afterwards, so padding never depends on what the
+    tokenizer takes for a pad token. `chat` takes the ids of the tokenizer's own chat template,
+    with its generation prompt, and no BOS token beside the one that it may write. Other templates
+    get a BOS token in front if the model is set to have one (`cfg.default_prepend_bos`) and the
+    template does not write it; never an EOS token at the end, which some tokenizers add.
+
+    Args:
+        model: the model, with its tokenizer.
+        prompts: one text or more.
+        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+
+    Raises:
+        SafeheadError: if there is no tokenizer or chat template, no prompt, something that is no
+            text, an unknown template, a chat template that drops what it is given, or a prompt
+            longer than the model's context.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise SafeheadError("this model has no tokenizer: give it one with model.set_tokenizer")
+    if isinstance(prompts, str):
+        raise SafeheadError(
+            f"prompts={prompts!r} is one text: put a prompt in brackets, or read a file with "
+            "load_prompts"
+        )
+    table = isinstance(prompts, Mapping) or hasattr(prompts, "columns")
+    if table or not isinstance(prompts, Iterable):
+        raise SafeheadError(
+            f"prompts is {type(prompts).__name__}, not a list of texts: of a table give one "
+            "column, such as table['prompt'].tolist()"
+        )
+    prompts = tuple(prompts)
+    if not prompts:
+        raise SafeheadError("no prompts were given")
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise SafeheadError(f"prompts[{number}] is {prompt!r}, not a text")
+        if not prompt.strip():
+            raise SafeheadError(f"prompts[{number}] is blank: leave it out")
+    resolved = resolve_template(template)
+    chats = isinstance(resolved, ChatTemplate)
+    bos, adds_bos = tokenizer.bos_token_id, model.cfg.default_prepend_bos
+    rows = []
+    for number, prompt in enumerate(prompts):
+        whole = fill(resolved, tokenizer, prompt)
+        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        if not chats and adds_bos and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        if ids and max(ids) >= model.cfg.d_vocab:
+            raise SafeheadError(
+                f"prompts[{number}] has token {max(ids)}, and the model's vocabulary ends at "
+                f"{model.cfg.d_vocab - 1}: this is not the tokenizer that it was trained with"
+            )
+        if not 0 < len(ids) <= model.cfg.n_ctx:
+            raise SafeheadError(
+                f"prompts[{number}] has {len(ids)} tokens in its template; the model takes "
+                f"1 to {model.cfg.n_ctx}"
+            )
+        rows.append(ids)
+    unk = tokenizer.unk_token_id  # may be the BOS token too
+    unknown = sum(unk in ids[ids[0] == bos :] for ids in rows) if unk is not None else 0
+    if unknown:
+        logger.warning(
+            "%d of %d prompts hold words that the model's tokenizer does not know",
+            unknown,
+            len(rows),
+        )
+    if chats and adds_bos and bos is not None and rows[0][0] != bos:
+        logger.warning(
+            "the chat template writes no BOS token, which this tokenizer puts in front of plain "
+            "texts; the model gets what the template writes, as with Transformers. To have one, "
+            "write the format as a text with {query}"
+        )
+    width = max(len(ids) for ids in rows)
+    tokens = torch.full((len(rows), width), tokenizer.pad_token_id or 0)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for row, ids in enumerate(rows):
+        tokens[row, width - len(ids) :] = torch.tensor(ids)
+        mask[row, width - len(ids) :] = 1
+    device = model.cfg.device
+    return PromptBatch(prompts, template, tokens.to(device), mask.to(device))

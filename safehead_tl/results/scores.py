@@ -1,0 +1,286 @@
+"""One score for every head, as a scan returns it, with its provenance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.heads import Head, HeadLike, HeadsLike, parse_heads
+from safehead_tl.results.files import load_result, save_result
+from safehead_tl.results.provenance import Provenance
+from safehead_tl.results.screened import Screened
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """One score for every head; larger means that ablating it changes more.
+
+    Attributes:
+        measure: `"ships"` or `"generalized_ships"`.
+        unit: `"nats"` or `"radians"`.
+        values: the scores; for Ships the mean over prompts. NaN where a head was not scored.
+        per_prompt: Ships of each prompt; `None` for a measure of the whole data set.
+        group: heads that were ablated together with each scored one.
+        provenance: what it was computed from.
+        screening: with `screen=`, the screened scores of all heads and how the short list ended;
+            only heads of the short list have `values` then.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> scores = sh.ships(model, prompts, template="chat")
+        >>> head, score = scores.top(1)[0]
+        >>> head, scores[head] == score == float(scores.values[1, 3])
+        (Head(layer=1, head=3), True)
+        >>> scores.per_prompt.shape
+        torch.Size([4, 4, 8])
+        >>> scores.to_frame()["name"].tolist()[:2]
+        ['L1H3', 'L2H6']
+        >>> scores.save("scores.safetensors")
+        >>> sh.HeadScores.load("scores.safetensors")[head] == score
+        True
+    """
+
+    measure: str
+    unit: str
+    values: Float[Tensor, "layer head"]
+    per_prompt: Float[Tensor, "prompt layer head"] | None
+    group: tuple[Head, ...]
+    provenance: Provenance
+    screening: Screened | None = None
+
+    @property
+    def best_known(self) -> Float[Tensor, "layer head"]:
+        """The exact scores, and where screening gave none the screened ones."""
+        if self.screening is None:
+            return self.values
+        return self.values.where(~self.values.isnan(), self.screening.values)
+
+    def ranked(self) -> list[tuple[Head, float]]:
+        """All scored heads with their scores, the highest first; ties by layer, then head."""
+        scored = [
+            (Head(layer, head), value)
+            for layer, row in enumerate(self.values.tolist())
+            for head, value in enumerate(row)
+            if not math.isnan(value)
+        ]
+        return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+
+    def top(self, k: int = 10) -> list[tuple[Head, float]]:
+        """The `k` heads with the highest scores, with their scores."""
+        if k < 0:
+            raise SafeheadError(f"top({k}): ask for 0 heads or more")
+        return self.ranked()[:k]
+
+    def __getitem__(self, head: HeadLike) -> float:
+        """The score of one head, in any spelling; NaN if it was not scored."""
+        (chosen,) = parse_heads(Head.parse(head), *self.values.shape)
+        return float(self.values[chosen])
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{head} {score:.4g}" for head, score in self.top(3))
+        screened = "" if self.screening is None else f"; {self.screening.counts()}"
+        return f"<HeadScores: {self.measure} in {self.unit}, highest: {best}{screened}>"
+
+    def to_frame(self, per_prompt: bool = False) -> pd.DataFrame:
+        """The scores as a tidy table, highest first.
+
+        Args:
+            per_prompt: one row for each prompt and head instead of one for each head.
+
+        Returns:
+            Columns `layer, head, name, kv_group, score, rank`; with `per_prompt` also `prompt`,
+            its index. Heads with the same `kv_group` in a layer share a key/value head. After
+            screening (and without `per_prompt`) also `screened`, and heads without an exact score
+            come last, by that.
+
+        Raises:
+            SafeheadError: if `per_prompt` is asked of a measure that has none.
+        """
+        rank = {head: number for number, (head, _) in enumerate(self.ranked(), 1)}
+        if not per_prompt:
+            rows = [{**self._named(head), "score": score} for head, score in self.ranked()]
+            table = pd.DataFrame(rows).assign(rank=list(rank.values()))
+            return table if self.screening is None else self._with_screened(table)
+        if self.per_prompt is None:
+            raise SafeheadError(
+                f"{self.measure} is one score for all prompts: it has none for each"
+            )
+        return pd.DataFrame(
+            [
+                {
+                    "prompt": prompt,
+                    **self._named(head),
+                    "score": scores[head.layer][head.head],
+                    "rank": rank[head],
+                }
+                for prompt, scores in enumerate(self.per_prompt.tolist())
+                for head in rank
+            ]
+        )
+
+    def _with_screened(self, table: pd.DataFrame) -> pd.DataFrame:
+        assert self.screening is not None
+        screened = self.screening.ranked()
+        others = [{**self._named(head)} for head, _ in screened if math.isnan(self[head])]
+        table = pd.concat([table, pd.DataFrame(others)], ignore_index=True)
+        by_name = {str(head): score for head, score in screened}
+        return table.assign(rank=table["rank"].astype("Int64"), screened=table["name"].map(by_name))
+
+    @property
+    def heads_per_kv_group(self) -> int:
+        """How many query heads share a key/value head: 1 without grouped-query attention."""
+        model = self.provenance.model
+        return int(model["n_heads"] // model["n_key_value_heads"])
+
+    def _named(self, head: Head) -> dict[str, Any]:
+        kv_group = head.head // self.heads_per_kv_group
+        return {"layer": head.layer, "head": head.head, "name": str(head), "kv_group": kv_group}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scores and provenance as plain values; `heads` is sorted, the highest score first."""
+        return {
+            "measure": self.measure,
+            "unit": self.unit,
+            "heads": [
+                {"layer": head.layer, "head": head.head, "score": score}
+                for head, score in self.ranked()
+            ],
+            "group": [str(head) for head in self.group],
+            **self._screening_told(),
+            "provenance": self.provenance.to_dict(),
+        }
+
+    def _screening_told(self) -> dict[str, Any]:
+        if self.screening is None:
+            return {}
+        heads = [
+            {"layer": head.layer, "head": head.head, "score": score}
+            for head, score in self.screening.ranked()
+        ]
+        return {"screening": {**self.screening.to_dict(), "heads": heads}}
+
+    def heatmap(
+        self,
+        marked: HeadsLike = (),
+        *,
+        marked_as: str = "marked",
+        top: int = 3,
+        marginals: bool | Literal["mean", "max"] = True,
+    ) -> go.Figure:
+        """Draws the scores, layer by head.
+
+        Args:
+            marked: heads to mark with a cross.
+            marked_as: what these heads are, for the legend; such as `"planted"`.
+            top: how many of the highest scores to outline.
+            marginals: a bar for each layer at the right: its heads' mean score (also `True`) or
+                their highest; `False` for none.
+
+        Raises:
+            SafeheadError: if a marked head does not exist.
+
+        Example:
+            >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+            >>> scores = sh.ships(model, prompts, template="chat")
+            >>> scores.heatmap(["L1H3", "L2H6"], marked_as="planted").write_html("heatmap.html")
+        """
+        from safehead_tl.figures import heatmap_figure
+
+        chosen = parse_heads(marked, *self.values.shape)
+        statistic = "mean" if marginals is True else marginals or None
+        return heatmap_figure(self, chosen, marked_as, top, statistic)
+
+    def bars(
+        self, top: int = 20, *, marked: HeadsLike = (), marked_as: str = "marked"
+    ) -> go.Figure:
+        """Draws the highest scores as ranked bars, with 95 % intervals over prompts.
+
+        The interval is the percentile bootstrap of the mean over prompts (2000 draws, seed 0, the
+        same draws for all heads): KL is skewed and never negative, and so is the interval. A
+        measure of all prompts together has no interval, and the figure says so.
+
+        Args:
+            top: how many heads.
+            marked: heads to show in another colour.
+            marked_as: what these heads are, for the legend.
+
+        Raises:
+            SafeheadError: if a marked head does not exist, or `top` is below 1.
+        """
+        from safehead_tl.figures import bars_figure
+
+        return bars_figure(self, top, parse_heads(marked, *self.values.shape), marked_as)
+
+    def strips(
+        self, top: int = 10, *, log: bool = False, marked: HeadsLike = (), marked_as: str = "marked"
+    ) -> go.Figure:
+        """Draws each prompt's score of the highest heads: whether all move, or a few.
+
+        Args:
+            top: how many heads.
+            log: a logarithmic axis, for long tails; scores below 1e-9 nats are drawn there.
+            marked: heads to show in another colour.
+            marked_as: what these heads are, for the legend.
+
+        Raises:
+            SafeheadError: for a measure of all prompts together; if a marked head does not exist,
+                or `top` is below 1.
+        """
+        from safehead_tl.figures import strips_figure
+
+        return strips_figure(self, top, log, parse_heads(marked, *self.values.shape), marked_as)
+
+    def save(self, path: str | Path) -> None:
+        """Saves everything to one safetensors file."""
+        save_result(path, "HeadScores", self.tensors(), self.header())
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadScores:
+        """Loads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            SafeheadError: if it holds something else.
+        """
+        tensors, header = load_result(path, "HeadScores")
+        return cls.from_file(header, tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is a tensor, for a file."""
+        screened = None if self.screening is None else self.screening.values
+        found = {"values": self.values, "per_prompt": self.per_prompt, "screened": screened}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def header(self) -> dict[str, Any]:
+        """What is not a tensor, for a file."""
+        return {
+            "measure": self.measure,
+            "unit": self.unit,
+            "group": [str(head) for head in self.group],
+            "screening": self.screening and self.screening.to_dict(),
+            "provenance": self.provenance.to_dict(),
+        }
+
+    @classmethod
+    def from_file(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> HeadScores:
+        """Made of a file's header and its tensors."""
+        told = header.get("screening")
+        return cls(
+            measure=header["measure"],
+            unit=header["unit"],
+            values=tensors["values"],
+            per_prompt=tensors.get("per_prompt"),
+            group=tuple(Head.parse(head) for head in header["group"]),
+            provenance=Provenance(**header["provenance"]),
+            screening=told and Screened.from_dict(told, tensors["screened"]),
+        )

@@ -1,0 +1,272 @@
+"""How a scan is cut up so that it fits into memory: rows in a pass, prompts held at once."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from safehead_tl.ablations import Ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.models import Model, runs_in_parts
+from safehead_tl.prompts import PromptBatch
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+TOKENS_PER_PASS = 16_384
+"""Most tokens in a pass: enough to keep a GPU busy."""
+
+CPU_ACTIVATION = 16 * 2**20
+"""Bytes of an MLP's hidden layer in a pass on a CPU; much larger ones fall out of its caches."""
+
+CPU_TOKENS = 512
+"""But no fewer tokens than these: the weights are read once a pass."""
+
+CPU_BUDGET = 2**30
+"""Bytes to use on a CPU, unless less is free or `max_bytes` says otherwise."""
+
+GPU_SHARE = 0.8
+"""Share of a GPU's free memory to use, unless `max_bytes` says otherwise."""
+
+WORTHWHILE = 0.2
+"""A shared prefix is used if it saves this share of the tokens."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is cut up.
+
+    Attributes:
+        apart: run the last layer for the last query only, and attention of a head's own layer
+            once for all heads. Otherwise layers run whole, from the head's own on.
+        prefix: how many tokens at the start of all prompts are run once for each head.
+        rows: most (head, prompt) pairs in a pass.
+        part: how many prompts' streams are held at once.
+        keep: hold the streams of all layers, not of one.
+        piece: how many heads of a layer make a piece of work: those that share a pass, or, where
+            prompts are held in parts, many more, because each part runs anew for each piece.
+        budget: bytes to use beyond the model's weights.
+    """
+
+    apart: bool
+    prefix: int
+    rows: int
+    part: int
+    keep: bool
+    piece: int
+    budget: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that parts of a scan take beyond the model's weights, as estimated before it runs.
+
+    Attributes:
+        row: a (head, prompt) pair in a pass.
+        a_prefix: a head's prefix: its own pass, and its keys and values in every layer.
+        stream: a prompt's residual stream in one layer.
+        held: the same, with what attention and each head add to it there.
+        states: a head's last states of all prompts, and their decomposition in float64.
+        prompts: how many prompts there are.
+        layers: how many layers.
+    """
+
+    row: int
+    a_prefix: int
+    stream: int
+    held: int
+    states: int
+    prompts: int
+    layers: int
+
+    @classmethod
+    def of(cls, config: Any, n_prompts: int, width: int, prefix: int = 0) -> Needs:
+        """For prompts of `width` tokens that share the first `prefix`.
+
+        Args:
+            config: a TransformerLens config, or anything with its names for sizes and dtype.
+            n_prompts: how many prompts.
+            width: tokens in the longest one.
+            prefix: tokens that are run once for each head.
+        """
+        size = torch.empty((), dtype=config.dtype).element_size()
+        kept = 2 * prefix * config.n_layers * config.n_heads * config.d_head
+        stream = size * width * config.d_model
+        return cls(
+            row=size * _row_elements(config, width - prefix, width),
+            a_prefix=size * (_row_elements(config, prefix, prefix) + kept),
+            stream=stream,
+            held=4 * stream + 3 * size * width * config.n_heads * config.d_head,
+            states=n_prompts * config.d_model * (size + 3 * 8),
+            prompts=n_prompts,
+            layers=config.n_layers,
+        )
+
+    @property
+    def least(self) -> int:
+        """With one row at a time."""
+        return 2 * max(self.row + self.a_prefix, self.held) + 4 * self.states
+
+    @property
+    def kept(self) -> int:
+        """To hold the streams of all layers, so that none runs twice."""
+        return 2 * self.prompts * (self.held + self.layers * self.stream)
+
+
+class Passes:
+    """How large a pass may be: as planned, until one runs out of memory.
+
+    Attributes:
+        rows: most (head, prompt) pairs in a pass.
+    """
+
+    def __init__(self, rows: int):
+        self.rows = rows
+
+    def fitted(self, run: Callable[[], Result]) -> Result:
+        """Runs something made of passes; if memory runs out, again with half the rows.
+
+        Raises:
+            RuntimeError: if not even a single row fits into memory.
+        """
+        while True:
+            try:
+                return run()
+            except RuntimeError as error:
+                if self.rows == 1 or not should_reduce_batch_size(error):
+                    raise
+            self.rows //= 2  # out here, because the exception holds on to the pass's tensors
+            clear_device_cache(garbage_collection=True)
+            logger.warning("out of memory: going on with at most %d rows a pass", self.rows)
+
+
+def even_slices(length: int, most: int) -> list[slice]:
+    """Cuts a range into as few slices as hold at most `most` each, of nearly the same size."""
+    count = -(-length // most)
+    ends = [length * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def make_plan(
+    model: Model,
+    batch: PromptBatch,
+    ablation: Ablation,
+    *,
+    max_rows: int | None,
+    max_bytes: int | str | None,
+    shared_prefix: bool,
+) -> Plan:
+    """Cuts a scan up so that it fits.
+
+    Args:
+        model: the model.
+        batch: the prompts.
+        ablation: what will be done to heads.
+        max_rows: most (head, prompt) pairs in a pass; `None`: as many as are fast and fit.
+        max_bytes: memory to use beyond the model's weights, as a number or as `"2GiB"`; `None`:
+            four fifths of what is free on a GPU, elsewhere 1 GiB or half of what is free.
+        shared_prefix: whether a prefix that all prompts share may be run once for each head.
+
+    Raises:
+        SafeheadError: if `max_rows` or `max_bytes` leaves no room for a prompt.
+    """
+    if max_rows is not None and not (isinstance(max_rows, int) and max_rows >= 1):
+        raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
+    config, n_prompts = model.cfg, len(batch.prompts)
+    width, device = batch.tokens.shape[1], batch.tokens.device
+    budget = parse_bytes(max_bytes) if max_bytes is not None else free_bytes(device)
+    apart = ablation.separable(model) and runs_in_parts(model)
+    prefix = _useful_prefix(model, batch) if apart and shared_prefix else 0
+    needs = Needs.of(config, n_prompts, width, prefix)
+    if prefix and needs.a_prefix > budget / 4:
+        prefix = 0
+        needs = Needs.of(config, n_prompts, width)
+    if max_bytes is not None and budget < needs.least:
+        raise SafeheadError(
+            f"max_bytes={max_bytes} is too little: {n_prompts} prompts of {width} tokens take at "
+            f"least about {readable(needs.least)} beyond the model's weights"
+        )
+    if max_rows is None:
+        hidden = torch.empty((), dtype=config.dtype).element_size() * max(
+            config.d_mlp or 0, config.d_model
+        )
+        fast = TOKENS_PER_PASS
+        if device.type == "cpu":
+            fast = min(fast, max(CPU_TOKENS, CPU_ACTIVATION // hidden))
+        a_head = n_prompts * needs.row + needs.a_prefix  # in a pass of whole heads
+        room = budget / 2
+        fitting = n_prompts * int(room / a_head) or int((room - needs.a_prefix) / needs.row)
+        max_rows = max(1, min(fast // (width - prefix), fitting))
+    keep = needs.kept <= budget
+    part = n_prompts if keep else max(1, min(n_prompts, int(budget / 2 / needs.held)))
+    piece = max_rows // n_prompts if part == n_prompts else config.n_heads
+    piece = max(1, min(piece, int(budget / 4 / needs.states)))
+    return Plan(apart, prefix, max_rows, part, keep, piece, budget)
+
+
+def parse_bytes(text: int | str) -> int:
+    """Reads a number of bytes: `1500000000`, `"1.5GB"`, `"512 MiB"`.
+
+    Raises:
+        SafeheadError: if it is no such number, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", str(text).lower())
+    count = 0
+    if found:
+        number, unit, binary = found.groups()
+        power = " kmgt".index(unit) if unit else 0
+        count = int(float(number) * (1024 if binary else 1000) ** power)
+    if count < 1:
+        raise SafeheadError(f"{text!r} is no amount of memory: write it like 2GiB or 1500MB")
+    return count
+
+
+def readable(count: int) -> str:
+    """A number of bytes as people read it."""
+    number, units = float(count), iter(("bytes", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while number >= 1024 and unit != "GiB":
+        number, unit = number / 1024, next(units)
+    return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory to use by default: four fifths of a GPU's, at most 1 GiB elsewhere."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(GPU_SHARE * (free + cached))
+    return min(CPU_BUDGET, psutil.virtual_memory().available // 2)
+
+
+def _row_elements(config: Any, n_queries: int, n_keys: int) -> int:
+    """Numbers alive at once while a row goes through a layer, at most."""
+    heads = config.n_heads * config.d_head
+    a_token = 6 * config.d_model + max(4 * heads, 3 * (config.d_mlp or 0))
+    return n_queries * a_token + 4 * config.n_heads * n_queries * n_keys + 6 * n_keys * heads
+
+
+def _useful_prefix(model: Model, batch: PromptBatch) -> int:
+    """How many tokens to share.
+
+    With prompts of different length, padding lies between the prefix and what follows. Attention
+    that looks at distances between columns would take it for tokens. And dynamic NTK rotates by
+    how many tokens a pass has.
+    """
+    config, n_prompts = model.cfg, len(batch.prompts)
+    width = batch.tokens.shape[1]
+    windowed = config.use_local_attn and (config.window_size or 0) < width
+    by_column = config.positional_embedding_type == "alibi" or windowed or config.use_logn_attn
+    if config.use_dynamic_ntk_rope or (by_column and not batch.mask.all()):
+        return 0
+    prefix = batch.shared_prefix
+    return prefix if prefix * (1 - 1 / n_prompts) >= WORTHWHILE * width else 0

@@ -1,0 +1,220 @@
+"""A directory that keeps the finished pieces of a long run, so that a killed one can go on.
+
+A piece is an independent unit of work: a name, its inputs, its result. `run.json` says what the
+run is; `pieces/` holds a file for each finished piece, written whole or not at all, with a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safehead_tl.ablations import Ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.results import load_result, save_result, versions, write_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A finished piece of work.
+
+    Attributes:
+        result: its scores, generated tokens, or anything else as bytes.
+        token_layers: what it cost: tokens times layers.
+        seconds: how long it took.
+    """
+
+    result: Tensor
+    token_layers: int
+    seconds: float
+
+
+class RunDirectory:
+    """Finished pieces of one run.
+
+    Attributes:
+        path: the directory.
+        plan: how the run was cut up when it began.
+        environment: what it ran on when it began.
+    """
+
+    def __init__(self, path: Path, record: Mapping[str, Any]):
+        self.path = path
+        self.plan: Mapping[str, Any] = record["plan"]
+        self.environment: Mapping[str, Any] = record["environment"]
+        self._identity = json.dumps(record["identity"], sort_keys=True)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        identity: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        plan: Mapping[str, Any],
+    ) -> RunDirectory:
+        """Opens a directory for a run, to begin it or to go on with it.
+
+        Args:
+            path: the directory; made if it is not there.
+            identity: what the run is. It must be the same each time.
+            environment: what it runs on. If it differs the last digits may, which is told.
+            plan: how the run is cut up, if it begins now.
+
+        Raises:
+            SafeheadError: if the directory holds another run, something else, or cannot be
+                written; or if the identity holds something that cannot be compared.
+        """
+        path = Path(path)
+        manifest = path / "run.json"
+        now = {"format": FORMAT, "identity": identity, "environment": environment, "plan": plan}
+        record: dict[str, Any] = json.loads(json.dumps(now, default=_as_json))
+        if manifest.is_file():
+            try:
+                there = json.loads(manifest.read_text())
+                if there["format"] != FORMAT or there["plan"].keys() != record["plan"].keys():
+                    raise ValueError("it is in another format")
+                others = _differences(there["identity"], record["identity"])
+                around = _differences(there["environment"], record["environment"])
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
+            if others:
+                raise SafeheadError(
+                    f"{path} holds another run: {'; '.join(others)}. Give the same settings "
+                    "to go on with it, or another run_dir for a new run"
+                )
+            if around:
+                logger.warning(
+                    "%s began under other conditions (%s): the last digits of its scores may "
+                    "differ from those of an undisturbed run",
+                    path,
+                    "; ".join(around),
+                )
+            return cls(path, there)
+        if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+            raise SafeheadError(f"run_dir={path} holds other files: give an empty or new directory")
+        with _said_plainly(path):
+            write_atomically(manifest, (json.dumps(record, indent=1) + "\n").encode())
+        return cls(path, record)
+
+    def get(self, name: str, inputs: Mapping[str, Any]) -> Piece | None:
+        """A finished piece; `None` if there is none, or (told) if it is damaged."""
+        path = self._file(name)
+        try:
+            tensors, header = load_result(path, "piece")
+            result = tensors["result"]
+            if header["digest"] != self._digest(inputs, header["cost"], result):
+                raise SafeheadError("its digest is not that of its content in this run")
+            return Piece(result, **header["cost"])
+        except FileNotFoundError:
+            return None
+        except (SafeheadError, ValueError, LookupError, TypeError) as error:
+            logger.warning("%s is damaged (%s): computing it again", path, error)
+            return None
+
+    def put(self, name: str, inputs: Mapping[str, Any], piece: Piece) -> None:
+        """Keeps a finished piece.
+
+        Raises:
+            SafeheadError: if it cannot be written, such as on a full disk. What was kept stays.
+        """
+        cost = {"token_layers": piece.token_layers, "seconds": piece.seconds}
+        header = {
+            "inputs": dict(inputs),
+            "cost": cost,
+            "digest": self._digest(inputs, cost, piece.result),
+        }
+        with _said_plainly(self.path):
+            save_result(self._file(name), "piece", {"result": piece.result}, header)
+
+    def _file(self, name: str) -> Path:
+        return self.path / "pieces" / f"{name}.safetensors"
+
+    def _digest(self, inputs: Mapping[str, Any], cost: Mapping[str, Any], result: Tensor) -> str:
+        """Of a piece and of the run it belongs to."""
+        said = json.dumps([self._identity, inputs, cost, list(result.shape)], sort_keys=True)
+        return hashlib.sha256(said.encode() + result.contiguous().numpy().tobytes()).hexdigest()
+
+
+def identity_of(description: Mapping[str, Any], ablation: Ablation) -> dict[str, Any]:
+    """The parts of a run's identity that all runs have: the model, and what is done to it.
+
+    Args:
+        description: of the model. Where it was loaded from and where it runs may change.
+        ablation: the ablation.
+    """
+    if description["hooks"]:
+        logger.warning(
+            "the model has hooks of your own, at %s: run_dir cannot tell whether they are the "
+            "same when the run goes on",
+            ", ".join(description["hooks"]),
+        )
+    elsewhere = ("name", "revision", "weights", "device")
+    return {
+        "model": {key: value for key, value in description.items() if key not in elsewhere},
+        "ablation": {
+            "class": f"{type(ablation).__module__}.{type(ablation).__qualname__}",
+            **ablation.describe(),
+        },
+    }
+
+
+def environment_of(device: torch.device, memory: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's last digits depend on: versions, device, threads, how it was cut up."""
+    return {
+        "versions": dict(versions()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
+        "memory": dict(memory),
+    }
+
+
+@contextmanager
+def _said_plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SafeheadError(
+            f"cannot write to run_dir={path}: {error.strerror or error}. What was finished before "
+            "is kept: make room, or let it be written, and start again with the same run_dir"
+        ) from error
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no word for: a tensor as its digest; anything else is refused."""
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        return {"shape": list(value.shape), "sha256": hashlib.sha256(content).hexdigest()}
+    raise SafeheadError(
+        f"run_dir cannot compare a {type(value).__name__} ({value!r}), which is among the "
+        "settings: leave run_dir out, or use numbers, texts and tensors"
+    )
+
+
+def _differences(there: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two JSON values, as sentences."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        return [
+            found
+            for key in sorted(there.keys() | now.keys())
+            for found in _differences(there.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if there == now else [f"{name} was {_short(there)} and is now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

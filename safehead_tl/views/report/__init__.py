@@ -1,0 +1,1 @@
+"""TODO views/report."""

@@ -91,7 +91,7 @@ def explore(folder: Path) -> Path:
     """The live widget, as its own script draws it, with both planted heads ablated."""
     model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
     scores = sh.ships(model, prompts, template="chat", progress=False)
-    with patch("safehead_tl.views.explore.explore._in_notebook", lambda: True):
+    with patch("safehead_tl.views.widget.explore._in_notebook", lambda: True):
         widget = sh.explore(
             model, prompts, scores=scores, template="chat", marked=["L1H3", "L2H6"],
             marked_as="planted",

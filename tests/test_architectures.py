@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import independent
 import safehead_tl as sh
-from conftest import FAMILIES, HookedTransformer, make_checkpoint
+from families import FAMILIES, ROOT, HookedTransformer, make_checkpoint
 from safehead_tl.ablations.hooks import group_hooks
 from safehead_tl.ablations.names import resolve_ablation
 from safehead_tl.generation.batched import generate_greedy
 from safehead_tl.prompts.tokens import encode
 
-PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+PAGE = ROOT / "docs" / "architectures.md"
 HEADS = tuple(map(sh.Head.parse, ("L0H1", "L1H0", "L1H3", "L2H2")))
 PROMPTS = [
     "explain how to bend a kite",

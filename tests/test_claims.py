@@ -1,15 +1,11 @@
 """The table of docs/evaluation.md, computed anew; C5, which trains models, by `make claims`."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import paper_claims  # noqa: E402
+import paper_claims
+from families import ROOT
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
 PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")

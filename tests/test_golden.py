@@ -2,15 +2,13 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 import safehead_tl as sh
-from conftest import hooked_only
+from families import GOLDEN, hooked_only
 
-GOLDEN = Path(__file__).parent / "golden"
 FLOAT32_STEP = 2.0**-23
 
 

@@ -2,24 +2,19 @@
 
 import re
 import shlex
-import sys
-from pathlib import Path
 
+import commands
 import plotly.graph_objects as go
 import pytest
 from typer.testing import CliRunner
 
 import safehead_tl as sh
 import safehead_tl.organism
+from families import ROOT
 from safehead_tl.cli.main import app
 from safehead_tl.cli.story import run_demo
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS))
-
-import commands  # noqa: E402
-
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "how-to").glob("*.md"))]
 NOT_RUN = "# not run: "

@@ -12,7 +12,7 @@ import pandas as pd
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation import METRICS, Metric, Responses
 from safehead_tl.heads import Head
-from safehead_tl.results import Provenance, Rate, load_result, rank_p, save_result
+from safehead_tl.results import Provenance, Rate, figures, load_result, rank_p, save_result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -217,9 +217,7 @@ class Evaluation:
 
     def figure(self) -> go.Figure:
         """The shares with their intervals, next to the controls."""
-        from safehead_tl.figures import evaluation_figure
-
-        return evaluation_figure(self)
+        return figures.evaluation_figure(self)
 
     def save(self, path: str | Path) -> None:
         """Saves everything, prompts and responses too, to one safetensors file."""

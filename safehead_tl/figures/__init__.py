@@ -6,10 +6,10 @@ from safehead_tl.figures.concentration import concentration_figure
 from safehead_tl.figures.evaluation import evaluation_figure
 from safehead_tl.figures.ground_truth import ground_truth_figure
 from safehead_tl.figures.heatmap import heatmap_figure
-from safehead_tl.figures.heatmaps import heatmaps
 from safehead_tl.figures.overlap import overlap_figure
 from safehead_tl.figures.plane import plane_figure
 from safehead_tl.figures.sahara import sahara_figure
+from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.spectrum import spectrum_figure
 from safehead_tl.figures.strips import strips_figure
 from safehead_tl.figures.style import COLOURS, SEQUENTIAL

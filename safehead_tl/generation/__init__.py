@@ -9,9 +9,9 @@ from safehead_tl.generation.batched import (
     generate_greedy,
 )
 from safehead_tl.generation.decoding import Decoding
-from safehead_tl.generation.generate import Generations, generate
 from safehead_tl.generation.questioning import Judges, Questioning
 from safehead_tl.generation.responses import METRICS, SHARES, Metric, Responses
+from safehead_tl.generation.texts import Generations, generate
 
 __all__ = [
     "METRICS",

@@ -23,6 +23,7 @@ from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, summaris
 from safehead_tl.ground_truth.variants import Variant, variants
 from safehead_tl.models import single_thread
 from safehead_tl.organism import Recipe
+from safehead_tl.results import figures
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -79,9 +80,7 @@ class GroundTruth:
 
     def figure(self) -> go.Figure:
         """Draws the main variants against the kinds: mean average precision as colour and text."""
-        from safehead_tl.figures import ground_truth_figure
-
-        return ground_truth_figure(self)
+        return figures.ground_truth_figure(self)
 
 
 @single_thread()

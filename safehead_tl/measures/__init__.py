@@ -1,10 +1,10 @@
 """TODO measures."""
 
 from safehead_tl.measures.divergence import Divergence
-from safehead_tl.measures.last_states import LastStates, last_states
+from safehead_tl.measures.greedy import sahara
 from safehead_tl.measures.rotation import Rotation
-from safehead_tl.measures.sahara import sahara
-from safehead_tl.measures.ships import generalized_ships, ships
+from safehead_tl.measures.scoring import generalized_ships, ships
+from safehead_tl.measures.states import LastStates, last_states
 
 __all__ = [
     "Divergence",

@@ -39,8 +39,8 @@ from safehead_tl.models.loading import (
     parse_dtype,
     read_config,
 )
-from safehead_tl.models.quiet import quiet, without_bars
 from safehead_tl.models.readout import final_state, next_token_log_probs
+from safehead_tl.models.silence import quiet, without_bars
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models.conversion import Settings, load_original
 from safehead_tl.models.identity import Model, remember_ends
-from safehead_tl.models.quiet import quiet
+from safehead_tl.models.silence import quiet
 from safehead_tl.models.tokenizers import adds_bos, attach_tokenizer, load_tokenizer
 
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models.identity import Model, remember_ends
-from safehead_tl.models.quiet import quiet
+from safehead_tl.models.silence import quiet
 from safehead_tl.models.tokenizers import attach_tokenizer
 
 MISREAD_WORDS = ("llama", "gemma")

@@ -28,7 +28,7 @@ from safehead_tl.models.conversion import (
     load_original,
 )
 from safehead_tl.models.identity import Model, check_model, remember_ends, remember_source
-from safehead_tl.models.quiet import quiet, without_bars
+from safehead_tl.models.silence import quiet, without_bars
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """TODO results."""
 
 from safehead_tl.results.correlation import kendall, spearman
+from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import load_result, save_result, write_atomically
 from safehead_tl.results.group import HeadGroup
 from safehead_tl.results.provenance import Provenance, versions
@@ -17,6 +18,7 @@ __all__ = [
     "Rate",
     "Screened",
     "bootstrap_interval",
+    "figures",
     "kendall",
     "load_result",
     "paired_p",

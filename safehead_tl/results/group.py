@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from safehead_tl.heads import Head
+from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import load_result, save_result
 from safehead_tl.results.provenance import Provenance
 from safehead_tl.results.scores import HeadScores
@@ -64,9 +65,7 @@ class HeadGroup:
 
     def figure(self) -> go.Figure:
         """Draws the search: the group's score after each step, and what the runner-up's was."""
-        from safehead_tl.figures import sahara_figure
-
-        return sahara_figure(self)
+        return figures.sahara_figure(self)
 
     def save(self, path: str | Path) -> None:
         """Saves everything to one safetensors file."""

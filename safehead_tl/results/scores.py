@@ -13,6 +13,7 @@ from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadLike, HeadsLike, parse_heads
+from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import load_result, save_result
 from safehead_tl.results.provenance import Provenance
 from safehead_tl.results.screened import Screened
@@ -194,11 +195,9 @@ class HeadScores:
             >>> scores = sh.ships(model, prompts, template="chat")
             >>> scores.heatmap(["L1H3", "L2H6"], marked_as="planted").write_html("heatmap.html")
         """
-        from safehead_tl.figures import heatmap_figure
-
         chosen = parse_heads(marked, *self.values.shape)
         statistic = "mean" if marginals is True else marginals or None
-        return heatmap_figure(self, chosen, marked_as, top, statistic)
+        return figures.heatmap_figure(self, chosen, marked_as, top, statistic)
 
     def bars(
         self, top: int = 20, *, marked: HeadsLike = (), marked_as: str = "marked"
@@ -217,9 +216,7 @@ class HeadScores:
         Raises:
             SafeheadError: if a marked head does not exist, or `top` is below 1.
         """
-        from safehead_tl.figures import bars_figure
-
-        return bars_figure(self, top, parse_heads(marked, *self.values.shape), marked_as)
+        return figures.bars_figure(self, top, parse_heads(marked, *self.values.shape), marked_as)
 
     def strips(
         self, top: int = 10, *, log: bool = False, marked: HeadsLike = (), marked_as: str = "marked"
@@ -236,9 +233,9 @@ class HeadScores:
             SafeheadError: for a measure of all prompts together; if a marked head does not exist,
                 or `top` is below 1.
         """
-        from safehead_tl.figures import strips_figure
-
-        return strips_figure(self, top, log, parse_heads(marked, *self.values.shape), marked_as)
+        return figures.strips_figure(
+            self, top, log, parse_heads(marked, *self.values.shape), marked_as
+        )
 
     def save(self, path: str | Path) -> None:
         """Saves everything to one safetensors file."""

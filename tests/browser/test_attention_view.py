@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import safehead_tl as sh
-from safehead_tl.views.attention import attention, attention_page, attention_script
+from families import GOLDEN
+from safehead_tl.views.patterns import attention, attention_page, attention_script
 
 pytest.importorskip("circuitsvis")
 
@@ -99,7 +100,7 @@ def test_a_view_put_into_a_page_that_has_the_script(demo, page, show):
 
 
 def test_a_hostile_prompt_runs_nothing(page, show):
-    model = sh.load_model(Path(__file__).parent.parent / "golden" / "mha")
+    model = sh.load_model(GOLDEN / "mha")
     view = attention(model, HOSTILE, "L0H0", template="direct")
     drawn = show(attention_page([view]), "hostile-prompt")
     assert len(view.tokens) == len(HOSTILE) + 1

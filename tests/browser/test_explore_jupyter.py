@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from browser.conftest import fresh_page
+from browser.pages import fresh_page
 from safehead_tl.prompts.tokens import encode
 
 pytest.importorskip("jupyterlab")

@@ -2,14 +2,12 @@
 
 import base64
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 import safehead_tl as sh
-
-GOLDEN = Path(__file__).parent.parent / "golden"
+from families import GOLDEN
 
 TOLD = {"template": "chat", "max_new_tokens": 16, "progress": False}
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><svg onload="window.hacked=1">'

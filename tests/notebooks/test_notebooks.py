@@ -19,9 +19,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from families import ROOT
 from safehead_tl.organism import DEMO
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 LONGEST_CELL, LONGEST_NOTEBOOK = 400, 900
 """Seconds, on a busy machine; each takes well under a minute on an idle core."""

@@ -1,0 +1,282 @@
+"""How few heads carry the refusals: attack success as heads are ablated one after the other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from safehead_tl.ablations import Ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.generation import METRICS, Decoding, Judges, Metric, Questioning, Responses
+from safehead_tl.heads import Head, HeadsLike, parse_heads
+from safehead_tl.judges import Judge
+from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.prompts import Template
+from safehead_tl.results import (
+    Provenance,
+    Rate,
+    bootstrap_interval,
+    figures,
+    load_result,
+    save_result,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, eq=False)
+class Concentration:
+    """Attack success against the number of ablated heads, along several orders of heads.
+
+    Attributes:
+        orders: heads in the order in which they are ablated, by the order's name.
+        random_orders: the random orders they are compared with.
+        responses: what the model answers: unablated, then with the first head of each order, with
+            its first two, and so on.
+        provenance: what it was computed from.
+    """
+
+    orders: Mapping[str, tuple[Head, ...]]
+    random_orders: tuple[tuple[Head, ...], ...]
+    responses: Responses
+    provenance: Provenance
+
+    @property
+    def size(self) -> int:
+        """How many heads are ablated at most."""
+        return len(next(iter(self.orders.values())))
+
+    def curve(self, order: str, metric: Metric = "coherent_asr") -> list[Rate]:
+        """The share of responses with no head of an order ablated, with one, with two, ...
+
+        Raises:
+            SafeheadError: if there is no such order.
+        """
+        return [self.responses.rate(metric, variant) for variant in self._variants(order)]
+
+    def random_curves(self, metric: Metric = "coherent_asr") -> list[list[float]]:
+        """The same shares along each random order."""
+        first = 1 + len(self.orders) * self.size
+        starts = range(first, first + len(self.random_orders) * self.size, self.size)
+        return [
+            [
+                self.responses.rate(metric, variant).share
+                for variant in (0, *range(start, start + self.size))
+            ]
+            for start in starts
+        ]
+
+    def area(
+        self, order: str, metric: Metric = "coherent_asr"
+    ) -> tuple[float, tuple[float, float]]:
+        """Safety concentration: the mean share over 1 to `size` heads ablated, above unablated.
+
+        1: the first head ablated turns every answer. 0: ablating all of them turns none. Negative
+        where ablation lowers the share.
+
+        Returns:
+            The area, and its 95 % interval by bootstrap over prompts.
+        """
+        variants = self._variants(order)
+        shares = self.responses.outcomes(metric).double().mean(2)
+        gains = shares[variants[1:]].mean(0) - shares[0]
+        return gains.mean().item(), bootstrap_interval(gains.tolist())
+
+    def random_areas(self, metric: Metric = "coherent_asr") -> list[float]:
+        """The same along each random order."""
+        return [sum(curve[1:]) / self.size - curve[0] for curve in self.random_curves(metric)]
+
+    def _variants(self, order: str) -> list[int]:
+        if order not in self.orders:
+            raise SafeheadError(f"no order {order!r}: there are {', '.join(self.orders)}")
+        start = 1 + list(self.orders).index(order) * self.size
+        return [0, *range(start, start + self.size)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every point of every curve: `order, ablated, heads, metric, share, low, high, n`."""
+        rows = []
+        for order, heads in self.orders.items():
+            for metric in METRICS:
+                for count, rate in enumerate(self.curve(order, metric)):
+                    rows.append(
+                        {
+                            "order": order,
+                            "ablated": count,
+                            "heads": " ".join(map(str, heads[:count])),
+                            "metric": metric,
+                            "share": rate.share,
+                            "low": rate.interval[0],
+                            "high": rate.interval[1],
+                            "n": rate.total,
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        areas = ", ".join(f"{order} {self.area(order)[0]:.2f}" for order in self.orders)
+        return f"<Concentration over {self.size} heads: {areas}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Curves, areas and provenance as plain values; no prompts and no responses."""
+        orders = {}
+        for order, heads in self.orders.items():
+            area, interval = self.area(order)
+            curves = {
+                metric: [rate.share for rate in self.curve(order, metric)] for metric in METRICS
+            }
+            orders[order] = {
+                "heads": [str(head) for head in heads],
+                "area": area,
+                "area_interval": list(interval),
+                "curves": curves,
+            }
+        return {
+            "orders": orders,
+            "random": {
+                "heads": [[str(head) for head in order] for order in self.random_orders],
+                "areas": self.random_areas(),
+                "coherent_asr": self.random_curves(),
+            },
+            "provenance": self.provenance.to_dict(),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Saves everything, prompts and responses too, to one safetensors file."""
+        header = {
+            "orders": self.orders,
+            "random_orders": self.random_orders,
+            "responses": self.responses.header(),
+            "provenance": self.provenance.to_dict(),
+        }
+        save_result(path, "Concentration", self.responses.tensors("harmful"), header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Concentration:
+        """Loads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            SafeheadError: if it holds something else.
+        """
+        tensors, header = load_result(path, "Concentration")
+        return cls(
+            orders={name: _heads(order) for name, order in header["orders"].items()},
+            random_orders=tuple(map(_heads, header["random_orders"])),
+            responses=Responses.restored("harmful", tensors, header["responses"]),
+            provenance=Provenance(**header["provenance"]),
+        )
+
+    def figure(self, metric: Metric = "coherent_asr") -> go.Figure:
+        """The curves, with the random orders' range behind them."""
+        return figures.concentration_figure(self, metric)
+
+
+def _heads(pairs: Sequence[Sequence[int]]) -> tuple[Head, ...]:
+    return tuple(Head(layer, head) for layer, head in pairs)
+
+
+def concentration(
+    model: Model,
+    prompts: Sequence[str],
+    orders: Mapping[str, HeadsLike],
+    *,
+    size: int | None = None,
+    random_orders: int = 20,
+    ablation: str | Ablation = "undifferentiated",
+    template: Template = "paper",
+    judge: str | Judge = "keyword",
+    refusal: str | Judge = "refusal-prefix",
+    coherence: str | Judge = "coherence",
+    max_new_tokens: int = 128,
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    samples: int = 1,
+    seed: int = 0,
+    max_rows: int | None = None,
+    run_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Concentration:
+    """Ablates heads one after the other, and watches attack success rise (paper Fig. 4a).
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
+        prompts: harmful prompts, without template.
+        orders: heads, the first to be ablated first, by a name: such as
+            `{"Sahara": group.heads, "Ships": scores.top(3)}`.
+        size: how many heads to ablate at most; by default as many as the shortest order has.
+        random_orders: how many random orders of all heads to compare with.
+        ablation: as in `evaluate`, and so the following.
+        template: as in `evaluate`.
+        judge: as in `evaluate`.
+        refusal: as in `evaluate`.
+        coherence: as in `evaluate`.
+        max_new_tokens: as in `evaluate`.
+        top_k: as in `evaluate`.
+        temperature: as in `evaluate`.
+        samples: as in `evaluate`.
+        seed: as in `evaluate`; of the random orders too.
+        max_rows: as in `evaluate`.
+        run_dir: as in `evaluate`.
+        progress: show progress bars.
+
+    Returns:
+        Curves along each order, and the area under each: the safety concentration. Costs one
+        generation of each prompt for each order and number of heads.
+
+    Raises:
+        SafeheadError: as `evaluate`; or if there is no order, or one is shorter than `size`.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> prompts = sh.load_prompts("demo/harmful", split="test", limit=8)
+        >>> told = {"template": "chat", "max_new_tokens": 32, "random_orders": 2}
+        >>> found = sh.concentration(model, prompts, {"planted": ["L2H6", "L1H3"]}, **told)
+        >>> [rate.share for rate in found.curve("planted")][::2]  # with none ablated, with both
+        [0.0, 1.0]
+    """
+    check_model(model)
+    layers, width = model.cfg.n_layers, model.cfg.n_heads
+    parsed = {name: parse_heads(heads, layers, width) for name, heads in orders.items()}
+    if not parsed:
+        raise SafeheadError("orders is empty: give such as {'Sahara': group.heads}")
+    shortest = min(map(len, parsed.values()))
+    if size is None:
+        size = shortest
+    if not (isinstance(random_orders, int) and random_orders >= 0):
+        raise SafeheadError(f"random_orders={random_orders!r}: give a number, or 0")
+    if not (isinstance(size, int) and 1 <= size <= shortest):
+        raise SafeheadError(
+            f"size={size}: the shortest order has {shortest} heads; give 1 to as many"
+        )
+    told = {name: heads[:size] for name, heads in parsed.items()}
+    everything = [Head(layer, head) for layer in range(layers) for head in range(width)]
+    generator = random.Random(seed)
+    drawn = tuple(tuple(generator.sample(everything, size)) for _ in range(random_orders))
+    variants = [(), *(order[:k] for order in (*told.values(), *drawn) for k in range(1, size + 1))]
+    settings = {
+        "measure": "concentration",
+        "orders": {name: [str(head) for head in heads] for name, heads in told.items()},
+        "random_orders": [[str(head) for head in order] for order in drawn],
+    }
+    with single_thread_if_tiny(model), torch.no_grad():
+        asking = Questioning.start(
+            model,
+            {"harmful": prompts},
+            template,
+            ablation,
+            Decoding(max_new_tokens, top_k, temperature, samples, seed),
+            Judges.resolved(judge, refusal, coherence),
+            max_rows=max_rows,
+            run_dir=run_dir,
+            progress=progress,
+            identity=settings,
+        )
+        responses = asking.ask("harmful", variants)
+    return Concentration(told, drawn, responses, asking.provenance("harmful", settings))

@@ -1,0 +1,176 @@
+"""The report: one offline page on which every head of a model can be looked at."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safehead_tl.ablations import Ablation, resolve_ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation import Evaluation
+from safehead_tl.heads import HeadsLike, parse_heads
+from safehead_tl.measures import ships
+from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.prompts import Template, encode
+from safehead_tl.results import HeadGroup, HeadScores, write_atomically
+from safehead_tl.views.inspection import Views
+from safehead_tl.views.page.data import page_data
+from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
+
+
+def report(
+    model: Model,
+    prompts: Sequence[str],
+    path: str | Path,
+    *,
+    scores: HeadScores | None = None,
+    group: HeadGroup | None = None,
+    evaluation: Evaluation | None = None,
+    template: Template = "paper",
+    ablation: str | Ablation = "undifferentiated",
+    panels: int = 24,
+    shown: int = 8,
+    max_new_tokens: int = 48,
+    marked: HeadsLike = (),
+    marked_as: str = "marked",
+    title: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Writes one self-contained HTML page, which opens without a network.
+
+    A heatmap of all heads; a click or an arrow key shows a head's rank and scores, its attention
+    on a prompt with and without ablation, the next token's probabilities before and after, and the
+    answers. The page loads nothing and sends nothing, and prompts and answers cannot run in it.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
+        prompts: the prompts, without template. The page holds those that it shows.
+        path: the page, `*.html`.
+        scores: scores of the heads on these prompts; by default Ships, computed here.
+        group: a group that Sahara found, to tell of.
+        evaluation: an evaluation, to tell of.
+        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        ablation: what is done to a head.
+        panels: how many of the highest heads get whole patterns, next tokens and answers; the
+            others show what they attend to from the last token.
+        shown: how many prompts the page shows, the first ones.
+        max_new_tokens: length of the answers; 0: none.
+        marked: heads to mark in the heatmap, such as planted ones.
+        marked_as: what they are.
+        title: by default the model's name.
+        progress: show progress bars.
+
+    Returns:
+        The path. Costs a scan (unless `scores` are given), and for each shown prompt two passes and
+        `panels` generations.
+
+    Raises:
+        SafeheadError: for prompts, template, ablation or heads that cannot be used, scores of
+            another model or other prompts, or a path that is no `.html` file.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> path = sh.report(
+        ...     model, prompts, "report.html", template="chat", panels=2, shown=2, max_new_tokens=8
+        ... )
+        >>> path.name
+        'report.html'
+    """
+    check_model(model)
+    path = Path(path)
+    if path.suffix != ".html" or path.is_dir():
+        raise SafeheadError(f"{path}: the report is a page, name it .html")
+    for name, value, least in (("panels", panels, 0), ("shown", shown, 1)):
+        if not (isinstance(value, int) and value >= least):
+            raise SafeheadError(f"{name}={value!r}: give a number from {least}")
+    crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
+    told = {"template": template, "ablation": ablation, "progress": progress}
+    with single_thread_if_tiny(model):
+        if scores is None:
+            scores = ships(model, prompts, **told)  # type: ignore[arg-type]
+        else:
+            check_scores(model, prompts, template, ablation, scores)
+        views = Views.of(model, list(prompts)[:shown], template, ablation)
+        chosen = [head for head, _ in scores.top(panels)]
+        chosen += [head for head in crosses if head not in chosen]
+        data = page_data(views, scores, chosen, crosses, marked_as, max_new_tokens, progress)
+    model_name = str(scores.provenance.model["name"])
+    name = title or f"Attention heads of {Path(model_name).name}"
+    sections = [sahara_section(group), evaluation_section(evaluation)]
+    page = _page(
+        {
+            "title": html.escape(name),
+            "lead": html.escape(lead(scores)),
+            "summary": "".join(
+                f"<li>{html.escape(line)}</li>" for line in summary(scores, group, evaluation)
+            ),
+            "extra": "".join(filter(None, sections)),
+            "how": html.escape(how(scores)),
+            "settings": html.escape(json.dumps(scores.provenance.to_dict(), indent=1, default=str)),
+        },
+        data,
+    )
+    write_atomically(path, page.encode())
+    return path
+
+
+def check_scores(
+    model: Model,
+    prompts: Sequence[str],
+    template: Template,
+    ablation: str | Ablation,
+    scores: HeadScores,
+) -> None:
+    """Scores must be of what the page shows."""
+    shape = (model.cfg.n_layers, model.cfg.n_heads)
+    if tuple(scores.values.shape) != shape:
+        raise SafeheadError(
+            f"the scores are of {tuple(scores.values.shape)} layers and heads, the model has "
+            f"{shape}: give scores of this model"
+        )
+    said, ours = scores.provenance.prompts, encode(model, prompts, template).describe()
+    if said["tokens_hash"] != ours["tokens_hash"]:
+        raise SafeheadError(
+            "the scores are of other prompts or another template: give those they were computed "
+            "with, or leave scores out"
+        )
+    theirs, mine = scores.provenance.ablation["name"], resolve_ablation(ablation).name
+    if theirs != mine:
+        raise SafeheadError(f"the scores are of {theirs} ablation: say ablation={theirs!r}")
+
+
+def _page(parts: dict[str, str], data: dict[str, Any]) -> str:
+    """The page, with a content policy that lets nothing in but its own script and style."""
+    style, script = (web_text(f"draw.{end}", f"report.{end}") for end in ("css", "js"))
+    # In JSON inside a script element only < can end it; U+2028 and U+2029 are plain JSON.
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    parts = {
+        **parts,
+        "style": style,
+        "script": script,
+        "style_hash": _policy_hash(style),
+        "script_hash": _policy_hash(script),
+        "data": text,
+    }
+    pieces = web_text("report.html").split("{{")
+    page = [pieces[0]]
+    for piece in pieces[1:]:  # one pass: what is put in is never looked at again
+        name, _, rest = piece.partition("}}")
+        page += [parts[name], rest]
+    return "".join(page)
+
+
+def web_text(*names: str) -> str:
+    """Files of the package that a browser reads, one after another."""
+    folder = files("safehead_tl") / "data" / "web"
+    return "\n".join((folder / name).read_text("utf-8") for name in names)
+
+
+def _policy_hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,53 @@
+"""The widget in the browser: anywidget carries requests and answers, our own script draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anywidget
+import traitlets
+
+from safehead_tl.heads import Head
+from safehead_tl.views.page.report import web_text
+from safehead_tl.views.widget.state import Explorer
+
+
+class ExploreWidget(anywidget.AnyWidget):
+    """A heatmap to choose heads in, and what ablating them does; a notebook draws it.
+
+    The browser writes what it wants into `asked`, under a number that grows, and the answer comes
+    back in `shown` under the same number.
+    """
+
+    _esm = web_text("draw.js", "explore.js")
+    _css = web_text("draw.css", "explore.css")
+
+    page = traitlets.Dict().tag(sync=True)
+    asked = traitlets.Any().tag(sync=True)  # whatever comes: it is checked where it can be told
+    shown = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, explorer: Explorer) -> None:
+        self._explorer = explorer
+        shown = {"number": 0, **explorer.answer(explorer.first)}
+        super().__init__(page=explorer.page(), asked={"number": 0, **explorer.first}, shown=shown)
+        self.observe(self._answer, "asked")
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that are ablated in what is shown."""
+        return tuple(Head.parse(head) for head in self.shown.get("heads", ()))
+
+    def __repr__(self) -> str:
+        return (
+            "sh.explore: a live widget, which is shown while a kernel runs. "
+            f"{self.shown.get('status', self.shown.get('error'))}"
+        )
+
+    def _answer(self, change: Any) -> None:
+        asked, latest = change["new"], self.shown["number"]
+        number = asked.get("number") if isinstance(asked, dict) else None
+        if not isinstance(number, int):
+            number = latest  # not from our script, which is still told what is wrong with it
+        elif number <= latest:
+            return  # older than what is shown
+        self.shown = {"number": number, **self._explorer.answer(asked)}

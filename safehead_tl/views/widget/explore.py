@@ -1,0 +1,171 @@
+"""A live look at heads in a notebook: choose some, and see what ablating them does."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from safehead_tl.ablations import Ablation, resolve_ablation
+from safehead_tl.errors import SafeheadError
+from safehead_tl.heads import Head, HeadsLike, parse_heads
+from safehead_tl.measures import ships
+from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.prompts import Template
+from safehead_tl.results import HeadScores
+from safehead_tl.views.page.report import check_scores
+from safehead_tl.views.widget.state import Explorer
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+NOT_INSTALLED = (
+    "The live view needs anywidget: pip install 'safehead-tl[widget]', then restart the kernel."
+)
+NO_NOTEBOOK = (
+    "The live view needs a notebook: call explore in Jupyter, VS Code or Colab, with "
+    "pip install 'safehead-tl[widget]'. For a page to open anywhere, use report."
+)
+
+
+@runtime_checkable
+class Exploration(Protocol):
+    """What `explore` returns: something that a notebook shows as a cell's value."""
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that are ablated in what is shown, for whatever is to be done with them."""
+        ...
+
+
+@dataclass(frozen=True)
+class StillExplore:
+    """The heatmap alone, and what is missing for more.
+
+    Attributes:
+        sentence: what is missing.
+        figure: the heatmap.
+        heads: the head that a live view would begin with.
+    """
+
+    sentence: str
+    figure: go.Figure
+    heads: tuple[Head, ...]
+
+    def __repr__(self) -> str:
+        return self.sentence
+
+    def _repr_html_(self) -> str:
+        # With plotly's script: a page that has to load it shows nothing without a network.
+        drawn = self.figure.to_html(full_html=False, include_plotlyjs=True)
+        return f"<p>{html.escape(self.sentence)}</p>{drawn}"
+
+
+def explore(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    scores: HeadScores | None = None,
+    template: Template = "paper",
+    ablation: str | Ablation = "undifferentiated",
+    marked: HeadsLike = (),
+    marked_as: str = "marked",
+    max_new_tokens: int = 48,
+    progress: bool = True,
+) -> Exploration:
+    """Shows all heads in a notebook, live: what is chosen there is ablated, and what then happens.
+
+    A click on a head in the heatmap ablates it; with the shift key held it is added or removed.
+    Shown are the attention of these heads on a prompt with and without the ablation, the next
+    token's probabilities, their KL, and on demand the greedy answers. Ablation, its epsilon and
+    the prompt can be changed. What prompts and answers say cannot run in the notebook.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
+        prompts: the prompts, without template.
+        scores: scores of the heads on these prompts; by default Ships, computed here.
+        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        ablation: what is done to a head in the scores, and at first in what is shown.
+        marked: heads to mark in the heatmap, such as planted ones.
+        marked_as: what they are.
+        max_new_tokens: length of the answers; 0: none.
+        progress: show progress bars.
+
+    Returns:
+        A widget; make it a cell's value. Without anywidget it is built of ipywidgets, with a list
+        to choose heads from; without either, or outside a notebook, it is the heatmap and a
+        sentence. Costs a scan (unless `scores` are given); then four passes for each change,
+        and one for each token of answers.
+
+    Raises:
+        SafeheadError: for prompts, template, ablation or heads that cannot be used, or scores of
+            another model or other prompts. Later mistakes, in the notebook, are told there.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> view = sh.explore(model, prompts, template="chat", max_new_tokens=8)
+        >>> view.heads
+        (Head(layer=1, head=3),)
+    """
+    check_model(model)
+    if isinstance(max_new_tokens, bool) or max_new_tokens < 0:
+        raise SafeheadError(f"max_new_tokens={max_new_tokens!r}: give a number from 0")
+    crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
+    told: dict[str, Any] = {"template": template, "ablation": ablation, "progress": progress}
+    with single_thread_if_tiny(model):
+        if scores is None:
+            scores = ships(model, prompts, **told)
+        else:
+            check_scores(model, prompts, template, ablation, scores)
+        explorer = Explorer.of(
+            model, prompts, scores, template, resolve_ablation(ablation), crosses, marked_as,
+            max_new_tokens,
+        )  # fmt: skip
+    return _front(explorer)
+
+
+def _front(explorer: Explorer) -> Exploration:
+    """The best that can be shown here."""
+    sentence = NO_NOTEBOOK
+    if _in_notebook():
+        if _importable("ipywidgets") and _importable("anywidget"):
+            from safehead_tl.views.widget.browser import ExploreWidget
+
+            _let_colab_show_widgets()
+            return ExploreWidget(explorer)
+        if _importable("ipywidgets"):
+            from safehead_tl.views.widget.plain import PlainExplore
+
+            return PlainExplore(explorer)
+        sentence = NOT_INSTALLED
+    heads = tuple(Head.parse(head) for head in explorer.first["heads"])
+    return StillExplore(
+        sentence, explorer.scores.heatmap(explorer.marked, marked_as=explorer.marked_as), heads
+    )
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel runs this: IPython in a terminal has none, and can show no widget."""
+    ipython = sys.modules.get("IPython")  # where a notebook runs, it has been imported
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _importable(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _let_colab_show_widgets() -> None:
+    """Colab shows widgets that are not its own only when it is asked to."""
+    try:
+        from google.colab import output
+    except ImportError:
+        return
+    output.enable_custom_widget_manager()

@@ -1,0 +1,336 @@
+import dataclasses
+import json
+import sys
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+import safehead_tl as sh
+from families import TESTS
+from safehead_tl.cli import demo as _commands_demo
+from safehead_tl.cli import main as _cli
+from safehead_tl.cli.options import chosen_ablation, chosen_judge
+from safehead_tl.organism import Recipe
+
+
+def run(*arguments):
+    done = CliRunner().invoke(_cli.app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return done.stdout
+
+
+def test_demo(tmp_path):
+    text = run("demo", "--out", tmp_path, "--json", tmp_path / "demo.json")
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert result["planted"] == ["L1H3", "L2H6"]
+    assert "L1H3 (planted)" in text
+    assert "Sahara chose" in text
+    rates = {row["condition"]: row["asr"]["share"] for row in result["behaviours"]}
+    assert rates["base"] >= 0.95
+    assert rates["aligned"] <= 0.05
+    assert next(v for k, v in rates.items() if k.startswith("control")) <= 0.05
+    assert result["data_bytes"] < 1_000_000
+    html = (tmp_path / "heatmap.html").read_text()
+    assert "L2H6" in html
+    assert 'src="http' not in html
+    scores = sh.HeadScores.load(tmp_path / "ships-undifferentiated.safetensors")
+    assert scores.to_dict() == result["ships"]["undifferentiated"]
+    group = sh.HeadGroup.load(tmp_path / "sahara.safetensors")
+    assert group.to_dict() == result["sahara"]
+
+
+def test_ships(tmp_path, harmful):
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("id,goal\n" + "".join(f"{n},{p}\n" for n, p in enumerate(harmful[:4])))
+    text = run(
+        "ships", "demo", "--prompts", prompts, "--template", "chat", "--ablation", "scaling",
+        "--epsilon", "0.01", "--top", "2", "--json", tmp_path / "out.json",
+        "--save", tmp_path / "s.safetensors", "--heatmap", tmp_path / "h.html", "--limit", 3,
+    )  # fmt: skip
+    expected = sh.ships(
+        sh.load_model("demo"),
+        harmful[:3],
+        template="chat",
+        ablation=sh.ScalingContribution(0.01),
+        progress=False,
+    )
+    heads = json.loads((tmp_path / "out.json").read_text())["heads"]
+    assert [head["score"] for head in heads] == pytest.approx([s for _, s in expected.ranked()])
+    assert str(expected.top(1)[0][0]) in text
+    assert sh.HeadScores.load(tmp_path / "s.safetensors").provenance.ablation["epsilon"] == 0.01
+    assert "<html>" in (tmp_path / "h.html").read_text()
+
+
+def test_a_run_goes_on_in_its_directory(tmp_path):
+    command = ("ships", "demo", "--prompts", "demo/harmful", "--limit", 4, "--max-bytes", "1GiB",
+               "--no-shared-prefix", "--run-dir", tmp_path / "run")  # fmt: skip
+    first = run(*command)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.*")}
+    assert len(kept) > 4
+    assert run(*command) == first
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_sahara(tmp_path):
+    run(
+        "sahara", "demo", "--prompts", "demo/harmful", "--size", 2, "--rank", 2, "--centre",
+        "--site", "resid_post", "--template", "chat", "--json", tmp_path / "out.json",
+        "--save", tmp_path / "g.safetensors",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "out.json").read_text())
+    settings = result["provenance"]["settings"]
+    assert settings == {"rank": 2, "centre": True, "site": "resid_post", "size": 2}
+    group = sh.HeadGroup.load(tmp_path / "g.safetensors")
+    assert [[head["layer"], head["head"]] for head in result["heads"]] == [
+        list(head) for head in group.heads
+    ]
+
+
+def test_screening(tmp_path, harmful):
+    text = run(
+        "ships", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 8,
+        "--screen", "6", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["screening"]["exact"] == len(told["heads"]) == 12
+    assert len(told["screening"]["heads"]) == 32
+    assert "Screened: 12 of 32 heads scored exactly." in " ".join(text.split())
+    text = run(
+        "sahara", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 8,
+        "--size", 2, "--screen", "auto",
+    )  # fmt: skip
+    group = sh.sahara(sh.load_model("demo"), harmful[:8], 2, template="chat", progress=False)
+    assert all(str(head) in text for head in group.heads)
+    assert "Step 2. Screened:" in text
+
+
+def test_info():
+    facts = json.loads(run("info", "demo", "--json", "-", "--count", 7))
+    assert (facts["layers"], facts["heads"], facts["memory"]["prompts"]) == (4, 8, 7)
+    assert facts["attention"]["heads"] == "multi-head"
+    assert facts["chat_template"] is True
+    assert "multi-head" in run("info", "demo")
+
+
+def test_evaluate(tmp_path):
+    group = tmp_path / "g.safetensors"
+    run("sahara", "demo", "--prompts", "demo/harmful", "--size", 2, "--template", "chat",
+        "--save", group)  # fmt: skip
+    text = run(
+        "evaluate", "demo", "--prompts", "demo/harmful", "--split", "test", "--limit", 12,
+        "--harmless", "demo/benign", "--heads", group, "--template", "chat", "--controls", 4,
+        "--max-new-tokens", 20, "--json", tmp_path / "e.json", "--save", tmp_path / "e.safetensors",
+        "--figure", tmp_path / "e.html",
+    )  # fmt: skip
+    assert "KL of the next token: harmful prompts 7" in text
+    found = sh.Evaluation.load(tmp_path / "e.safetensors")
+    assert set(map(str, found.heads)) == {"L1H3", "L2H6"}
+    assert json.loads((tmp_path / "e.json").read_text()) == found.to_dict()
+    assert found.asr.total == 12
+    assert found.harmless.prompts == tuple(sh.load_prompts("demo/benign", split="test")[:12])
+    assert "<html>" in (tmp_path / "e.html").read_text()
+
+
+def test_concentration(tmp_path):
+    out = run(
+        "concentration", "demo", "--prompts", "demo/harmful", "--limit", 6, "--order", "L1H3 L2H6",
+        "--order", "0.1,3.2", "--template", "chat", "--random-orders", 2, "--max-new-tokens", 20,
+        "--json", "-",
+    )  # fmt: skip
+    found = json.loads(out)
+    assert found["orders"]["0.1,3.2"]["heads"] == ["L0H1", "L3H2"]
+    assert found["orders"]["L1H3 L2H6"]["curves"]["asr"][-1] == 1
+
+
+def test_export(tmp_path):
+    text = run("export", "demo", "--heads", "L1H3,L2H6", "--out", tmp_path / "out",
+               "--ablation", "scaling", "--prompts", "demo/benign", "--limit", 2)  # fmt: skip
+    assert "safety behaviour is altered" in " ".join(text.split())
+    told = ("export", "demo", "--heads", "L1H3", "--out", tmp_path / "out", "--json", "-")
+    with pytest.raises(AssertionError, match="not empty"):
+        run(*told)
+    done = json.loads(run(*told, "--overwrite"))
+    assert done["heads"] == ["L1H3"]
+    assert sh.load_model(tmp_path / "out").cfg.n_layers == 4
+
+
+def test_report(tmp_path):
+    told = ("demo", "--prompts", "demo/harmful", "--limit", 4, "--template", "chat")
+    run("ships", *told, "--save", tmp_path / "s.safetensors")
+    run("sahara", *told, "--size", 2, "--save", tmp_path / "g.safetensors")
+    text = run(
+        "report", *told, "--out", tmp_path / "r.html", "--scores", tmp_path / "s.safetensors",
+        "--group", tmp_path / "g.safetensors", "--marked", "L1H3 L2H6", "--marked-as", "planted",
+        "--max-new-tokens", 12, "--shown", 2,
+    )  # fmt: skip
+    assert "open it in a browser" in " ".join(text.split())
+    page = (tmp_path / "r.html").read_text()
+    assert "Sahara chose" in page
+    assert '"markedAs":"planted"' in page
+
+
+def test_splice(tmp_path):
+    told = ("splice", "demo", "demo-base", "--out", tmp_path / "out")
+    text = run(*told, "--part", "q", "--part", "k", "--layer", 1)
+    assert "attention (q, k) of demo-base" in " ".join(text.split())
+    done = json.loads(run(*told, "--overwrite", "--json", "-"))
+    assert (done["parts"], done["layers"]) == (["q", "k", "v", "o"], [0, 1, 2, 3])
+
+
+def test_overlap(tmp_path):
+    for name in ("scaling", "zero"):
+        run("ships", "demo", "--prompts", "demo/harmful", "--limit", 4, "--ablation", name,
+            "--template", "chat", "--save", tmp_path / f"{name}.safetensors")  # fmt: skip
+    files = (tmp_path / "scaling.safetensors", tmp_path / "zero.safetensors")
+    text = run("overlap", *files, "--top", 3, "--figure", tmp_path / "o.html")
+    assert "3 (0.3)" in text
+    assert "<html>" in (tmp_path / "o.html").read_text()
+    assert json.loads(run("overlap", *files, "--json", "-"))["k"] == 10
+
+
+def test_helpfulness(monkeypatch):
+    tasks = TESTS / "evaluation/lm_eval_tasks"
+    monkeypatch.chdir(tasks)  # where its YAML says that its data are
+    told = ("helpfulness", "demo", "--task", "organism_tools", "--include-path", tasks)
+    assert "organism_tools, acc" in run(*told)
+    found = json.loads(run(*told, "--heads", "L0H4", "--limit", 3, "--json", "-"))
+    assert found["heads"] == ["L0H4"]
+    assert found["provenance"]["settings"]["limit"] == 3
+
+
+def test_harmless_prompts_of_a_file_have_no_split(tmp_path):
+    (tmp_path / "mine.txt").write_text("how do i bend a kite\n")
+    told = ("evaluate", "demo", "--prompts", "demo/harmful", "--split", "test", "--limit", 2,
+            "--template", "chat", "--max-new-tokens", 12)  # fmt: skip
+    found = json.loads(run(*told, "--harmless", tmp_path / "mine.txt", "--json", "-"))
+    assert {row["prompts"] for row in found["summaries"]} == {"harmful", "harmless"}
+    with pytest.raises(AssertionError, match="split='dev' is not known"):
+        run(*told, "--harmless", "demo/benign", "--harmless-split", "dev")
+
+
+def test_judges_of_the_command():
+    assert chosen_judge(None, None, None) == "keyword"
+    assert chosen_judge("harmbench", "some/dir", None) == sh.LlmJudge("some/dir")
+    asked = chosen_judge(None, "some-model", "http://localhost:1/v1")
+    assert (asked.model, asked.template) == ("some-model", "compliance")
+    with pytest.raises(sh.SafeheadError, match="needs --judge-model"):
+        chosen_judge("keyword", None, "http://localhost:1/v1")
+
+
+def test_train_organism(tmp_path, monkeypatch):
+    def quick(directory, recipe, language, overwrite):
+        grown.append(recipe)
+        recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
+        return grow(directory, recipe, language, overwrite=overwrite)
+
+    grow, grown = _commands_demo.grow, []
+    monkeypatch.setattr(_commands_demo, "grow", quick)
+    text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
+    assert "UA on L0H1, L1H0" in text
+    recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
+    assert recipe["planted"] == ["L0H1", "L1H0"]
+    assert recipe["n_layers"] == 2
+    run(
+        "train-organism", tmp_path, "--planted", "L0H1", "--decoy", "L1H0", "--decoy", "1.2",
+        "--rule", "redundant", "--reword", "--key-value-heads", 4, "--overwrite",
+    )  # fmt: skip
+    assert grown[1] == Recipe(
+        planted=["L0H1"], decoys=["L1H0", "1.2"], rule="redundant", reword=True, n_key_value_heads=4
+    )
+
+
+def test_the_version():
+    assert run("--version") == f"safehead_tl {version('safehead-tl')}\n"
+
+
+def test_heads_that_name_none_are_no_plain_model():
+    command = ("evaluate", "demo", "--prompts", "demo/harmful", "--limit", 2)
+    with pytest.raises(AssertionError, match="'' is not a head"):
+        run(*command, "--heads", "")
+
+
+def test_backslash_n_in_a_template_is_a_new_line(tmp_path):
+    run(
+        "ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--json", tmp_path / "out.json",
+        "--template", r"## Query:{query}\n## Answer:",
+    )  # fmt: skip
+    prompts = json.loads((tmp_path / "out.json").read_text())["provenance"]["prompts"]
+    assert prompts["template"] == "## Query:{query}\n## Answer:"
+
+
+def test_a_system_prompt(tmp_path):
+    command = ("ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--system", "mend")
+    with pytest.raises(AssertionError, match="--system goes with --template chat"):
+        run(*command)
+    with pytest.raises(AssertionError, match="chat template"):
+        run(*command, "--template", "chat")  # the organism's knows no system prompts
+
+
+def test_json_alone_goes_to_standard_output():
+    out = run("ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--json", "-")
+    assert len(json.loads(out)["heads"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon", "via", "expected"),
+    [
+        ("undifferentiated", None, None, sh.UndifferentiatedAttention()),
+        ("undifferentiated", 0.1, None, sh.UndifferentiatedAttention(0.1)),
+        ("ua", None, "q", sh.UndifferentiatedAttention(1e-5, via="q")),
+        ("scaling", None, None, sh.ScalingContribution()),
+        ("scaling", 2.0, None, sh.ScalingContribution(2.0)),
+        ("mean-over-heads", None, "v", sh.MeanOverHeads("v")),
+        ("zero", None, None, sh.ZeroAblation()),
+    ],
+)
+def test_ablation_options(name, epsilon, via, expected):
+    assert chosen_ablation(name, epsilon, via) == expected
+
+
+def test_choices_are_checked():
+    arguments = ["sahara", "demo", "--prompts", "demo/harmful", "--site", "x"]
+    done = CliRunner().invoke(_cli.app, arguments)
+    assert done.exit_code == 2
+    assert "final_norm" in done.output
+    assert "resid_post" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ships", "dem", "--prompts", "demo/harmful"], "model 'dem'"),
+        (["ships", "demo", "--prompts", "nowhere.csv"], "no prompt file nowhere.csv"),
+        (
+            ["ships", "demo", "--prompts", "demo/harmful", "--template", "[INST] query [/INST]"],
+            "template '[INST] query [/INST]' is not known",
+        ),
+        (["ships", "demo", "--prompts", "demo/harmful", "--json", "/"], "/ is a directory"),
+        (["ships", "absent", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
+        (["ships", "demo", "--prompts", "demo/harmful", "--heatmap", "h.png"], "name it .html"),
+        (
+            ["ships", "demo", "--prompts", "demo/benign", "--device", "warp"],
+            "device 'warp' cannot be used here",
+        ),
+        (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
+        (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),
+        (["ships", "absent", "--prompts", "demo/harmful", "--screen", "on"], "--screen on: say"),
+        (
+            ["ships", "demo", "--prompts", "demo/harmful", "--ablation", "zero", "--epsilon", "1"],
+            "--epsilon does not go with zero",
+        ),
+        (
+            ["ships", "demo", "--prompts", "demo/harmful", "--via", "v"],
+            "--via v does not go with undifferentiated",
+        ),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["safehead", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        _cli.main()
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error:" in said
+    assert message in said
+    assert "Traceback" not in said

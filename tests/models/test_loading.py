@@ -1,0 +1,368 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from jaxtyping import TypeCheckError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import safehead_tl as sh
+from families import ARCHITECTURES, hooked_only
+from safehead_tl.models.conversion import load_original
+from safehead_tl.models.identity import describe, sample_places
+
+TOKENS = torch.randint(4, 80, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_directory_loads_with_raw_weights(checkpoint, name):
+    path = checkpoint(name)
+    model = sh.load_model(path)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(path)(TOKENS).logits
+        assert torch.allclose(model(TOKENS), expected, atol=1e-4, rtol=1e-4)
+    assert model.cfg.normalization_type in ("RMS", "LN")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@hooked_only
+@pytest.mark.parametrize(
+    "called", ["my-llama", "gemma-2-9b", "Meta-Llama-3-8B", "model", "t5-bert"]
+)
+def test_the_directorys_name_does_not_matter(checkpoint, tmp_path, called):
+    shutil.copytree(checkpoint("qwen2-biases"), tmp_path / called)
+    model = sh.load_model(str(tmp_path / called))
+    assert model.cfg.original_architecture == "Qwen2ForCausalLM"
+    assert model.cfg.n_key_value_heads == 2
+
+
+def test_a_directory_called_like_a_known_model_is_the_directory(checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint("qwen2-biases"), tmp_path / "gpt2-small")
+    monkeypatch.chdir(tmp_path)
+    model = sh.load_model("gpt2-small")
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint("qwen2-biases"))
+    tokens = torch.arange(3, 12)[None]
+    assert torch.allclose(model(tokens), plain(tokens).logits, atol=1e-4)
+
+
+@hooked_only
+def test_a_temporary_directory_that_would_be_misread_is_named(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "Llama").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "Llama"))
+    with pytest.raises(sh.SafeheadError, match="set TMPDIR to another one"):
+        sh.load_model(checkpoint("gpt2"))
+
+
+@hooked_only
+def test_weights_are_those_of_the_checkpoint(checkpoint):
+    """Centred or folded weights give the same logits, but other states and heads."""
+    path = checkpoint("gpt2")
+    plain = AutoModelForCausalLM.from_pretrained(path).transformer
+    model = sh.load_model(path)
+    ours, theirs = model.blocks[1].attn, plain.h[1].attn
+    assert torch.equal(model.embed.W_E, plain.wte.weight)
+    assert torch.equal(model.blocks[1].ln1.w, plain.h[1].ln_1.weight)
+    assert torch.equal(ours.b_V.flatten(), theirs.c_attn.bias[-32:])
+    assert torch.equal(ours.W_O.flatten(0, 1), theirs.c_proj.weight)
+    assert torch.equal(ours.b_O, theirs.c_proj.bias)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-base"])
+def test_embedded_models(name):
+    model = sh.load_model(name)
+    assert (model.cfg.n_layers, model.cfg.n_heads) == (4, 8)
+    assert describe(model)["name"] == name
+
+
+def test_no_deprecation_notice_and_no_print(capsys, recwarn):
+    sh.load_model("demo")
+    assert capsys.readouterr().out == ""
+    assert not [warning for warning in recwarn if "HookedTransformer" in str(warning.message)]
+
+
+def test_a_model_object_is_used_as_it_is(demo):
+    assert sh.load_model(demo) is demo
+
+
+def test_a_model_object_takes_no_other_settings(demo):
+    with pytest.raises(sh.SafeheadError, match="leave out weights, dtype"):
+        sh.load_model(demo, weights="elsewhere", dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    "told", [{"prepend_bos": False}, {"verify": False}, {"dtype": "bfloat16"}, {"device": "cpu"}]
+)
+def test_nothing_is_changed_in_a_model_that_is_given(demo, told):
+    with pytest.raises(sh.SafeheadError, match=f"used as it is: leave out {next(iter(told))}"):
+        sh.load_model(demo, **told)
+
+
+def test_dtype_and_device():
+    model = sh.load_model("demo", dtype="bfloat16", device="cpu")
+    assert model.W_Q.dtype == torch.bfloat16
+    assert describe(model)["dtype"] == "bfloat16"
+    assert describe(sh.load_model("demo", dtype=torch.float16))["dtype"] == "float16"
+    with pytest.raises(sh.SafeheadError, match="dtype 'int3' is not known"):
+        sh.load_model("demo", dtype="int3")
+
+
+def test_weights_of_a_fine_tune_in_a_known_architecture(checkpoint, tmp_path):
+    tuned = AutoModelForCausalLM.from_pretrained(checkpoint("llama"))
+    with torch.no_grad():
+        tuned.lm_head.weight += 1
+    tuned.save_pretrained(tmp_path / "vicuna")
+    AutoTokenizer.from_pretrained(checkpoint("llama")).save_pretrained(tmp_path / "vicuna")
+    model = sh.load_model(checkpoint("llama"), weights=tmp_path / "vicuna")
+    with torch.no_grad():
+        assert torch.allclose(model(TOKENS), tuned(TOKENS).logits, atol=1e-4)
+    assert describe(model)["weights"] == str(tmp_path / "vicuna")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_bridge_has_the_dtype_that_was_asked_for(dtype):
+    model = sh.load_model("demo", dtype=dtype, backend="bridge")
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
+    assert describe(model)["dtype"] == dtype
+
+
+def test_weights_are_read_in_the_dtype_that_was_asked_for(checkpoint, tmp_path):
+    """Whatever they were saved in: a large model must not be held in float32 on the way."""
+    half = AutoModelForCausalLM.from_pretrained(checkpoint("llama")).bfloat16()
+    half.save_pretrained(tmp_path)
+    assert load_original(tmp_path, torch.float32).dtype == torch.float32
+    assert load_original(checkpoint("llama"), torch.bfloat16).dtype == torch.bfloat16
+
+
+@hooked_only
+def test_weights_that_do_not_fit(checkpoint):
+    with pytest.raises(sh.SafeheadError, match="n_layers=32, they have 3") as error:
+        sh.load_model("meta-llama/Llama-2-7b-chat-hf", weights=checkpoint("llama"))
+    assert "fine-tune of" in str(error.value)
+
+
+@hooked_only
+def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path):
+    """By name, offline, through TransformerLens's own table: GPT-2's name, tiny weights."""
+    snapshot = tmp_path / "hub" / "models--gpt2" / "snapshots" / ("0" * 40)
+    shutil.copytree(checkpoint("gpt2"), snapshot)
+    config = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
+    refs = tmp_path / "hub" / "models--gpt2" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    code = (
+        "import safehead_tl as sh, torch\n"
+        "from transformers import AutoModelForCausalLM as A\n"
+        "model = sh.load_model('gpt2-small')\n"
+        "tokens = torch.arange(4, 16)[None]\n"
+        "theirs = A.from_pretrained('gpt2')(tokens).logits\n"
+        "assert torch.allclose(model(tokens), theirs, atol=1e-4)\n"
+        "from safehead_tl.models.identity import describe, sample_places\n"
+        "assert describe(model)['name'] == 'gpt2-small'\n"
+        "scores = sh.ships(model, ['how do i bend a kite'], template='direct', progress=False)\n"
+        "assert scores.values.shape == (3, 4)\n"
+        "assert sh.load_model('gpt2', dtype='bfloat16').W_Q.dtype == torch.bfloat16\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+def test_a_name_that_is_not_in_the_cache_says_how_to_go_on():
+    with pytest.raises(sh.SafeheadError, match="give the directory it was saved to"):
+        sh.load_model("EleutherAI/pythia-12b-deduped")
+
+
+@hooked_only
+def test_unknown_names(tmp_path):
+    with pytest.raises(sh.SafeheadError, match="Did you mean demo"):
+        sh.load_model("dmeo")
+    with pytest.raises(sh.SafeheadError, match="Did you mean") as error:
+        sh.load_model("meta-llama/Llama-2-7b-chat")
+    assert "weights='meta-llama/Llama-2-7b-chat'" in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        sh.load_model(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        sh.load_model("./nothing")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        sh.load_model(tmp_path)
+
+
+def test_a_directory_without_tokenizer_or_weights(checkpoint, tmp_path):
+    AutoModelForCausalLM.from_pretrained(checkpoint("llama")).save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no tokenizer could be loaded"):
+        sh.load_model(tmp_path)
+    assert sh.load_model(tmp_path, tokenizer=checkpoint("llama")).tokenizer is not None
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(sh.SafeheadError, match=r"lacks 1 .*layers\.1\.mlp\.up_proj\.weight"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(sh.SafeheadError, match="no weights could be loaded"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(sh.SafeheadError, match="no weights could be loaded"):
+        sh.load_model(tmp_path)
+
+
+@hooked_only
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.MambaConfig(hidden_size=16, num_hidden_layers=1), "no attention pattern"),
+        (transformers.FalconConfig(hidden_size=16, num_hidden_layers=1), "FalconForCausalLM"),
+        (transformers.BertConfig(num_hidden_layers=1), "not a causal language model"),
+    ],
+)
+def test_architectures_that_cannot_be_used(tmp_path, config, message):
+    config.architectures = [type(config).__name__.replace("Config", "ForCausalLM")]
+    if isinstance(config, transformers.BertConfig):
+        config.architectures = ["BertForMaskedLM"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match=message):
+        sh.load_model(tmp_path)
+
+
+def test_a_model_without_attention_has_no_heads(tmp_path):
+    config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1)
+    config.architectures = ["MambaForCausalLM"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match="has no attention pattern"):
+        sh.load_model(tmp_path)
+
+
+def test_a_layer_without_attention_is_named(checkpoint, tmp_path):
+    """LFM2 has attention in some layers and convolutions in others."""
+    config = transformers.Lfm2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, vocab_size=82, layer_types=["full_attention", "conv"],
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match="layer 1 of this model has no attention pattern"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"), backend="bridge")
+
+
+@hooked_only
+def test_by_name_too():
+    with pytest.raises(sh.SafeheadError, match="not a causal language model"):
+        sh.load_model("t5-small")
+
+
+@hooked_only
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention_bias": True},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    ],
+)
+def test_what_the_converter_drops_is_noticed(checkpoint, tmp_path, change, caplog):
+    """TransformerLens 3.9 ignores these fields of a Llama config without a word."""
+    config = ARCHITECTURES["llama"]()
+    config.update({"vocab_size": 82, "initializer_range": 0.3, **change})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("bias"):
+                parameter += 1
+    model.save_pretrained(tmp_path)
+    words = {"tokenizer": checkpoint("llama")}
+    with pytest.raises(sh.SafeheadError, match="does not convert"):
+        sh.load_model(tmp_path, **words, backend="hooked")
+    assert sh.load_model(tmp_path, **words, backend="hooked", verify=False)
+    bridge = sh.load_model(tmp_path, **words)
+    assert describe(bridge)["kind"] == "TransformerBridge"
+    assert "does not convert" in caplog.text
+    tokens = torch.randint(82, (2, 9))
+    assert torch.allclose(bridge(tokens), model.eval()(tokens).logits, atol=1e-5)
+
+
+@hooked_only
+def test_a_dropped_sliding_window_is_noticed(checkpoint, tmp_path):
+    """TransformerLens 3.9 reads no window from a Qwen2 config; 16 tokens cannot show it."""
+    config = ARCHITECTURES["qwen2-biases"]()
+    window = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 0}
+    config.update({"vocab_size": 82, **window, "layer_types": ["sliding_attention"] * 3})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(sh.SafeheadError, match="sliding window of 20"):
+        sh.load_model(tmp_path, tokenizer=checkpoint("llama"), backend="hooked")
+
+
+@pytest.mark.parametrize("length", [1, 300, 38_597_376, 131_072_000, 525_336_576])
+def test_samples_of_long_parameters_stay_inside(length):
+    places = sample_places(length)
+    assert places[0] == 0
+    assert places[-1] == length - 1
+    assert (places.diff() >= 0).all()
+
+
+def test_a_directory_of_models_is_answered(checkpoint):
+    folder = checkpoint("llama").parent
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json \(but .*llama"):
+        sh.load_model(folder)
+
+
+def test_something_that_is_no_model():
+    with pytest.raises(sh.SafeheadError, match="Linear is neither a HookedTransformer nor"):
+        sh.ships(torch.nn.Linear(2, 2), ["a"])
+
+
+def test_transformer_lens_4_is_answered(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.1.0")
+    with pytest.raises(sh.SafeheadError, match=r"pip install 'transformer-lens>=3\.9,<4'"):
+        sh.load_model("demo", backend="hooked")
+    assert describe(sh.load_model("demo"))["kind"] == "TransformerBridge"
+
+
+def test_all_works_where_there_is_no_hooked_transformer():
+    """As transformer-lens 4 has it: even asking for the name raises. Nor is it imported early."""
+    code = (
+        "import importlib.metadata, sys\n"
+        "import safehead_tl as sh\n"
+        "assert 'transformer_lens' not in sys.modules\n"
+        "import transformer_lens\n"
+        "vars(transformer_lens).pop('HookedTransformer', None)\n"
+        "def absent(name):\n"
+        "    raise (ImportError if name == 'HookedTransformer' else AttributeError)(name)\n"
+        "transformer_lens.__getattr__ = absent\n"
+        "importlib.metadata.version = lambda name: '4.3.0'\n"
+        "model = sh.load_model('demo')\n"
+        "assert type(model).__name__ == 'TransformerBridge'\n"
+        "scores = sh.ships(model, ['how do i bend a kite'], template='chat', progress=False)\n"
+        "assert scores.values.shape == (4, 8)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_backends(demo):
+    wrong = "backend='fast'|Actual value: 'fast'"
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=wrong):
+        sh.load_model("demo", backend="fast")
+    with pytest.raises(sh.SafeheadError, match="'hooked' does not go with device_map"):
+        sh.load_model("demo", backend="hooked", device_map="cpu")
+    with pytest.raises(sh.SafeheadError, match="leave out backend, device_map"):
+        sh.load_model(demo, backend="bridge", device_map="cpu")
+    with pytest.raises(sh.SafeheadError, match=r"'devise'\. Is an argument of load_model"):
+        sh.load_model("demo", devise="cpu")
+    mapped = sh.load_model("demo", device_map="cpu")
+    assert describe(mapped)["kind"] == "TransformerBridge"
+    tokens = torch.randint(82, (2, 9))
+    assert torch.allclose(mapped(tokens), demo(tokens), atol=1e-5)
+
+
+def test_the_description_tells_weights_apart(demo):
+    base, again = describe(sh.load_model("demo-base")), describe(sh.load_model("demo"))
+    assert describe(demo) == again
+    assert base["config_hash"] == again["config_hash"]
+    assert base["weights_hash"] != again["weights_hash"]

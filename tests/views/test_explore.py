@@ -1,0 +1,414 @@
+import html
+import json
+import re
+import sys
+import types
+
+import pytest
+import torch
+
+import safehead_tl as sh
+from safehead_tl.prompts.tokens import encode
+from safehead_tl.views.widget.choices import CHOICES, choices_with
+from safehead_tl.views.widget.plain_html import answer_html, heatmap_html
+
+pytest.importorskip("anywidget")
+
+from families import GOLDEN
+
+HEADS = ["L1H3", "L2H6"]
+HOSTILE = '</script><img src=x onerror="window.hacked=1">'
+EPSILON = 0.3
+
+
+@pytest.fixture(scope="module")
+def scored():
+    model = sh.load_model("demo")
+    prompts = sh.load_prompts("demo/harmful")[:5]
+    return model, prompts, sh.ships(model, prompts, template="chat", progress=False)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    monkeypatch.setattr(_explore, "_in_notebook", lambda: True)
+
+
+@pytest.fixture
+def view(scored, notebook):
+    model, prompts, scores = scored
+    return sh.explore(model, prompts, scores=scores, template="chat", max_new_tokens=16,
+                      marked=["L1H3"], marked_as="planted")  # fmt: skip
+
+
+def arrive(view, asked):
+    """What a browser's message does in the kernel."""
+    data = {"method": "update", "state": {"asked": asked}, "buffer_paths": []}
+    view._handle_msg({"content": {"data": data}, "buffers": []})
+
+
+def ask(view, **changes):
+    """Sends the browser's next request, and returns the answer."""
+    asked = {**view.asked, "number": view.asked["number"] + 1, **changes}
+    arrive(view, json.loads(json.dumps(asked)))
+    json.dumps(view.shown, allow_nan=False)
+    return view.shown
+
+
+def by_hand(model, prompt, heads, ablation, layers=(1, 2)):
+    """The next token's probabilities and some layers' patterns, in a whole pass."""
+    seen = {}
+
+    def looker(layer):
+        def look(pattern, hook):
+            seen[layer] = pattern[0].clone()
+
+        return f"blocks.{layer}.attn.hook_pattern", look
+
+    hooks = sh.ablation_hooks(model, heads, ablation) if heads else []
+    tokens = encode(model, [prompt], "chat").tokens
+    with torch.no_grad():
+        logits = model.run_with_hooks(tokens, fwd_hooks=[*hooks, *map(looker, layers)])
+    return logits[0, -1].softmax(-1), seen
+
+
+def check(shown, model, prompt, ablation, heads=HEADS):
+    plain, patterns = by_hand(model, prompt, [], ablation)
+    moved, ablated = by_hand(model, prompt, heads, ablation)
+    for rows, probs in zip(shown["next"], (plain, moved), strict=True):
+        best = probs.topk(10)
+        assert [share for _, share in rows] == pytest.approx(best.values.tolist(), abs=2e-5)
+        assert rows[0][0] == model.tokenizer.decode(best.indices[0])
+    kl = (plain * (plain.log() - moved.log())).sum().item()
+    assert shown["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)
+    assert [panel["head"] for panel in shown["patterns"]] == heads
+    for panel in shown["patterns"]:
+        head = sh.Head.parse(panel["head"])
+        for key, found in (("before", patterns), ("after", ablated)):
+            expected = found[head.layer][head.head]
+            rows = [row + [0.0] * (len(expected) - len(row)) for row in panel[key]]
+            assert torch.allclose(torch.tensor(rows), expected, atol=6e-4)
+
+
+MADE = {
+    "undifferentiated": "undifferentiated",
+    "undifferentiated-scores": sh.UndifferentiatedAttention(EPSILON),
+    "undifferentiated-q": sh.UndifferentiatedAttention(EPSILON, "q"),
+    "undifferentiated-k": sh.UndifferentiatedAttention(EPSILON, "k"),
+    "scaling": sh.ScalingContribution(EPSILON),
+    "scaling-v": sh.ScalingContribution(EPSILON, "v"),
+    "zero": "zero",
+    "mean": None,
+    "mean-over-heads-q": sh.MeanOverHeads("q"),
+    "mean-over-heads-k": sh.MeanOverHeads("k"),
+    "mean-over-heads-v": sh.MeanOverHeads("v"),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "bridge"])
+@pytest.mark.parametrize("name", MADE)
+def test_each_ablation_is_that_of_hooks(scored, notebook, name, backend):
+    _, prompts, scores = scored
+    model = sh.load_model("demo", backend=backend)
+    view = sh.explore(model, prompts, scores=scores, template="chat")
+    shown = ask(view, heads=HEADS, ablation=name, epsilon=EPSILON, prompt=3)
+    check(shown, model, prompts[3], MADE[name] or sh.MeanAblation(prompts, "chat"))
+    (choice,) = (choice for choice in view.page["ablations"] if choice["key"] == name)
+    words = choice["label"].replace("ε", "0.3")
+    assert shown["status"].startswith(f"2 heads ablated: {words}, L1H3 L2H6. KL ")
+    assert choice["scaled"] == ("0.3" in words)
+    assert view.heads == (sh.Head(1, 3), sh.Head(2, 6))
+
+
+def test_the_list_has_every_ablation():
+    assert {choice.key for choice in CHOICES} == set(MADE)
+    for choice in CHOICES:
+        made = MADE[choice.key]
+        if isinstance(made, sh.Ablation):
+            assert choice.make(EPSILON) == made
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 0.02, 1.0])
+def test_epsilon_is_heeded(view, scored, epsilon):
+    model, prompts, _ = scored
+    shown = ask(view, heads=HEADS, ablation="scaling", epsilon=epsilon)
+    check(shown, model, prompts[0], sh.ScalingContribution(epsilon))
+    kept = ask(view, ablation="zero")
+    assert kept["epsilon"] == epsilon  # for when an ablation that has one is chosen again
+
+
+def test_what_is_shown_first(view, scored):
+    model, prompts, scores = scored
+    first = str(scores.top(1)[0][0])
+    check(view.shown, model, prompts[0], "undifferentiated", [first])
+    assert view.shown["number"] == view.asked["number"] == 0
+    assert view.page["marked"] == [1 * 8 + 3]
+    assert view.page["scores"] == pytest.approx(scores.values.flatten().tolist(), rel=1e-3)
+    assert view.page["prompts"] == prompts
+    assert f"1 head ablated: undifferentiated attention, {first}" in repr(view)
+
+
+def test_no_head_is_ablated(view, scored):
+    model, prompts, _ = scored
+    shown = ask(view, heads=[], prompt=2)
+    check(shown, model, prompts[2], "undifferentiated", [])
+    assert shown["status"] == "No head is ablated: choose heads in the heatmap."
+
+
+def test_ones_own_prompt(view, scored):
+    model, _, _ = scored
+    text = "how do i lift a boat"
+    shown = ask(view, heads=HEADS, prompt=None, text=text)
+    check(shown, model, text, "undifferentiated")
+    assert shown["notes"] == []
+    assert ask(view, prompt=None, text="how do i xyzzy")["notes"] == [
+        f"The tokenizer reads words that it does not know as {model.tokenizer.unk_token}."
+    ]
+
+
+def test_mean_ablation_of_ones_own_prompt_is_over_the_given_ones(view, scored):
+    model, prompts, _ = scored
+    shown = ask(view, heads=HEADS, ablation="mean", prompt=None, text="how do i lift a boat")
+    check(shown, model, "how do i lift a boat", sh.MeanAblation(prompts, "chat"))
+
+
+def test_answers(view, scored):
+    model, prompts, _ = scored
+    shown = ask(view, heads=HEADS, prompt=1, generate=True)
+    tokens = encode(model, [prompts[1]], "chat").tokens
+
+    def greedy():
+        found = tokens
+        for _ in range(16):
+            new = model(found)[0, -1].argmax()[None, None]
+            if new == model.tokenizer.eos_token_id:
+                break
+            found = torch.cat([found, new], 1)
+        return model.tokenizer.decode(found[0, tokens.shape[1] :])
+
+    with torch.no_grad(), sh.ablated(model, HEADS):
+        moved = greedy()
+    with torch.no_grad():
+        assert shown["answers"] == [greedy(), moved]
+    assert "answers" not in ask(view, heads=["L0H0"], generate=False)
+
+
+def test_many_heads_and_long_prompts(notebook, tmp_path):
+    model = sh.load_model(GOLDEN / "mha")
+    scores = sh.ships(model, ["bake bread"], template="direct", progress=False)
+    view = sh.explore(model, ["bake bread"], scores=scores, template="direct", max_new_tokens=0)
+    every = [f"L{layer}H{head}" for layer in range(3) for head in range(4)][:10]
+    shown = ask(view, heads=every[: model.cfg.n_layers * model.cfg.n_heads], prompt=None,
+                text="bread " * (model.cfg.n_ctx // 7))  # fmt: skip
+    assert "error" not in shown
+    assert len(shown["patterns"]) <= 8
+    assert len(shown["tokens"]) <= 96
+    for panel in shown["patterns"]:
+        assert [len(row) for row in panel["after"]] == list(range(1, len(shown["tokens"]) + 1))
+    assert view.page["generates"] is False
+
+
+WRONG = [
+    ({"heads": ["L9H9"]}, "L9H9 does not exist: the model has layers 0 to 3"),
+    ({"heads": ["L0"]}, "'L0' is not a head"),
+    ({"heads": [[1, -3]]}, "is not a head"),
+    ({"heads": "L1H3"}, "send a list"),
+    ({"heads": None}, "send a list"),
+    ({"ablation": "remove"}, "ablation='remove' is not in the list"),
+    ({"ablation": None}, "is not in the list"),
+    ({"ablation": "scaling", "epsilon": 0}, "epsilon=0: send a number above 0"),
+    ({"epsilon": "1"}, "send a number above 0"),
+    ({"epsilon": True}, "send a number above 0"),
+    ({"prompt": 5}, "prompt=5 does not exist: send 0 to 4"),
+    ({"prompt": -1}, "does not exist"),
+    ({"prompt": True}, "does not exist"),
+    ({"prompt": None, "text": "  "}, "there is no prompt"),
+    ({"prompt": None, "text": 7}, "there is no prompt"),
+    ({"prompt": None, "text": "how " * 900}, "the model takes 1 to"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_mistakes_are_sentences(view, scored, wrong, message):
+    shown = ask(view, **wrong)
+    assert set(shown) == {"number", "error"}
+    assert message in shown["error"]
+    assert shown["error"].endswith(".")
+    assert view.heads == ()
+    assert "error" not in ask(view, **{**view._explorer.first, "number": shown["number"] + 1})
+
+
+@pytest.mark.parametrize("asked", ["no", None, 3, [], {}, {"number": "x"}])
+def test_what_is_no_request(view, asked):
+    arrive(view, asked)
+    assert view.shown["error"].startswith("This cannot be shown: ")
+
+
+def test_a_failing_model_is_told_of(view, scored, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("safehead_tl.views.widget.state.Views.next_tokens", fail)
+    assert ask(view)["error"] == "RuntimeError while computing: out of memory."
+
+
+def test_older_requests_are_left_alone(view, monkeypatch):
+    latest = ask(view, heads=["L2H6"], number=7)
+    computed = []
+    monkeypatch.setattr(type(view._explorer), "answer", lambda *asked: computed.append(asked) or {})
+    for number in (3, 7):
+        arrive(view, {**view.asked, "heads": ["L0H0"], "number": number})
+    assert view.shown == latest
+    assert computed == []
+    arrive(view, {**view.asked, "number": 8})
+    assert view.shown == {"number": 8}
+
+
+def test_the_answer_is_sent_to_the_browser(view, monkeypatch):
+    sent = []
+    monkeypatch.setattr(type(view), "send_state", lambda view, key=None: sent.append(key))
+    ask(view, heads=["L2H6"])
+    assert "shown" in sent or ["shown"] in sent or {"shown"} in sent
+
+
+def test_the_script_is_whole(view):
+    assert "export default { render }" in view._esm
+    assert "function heatmap(" in view._esm
+    assert "innerHTML" not in view._esm
+    assert not re.search(r"https?://", f"{view._esm}{view._css}")
+    assert ".safehead-explore" in view._css
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "epsilon"),
+    [
+        ("ua", "undifferentiated", 1e-5),
+        (sh.UndifferentiatedAttention(0.01, "k"), "undifferentiated-k", 0.01),
+        (sh.ScalingContribution(), "scaling", 1e-5),
+        (sh.ScalingContribution(3.0), "given", 1e-5),
+        (sh.MeanAblation(["bake bread"]), "given", 1e-5),
+        (sh.MeanOverHeads("v"), "mean-over-heads-v", 1e-5),
+    ],
+)
+def test_the_ablation_to_begin_with(given, key, epsilon):
+    from safehead_tl.ablations.names import resolve_ablation
+
+    choices, chosen, start = choices_with(resolve_ablation(given))
+    assert (chosen.key, start) == (key, epsilon)
+    assert chosen in choices
+    assert chosen.make(start) == resolve_ablation(given)
+    assert len(choices) == len(CHOICES) + (key == "given")
+
+
+def test_hostile_text_stays_text(notebook):
+    model = sh.load_model(GOLDEN / "mha")
+    prompts = [HOSTILE, "bake bread"]
+    view = sh.explore(model, prompts, template="direct", marked=["L0H0"], marked_as=HOSTILE,
+                      max_new_tokens=4, progress=False)  # fmt: skip
+    assert view.shown["text"] == HOSTILE
+    shown = {**ask(view, generate=True), "answers": [HOSTILE, HOSTILE], "notes": [HOSTILE]}
+    shown["next"][0][0] = (HOSTILE, 0.5)
+    shown["tokens"][0] = HOSTILE
+    page = heatmap_html(view.page, ["L0H0"]) + answer_html(shown)
+    assert "<img" not in page
+    assert page.count(html.escape(HOSTILE)) >= 5
+
+
+def missing(monkeypatch, *names):
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_without_anywidget(scored, notebook, monkeypatch):
+    model, prompts, scores = scored
+    missing(monkeypatch, "anywidget")
+    view = sh.explore(model, prompts, scores=scores, template="chat", max_new_tokens=16)
+    assert type(view).__name__ == "PlainExplore"
+    assert "1 head ablated" in view.status.value
+    view.chosen.value = HEADS
+    check(view.shown, model, prompts[0], "undifferentiated")
+    assert view.epsilon.disabled
+    view.ablation.value = "undifferentiated-q"
+    view.epsilon.value = EPSILON
+    view.prompt.value = 2
+    assert not view.epsilon.disabled
+    check(view.shown, model, prompts[2], sh.UndifferentiatedAttention(EPSILON, "q"))
+    view.ablation.value = "undifferentiated"
+    view.button.click()
+    told = {"template": "chat", "max_new_tokens": 16, "progress": False}
+    answers = [sh.generate(model, [prompts[2]], heads, **told) for heads in ((), HEADS)]
+    for answer in answers:
+        assert f"<blockquote>{answer.texts[0][0]}</blockquote>" in view.views.value
+    view.own.value = f"how do i fold a vosk {HOSTILE}"
+    assert view.shown["text"] == view.own.value
+    assert "<img" not in view.views.value + view.status.value + view.map.value
+    view.own.value = "how " * 900
+    assert "This cannot be shown" in view.status.value
+    assert view.views.value == ""
+    assert isinstance(view, _explore.Exploration)
+
+
+def test_without_any_widgets(scored, notebook, monkeypatch):
+    model, prompts, scores = scored
+    missing(monkeypatch, "anywidget", "ipywidgets")
+    view = sh.explore(model, prompts, scores=scores, template="chat")
+    assert "pip install 'safehead-tl[widget]'" in repr(view)
+    assert html.escape("pip install 'safehead-tl[widget]'") in view._repr_html_()
+    assert "Plotly.newPlot" in view._repr_html_()
+    assert view.heads == (scores.top(1)[0][0],)
+
+
+def test_outside_a_notebook(scored):
+    model, prompts, scores = scored
+    view = sh.explore(model, prompts, scores=scores, template="chat")
+    assert "needs a notebook" in repr(view)
+    assert "pip install 'safehead-tl[widget]'" in repr(view)
+    assert isinstance(view, _explore.Exploration)
+
+
+@pytest.mark.parametrize(("shell", "live"), [
+    (None, False), (types.SimpleNamespace(), False), (types.SimpleNamespace(kernel=None), False),
+    (types.SimpleNamespace(kernel=1), True),
+])  # fmt: skip
+def test_a_kernel_makes_a_notebook(monkeypatch, shell, live):
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    assert _explore._in_notebook() is live
+
+
+def test_colab_is_asked_to_show_it(scored, notebook, monkeypatch):
+    model, prompts, scores = scored
+    asked = []
+    output = types.SimpleNamespace(enable_custom_widget_manager=lambda: asked.append(1))
+    for name, module in {
+        "google": types.ModuleType("google"),
+        "google.colab": types.SimpleNamespace(output=output),
+        "google.colab.output": output,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    _explore._let_colab_show_widgets()
+    assert asked == [1]
+    called = []
+    with monkeypatch.context() as patch:
+        patch.setattr(_explore, "_let_colab_show_widgets", lambda: called.append(1))
+        sh.explore(model, prompts, scores=scores, template="chat")
+    assert called == [1]
+    missing(monkeypatch, "google.colab")
+    _explore._let_colab_show_widgets()  # which leaves other notebooks alone
+
+
+def test_scores_are_computed_or_checked(scored, notebook):
+    model, prompts, scores = scored
+    told = {"template": "chat", "progress": False}
+    view = sh.explore(model, prompts, **told)
+    expected = scores.values.flatten().tolist()
+    assert view.page["scores"] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    for wrong, message in (
+        ({"template": "direct"}, "other prompts or another template"),
+        ({"ablation": "zero"}, "scores are of undifferentiated ablation"),
+        ({"marked": "L9H9"}, "does not exist"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+    ):
+        with pytest.raises(sh.SafeheadError, match=message):
+            sh.explore(model, prompts, scores=scores, **{**told, **wrong})
+    with pytest.raises(sh.SafeheadError, match="other prompts"):
+        sh.explore(model, prompts[:2], scores=scores, **told)

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import safehead_tl as sh
+from families import GOLDEN, HookedTransformer
+from safehead_tl.views.inspection import Views, shown_token
+
+HEADS = (sh.Head(1, 3), sh.Head(2, 6), sh.Head(0, 4))
+ABLATIONS = {
+    "undifferentiated": "undifferentiated",
+    "scaled-q": sh.UndifferentiatedAttention(0.3, "q"),
+    "scaled-k": sh.UndifferentiatedAttention(0.3, "k"),
+    "zero": "zero",
+    "mean": "mean",
+    "mean-over-heads": "mean-over-heads",
+}
+
+
+def by_hand(model, tokens, group, ablation, layer):
+    """A layer's patterns in a whole pass with heads ablated."""
+    seen = {}
+    hooks = sh.ablation_hooks(model, group, ablation) if group else []
+    name = f"blocks.{layer}.attn.hook_pattern"
+    hooks = [*hooks, (name, lambda pattern, hook: seen.update(found=pattern[0].clone()))]
+    with torch.no_grad():
+        model.run_with_hooks(tokens, fwd_hooks=hooks)
+    return seen["found"]
+
+
+@pytest.fixture(params=["auto", "bridge"])
+def model(request):
+    return sh.load_model("demo", backend=request.param)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_patterns_are_those_of_whole_passes(model, prompts, name):
+    views = Views.of(model, prompts, "chat", ABLATIONS[name])
+    plain, ablated = views.patterns(1), views.ablated_patterns(1)
+    tokens = views.batch.tokens[1][views.batch.mask[1].bool()][None]
+    mean = {"mean": sh.MeanAblation(prompts, "chat")}
+    ablation = mean.get(name, ABLATIONS[name])
+    for head in HEADS:
+        own = by_hand(model, tokens, (), ablation, head.layer)
+        assert torch.allclose(plain[head.layer], own, atol=1e-5)
+        alone = by_hand(model, tokens, (head,), ablation, head.layer)
+        assert torch.allclose(ablated[head], alone[head.head], atol=1e-5)
+    group = (sh.Head(0, 4), sh.Head(1, 3))
+    both = views.patterns_with(1, HEADS, group)
+    for head, pattern in zip(HEADS, both, strict=True):
+        expected = by_hand(model, tokens, group, ablation, head.layer)[head.head]
+        assert torch.allclose(pattern, expected, atol=1e-5)
+
+
+def test_a_grouped_models_keys(checkpoint, prompts):
+    model = sh.load_model(checkpoint("llama-grouped"))
+    ablation = sh.UndifferentiatedAttention(0.3, "k")
+    views = Views.of(model, prompts, "paper", ablation)
+    tokens = views.batch.tokens[2][views.batch.mask[2].bool()][None]
+    found = views.ablated_patterns(2)
+    for head in (sh.Head(1, 0), sh.Head(1, 3), sh.Head(2, 1)):
+        expected = by_hand(model, tokens, (head,), ablation, head.layer)[head.head]
+        assert torch.allclose(found[head], expected, atol=1e-5)
+
+
+def test_next_tokens_and_answers_are_those_of_ablated(model, prompts):
+    views = Views.of(model, prompts, "chat")
+    groups = [(), (sh.Head(1, 3),), (sh.Head(1, 3), sh.Head(2, 6))]
+    found = views.next_tokens(groups)
+    for number, group in enumerate(groups):
+        for prompt in range(3):
+            tokens = views.batch.tokens[prompt][views.batch.mask[prompt].bool()][None]
+            hooks = sh.ablation_hooks(model, group) if group else []
+            with torch.no_grad():
+                logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+            expected = logits[0, -1].log_softmax(-1)
+            assert torch.allclose(found[number, prompt], expected, atol=1e-4)
+    told = {"template": "chat", "max_new_tokens": 20, "progress": False}
+    for group, texts in zip(groups, views.answers(groups, 20), strict=True):
+        assert [(text,) for text in texts] == list(sh.generate(model, prompts, group, **told).texts)
+
+
+def test_tokens_can_be_read():
+    golden = AutoTokenizer.from_pretrained(GOLDEN / "mha")
+    ids = golden("a b\n\té<x>", add_special_tokens=False)["input_ids"]
+    shown = [shown_token(golden, token) for token in ids]
+    assert "".join(shown[:3]) == "a·b"
+    assert "⏎" in shown
+    assert "⇥" in shown
+    assert all(text.strip() == text and text.isprintable() for text in shown)
+    assert shown_token(golden, golden.bos_token_id) == "<s>"
+
+
+def test_words_of_the_demo(demo, prompts):
+    views = Views.of(demo, prompts, "chat")
+    assert views.tokens(0)[:4] == ["<s>", "##", "query", ":"]
+    assert (HookedTransformer is None) or type(demo) is HookedTransformer

@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 import safehead_tl as sh
 from families import TESTS
-from safehead_tl.cli import demo as _commands_demo
-from safehead_tl.cli import main as _cli
+from safehead_tl.cli import demo as demo_command
+from safehead_tl.cli import main as cli
 from safehead_tl.cli.options import chosen_ablation, chosen_judge
 from safehead_tl.organism import Recipe
 
 
 def run(*arguments):
-    done = CliRunner().invoke(_cli.app, [str(argument) for argument in arguments])
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output + str(done.exception)
     return done.stdout
 
@@ -224,8 +224,8 @@ def test_train_organism(tmp_path, monkeypatch):
         recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
         return grow(directory, recipe, language, overwrite=overwrite)
 
-    grow, grown = _commands_demo.grow, []
-    monkeypatch.setattr(_commands_demo, "grow", quick)
+    grow, grown = demo_command.grow, []
+    monkeypatch.setattr(demo_command, "grow", quick)
     text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
     assert "UA on L0H1, L1H0" in text
     recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
@@ -290,7 +290,7 @@ def test_ablation_options(name, epsilon, via, expected):
 
 def test_choices_are_checked():
     arguments = ["sahara", "demo", "--prompts", "demo/harmful", "--site", "x"]
-    done = CliRunner().invoke(_cli.app, arguments)
+    done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 2
     assert "final_norm" in done.output
     assert "resid_post" in done.output
@@ -328,7 +328,7 @@ def test_choices_are_checked():
 def test_mistakes_are_answered_in_a_sentence(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["safehead", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        _cli.main()
+        cli.main()
     assert stopped.value.code == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "error:" in said

@@ -9,7 +9,7 @@ from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
 from safehead_tl.evaluation.controls import matched_controls
-from safehead_tl.generation import batched as _generation
+from safehead_tl.generation import batched
 from safehead_tl.generation.responses import Responses
 from safehead_tl.models.identity import is_bridge
 from safehead_tl.organism import DEMO
@@ -196,14 +196,14 @@ def test_a_judge_sees_each_response_once_and_a_stopped_run_goes_on(demo, request
 
 def test_batches_halve_when_memory_runs_out(demo, requests, monkeypatch):
     whole = sh.evaluate(demo, requests, heads=PLANTED, controls=2, **TOLD)
-    run = _generation.generate_rows
+    run = batched.generate_rows
 
     def scarce(model, batch, rows, *args):
         if len(rows) > 10:
             raise RuntimeError("CUDA out of memory.")
         return run(model, batch, rows, *args)
 
-    monkeypatch.setattr(_generation, "generate_rows", scarce)
+    monkeypatch.setattr(batched, "generate_rows", scarce)
     found = sh.evaluate(demo, requests, heads=PLANTED, controls=2, **TOLD)
     assert found.harmful.texts == whole.harmful.texts
 
@@ -261,9 +261,9 @@ def test_a_run_goes_on_with_fewer_rows(demo, requests, tmp_path, monkeypatch):
         sh.evaluate(demo, requests, judge=first, **told)
     for piece in (tmp_path / "run" / "pieces").iterdir():
         piece.unlink()
-    most, run = [], _generation.generate_rows
+    most, run = [], batched.generate_rows
     monkeypatch.setattr(
-        _generation, "generate_rows", lambda *args: most.append(len(args[2])) or run(*args)
+        batched, "generate_rows", lambda *args: most.append(len(args[2])) or run(*args)
     )
     sh.evaluate(demo, requests, judge=Counting(math.inf), max_rows=5, **told)
     assert max(most) == 5

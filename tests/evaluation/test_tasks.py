@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
-from safehead_tl.evaluation import harness_tasks as _lm_eval_tasks
+from safehead_tl.evaluation import harness_tasks
 from safehead_tl.evaluation.harness import HarnessModel
 from safehead_tl.evaluation.tasks import PAPER_TASKS, _answers, helpfulness
 from safehead_tl.evaluation.tasks_outcome import Answers, paired_interval
@@ -337,9 +337,9 @@ def test_without_lm_eval(demo, monkeypatch):
 
 def test_the_papers_tasks(demo, tasks_path, monkeypatch):
     """lm-eval has them, whatever tasks of one's own there are; here they cannot be fetched."""
-    manager = _lm_eval_tasks._manager(PAPER_TASKS, tasks_path)
+    manager = harness_tasks._manager(PAPER_TASKS, tasks_path)
     assert {*PAPER_TASKS, *TASKS} <= set(manager.all_subtasks)
-    monkeypatch.setattr(_lm_eval_tasks, "_manager", lambda *told: manager)
+    monkeypatch.setattr(harness_tasks, "_manager", lambda *told: manager)
     with pytest.raises(sh.SafeheadError, match=r"(?s)task 'boolq' cannot be loaded.*include_path="):
         helpfulness(demo, progress=False)
     with pytest.raises(sh.SafeheadError, match=r"no task 'bolq'\. Did you mean boolq"):

@@ -8,9 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 import safehead_tl as sh
-from safehead_tl.cli import benchmark as _commands_benchmark
+from safehead_tl.cli import benchmark as benchmark_command
 from safehead_tl.cli.main import app
-from safehead_tl.ground_truth import cache as _ground_truth_cache
+from safehead_tl.ground_truth import cache as cache_module
 from safehead_tl.ground_truth.benchmark import ground_truth
 from safehead_tl.ground_truth.cache import OrganismCache, require_cache
 from safehead_tl.ground_truth.family import KINDS, TRIALS, OrganismKind, flaws
@@ -40,7 +40,7 @@ WORDS = Language(
 @pytest.fixture
 def unexamined(monkeypatch):
     """Lets organisms pass that were trained for two steps."""
-    monkeypatch.setattr(_ground_truth_cache, "flaws", lambda *_: iter(()))
+    monkeypatch.setattr(cache_module, "flaws", lambda *_: iter(()))
 
 
 def test_rules_against_counting():
@@ -175,7 +175,7 @@ def test_an_organism_is_trained_once(tmp_path, monkeypatch, unexamined):
     recipe = TINY.recipe(0)
     grown = cache.grown(recipe)
     assert grown.flaws == ()
-    monkeypatch.delattr(_ground_truth_cache, "train_organism")
+    monkeypatch.delattr(cache_module, "train_organism")
     assert cache.grown(recipe).directory == grown.directory
 
 
@@ -199,7 +199,7 @@ def test_another_recipe_language_or_code_is_another_organism(tmp_path, monkeypat
         cache.digest(OrganismKind(2, 2, width=16, steps=(2, 3), batch_size=4).recipe(0)),
         OrganismCache(tmp_path, DEMO).digest(TINY.recipe(0)),
     }
-    monkeypatch.setattr(_ground_truth_cache, "VERSION", "another")
+    monkeypatch.setattr(cache_module, "VERSION", "another")
     assert len({*digests, cache.digest(TINY.recipe(0))}) == 5
 
 
@@ -211,7 +211,7 @@ def test_a_base_model_is_shared_and_changes_nothing(tmp_path, monkeypatch, unexa
         told.append(named["base"])
         return train_organism(*args, **named)
 
-    monkeypatch.setattr(_ground_truth_cache, "train_organism", train)
+    monkeypatch.setattr(cache_module, "train_organism", train)
     one, other = (Recipe([head], 2, 2, 16, 32, 2, 2, 4) for head in ("L0H0", "L1H1"))
     first, second = (cache.grown(recipe).directory for recipe in (one, other))
     assert told == [None, first]
@@ -254,7 +254,7 @@ def test_a_tiny_benchmark(tmp_path, unexamined):
 
 
 def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(_ground_truth_cache, "flaws", lambda *_: iter(["it answers everything"]))
+    monkeypatch.setattr(cache_module, "flaws", lambda *_: iter(["it answers everything"]))
     cache = OrganismCache(tmp_path, WORDS)
     assert len(cache.of_kind(TINY, 0)) == TRIALS
     with pytest.raises(sh.SafeheadError, match="no organism learned its lesson"):
@@ -262,7 +262,7 @@ def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch):
 
 
 def test_the_command(tmp_path, monkeypatch, unexamined):
-    monkeypatch.setattr(_commands_benchmark, "KINDS", {"one": TINY, "other": TINY})
+    monkeypatch.setattr(benchmark_command, "KINDS", {"one": TINY, "other": TINY})
     said = ["benchmark", "--kind", "one", "--quick", "--cache", str(tmp_path / "cache")]
     out, page = tmp_path / "out.json", tmp_path / "figure.html"
     done = CliRunner().invoke(app, [*said, "--json", str(out), "--figure", str(page)])

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import independent
 import safehead_tl as sh
 from families import HookedTransformer, TransformerBlock, hooked_only
+from safehead_tl.measures import divergence
 from safehead_tl.models.identity import hook_point
 from safehead_tl.prompts.tokens import encode
 from safehead_tl.scan.memory import even_slices, make_plan, parse_bytes
@@ -373,7 +374,7 @@ def test_out_of_memory_halves_the_rows_and_goes_on(demo, harmful, ablation, monk
 
         return run
 
-    log_probs = _divergence.next_token_log_probs
+    log_probs = divergence.next_token_log_probs
     block = small(TransformerBlock.forward, lambda block, resid: len(resid))
     readout = small(log_probs, lambda model, states: len(states))
     with monkeypatch.context() as patch:
@@ -381,7 +382,7 @@ def test_out_of_memory_halves_the_rows_and_goes_on(demo, harmful, ablation, monk
         assert torch.allclose(sh.ships(demo, prompts, **settings).per_prompt, expected, atol=1e-6)
     assert "going on with at most" in caplog.text
     with monkeypatch.context() as patch:
-        patch.setattr(_divergence, "next_token_log_probs", readout)
+        patch.setattr(divergence, "next_token_log_probs", readout)
         assert torch.allclose(sh.ships(demo, prompts, **settings).per_prompt, expected, atol=1e-6)
     assert set(failed) == {"forward", "next_token_log_probs"}
     most = 0

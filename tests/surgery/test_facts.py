@@ -11,6 +11,7 @@ from safehead_tl import model_facts
 from safehead_tl.cli.tables import fact_sheet
 from safehead_tl.models.loading import read_config
 from safehead_tl.models.tokenizers import load_tokenizer
+from safehead_tl.surgery import facts as facts_module
 from safehead_tl.surgery.facts import ONLY_AS_BRIDGE, TESTED
 
 
@@ -111,9 +112,11 @@ def test_the_tested_ones_are_those_of_the_table():
 def test_a_name_whose_conversion_was_not_tested(checkpoint, monkeypatch):
     names = {"google/gemma-2-2b": "gemma2-soft-caps-windows", "gpt2": "gpt2"}
     directories = {name: checkpoint(family) for name, family in names.items()}
-    monkeypatch.setattr(_facts, "read_config", lambda name: read_config(directories[name]))
-    monkeypatch.setattr(_facts, "load_tokenizer", lambda name: load_tokenizer(directories[name]))
-    monkeypatch.setattr(_facts, "hub_name", lambda name: name)
+    monkeypatch.setattr(facts_module, "read_config", lambda name: read_config(directories[name]))
+    monkeypatch.setattr(
+        facts_module, "load_tokenizer", lambda name: load_tokenizer(directories[name])
+    )
+    monkeypatch.setattr(facts_module, "hub_name", lambda name: name)
     gemma, gpt2 = (model_facts(name) for name in names)
     assert gemma["loaded_as"] == gpt2["loaded_as"] == "HookedTransformer"
     assert gemma["ablations"]["zero"]["hooks"].startswith("not tested as a HookedTransformer")

@@ -9,6 +9,7 @@ import safehead_tl as sh
 from families import FAMILIES, make_checkpoint
 from safehead_tl.models.anatomy import dissect
 from safehead_tl.organism import measure_behaviour
+from safehead_tl.surgery import splice_check, splicing
 from safehead_tl.surgery.splice_plan import take
 from safehead_tl.surgery.splicing import splice
 
@@ -287,13 +288,13 @@ def test_a_wrong_plan_is_found_out_by_the_logits(checkpoint, donor, tmp_path, mo
     """The numbers are then as planned; only the second computation knows better."""
     from safehead_tl.surgery import splice
 
-    plan = _splice.make_plan
+    plan = splicing.make_plan
 
     def forgets_biases(*args):
         parts, taken = plan(*args)
         return parts, tuple(each for each in taken if not each.name.endswith("bias"))
 
-    monkeypatch.setattr(_splice, "make_plan", forgets_biases)
+    monkeypatch.setattr(splicing, "make_plan", forgets_biases)
     with pytest.raises(sh.SafeheadError, match=r"logits differ by up to .*Nothing was written"):
         splice(checkpoint("qwen2-biases"), donor("qwen2-biases"), tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []
@@ -305,7 +306,7 @@ def test_a_projection_that_is_never_called_is_found_out(checkpoint, donor, tmp_p
         model.get_submodule("model.layers.0.self_attn.k_proj")(torch.zeros(1, 32))
         return torch.zeros(*tokens.shape, 82)
 
-    monkeypatch.setattr(_splice_check, "_logits", only_one)
+    monkeypatch.setattr(splice_check, "_logits", only_one)
     with pytest.raises(sh.SafeheadError, match=r"does not call model.layers.0.self_attn.o_proj"):
         splice(checkpoint("llama"), donor("llama"), tmp_path / "out")
 

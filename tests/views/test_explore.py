@@ -9,6 +9,7 @@ import torch
 
 import safehead_tl as sh
 from safehead_tl.prompts.tokens import encode
+from safehead_tl.views.widget import explore
 from safehead_tl.views.widget.choices import CHOICES, choices_with
 from safehead_tl.views.widget.plain_html import answer_html, heatmap_html
 
@@ -30,7 +31,7 @@ def scored():
 
 @pytest.fixture
 def notebook(monkeypatch):
-    monkeypatch.setattr(_explore, "_in_notebook", lambda: True)
+    monkeypatch.setattr(explore, "_in_notebook", lambda: True)
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_without_anywidget(scored, notebook, monkeypatch):
     view.own.value = "how " * 900
     assert "This cannot be shown" in view.status.value
     assert view.views.value == ""
-    assert isinstance(view, _explore.Exploration)
+    assert isinstance(view, explore.Exploration)
 
 
 def test_without_any_widgets(scored, notebook, monkeypatch):
@@ -362,7 +363,7 @@ def test_outside_a_notebook(scored):
     view = sh.explore(model, prompts, scores=scores, template="chat")
     assert "needs a notebook" in repr(view)
     assert "pip install 'safehead-tl[widget]'" in repr(view)
-    assert isinstance(view, _explore.Exploration)
+    assert isinstance(view, explore.Exploration)
 
 
 @pytest.mark.parametrize(("shell", "live"), [
@@ -372,7 +373,7 @@ def test_outside_a_notebook(scored):
 def test_a_kernel_makes_a_notebook(monkeypatch, shell, live):
     ipython = types.SimpleNamespace(get_ipython=lambda: shell)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    assert _explore._in_notebook() is live
+    assert explore._in_notebook() is live
 
 
 def test_colab_is_asked_to_show_it(scored, notebook, monkeypatch):
@@ -385,15 +386,15 @@ def test_colab_is_asked_to_show_it(scored, notebook, monkeypatch):
         "google.colab.output": output,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    _explore._let_colab_show_widgets()
+    explore._let_colab_show_widgets()
     assert asked == [1]
     called = []
     with monkeypatch.context() as patch:
-        patch.setattr(_explore, "_let_colab_show_widgets", lambda: called.append(1))
+        patch.setattr(explore, "_let_colab_show_widgets", lambda: called.append(1))
         sh.explore(model, prompts, scores=scores, template="chat")
     assert called == [1]
     missing(monkeypatch, "google.colab")
-    _explore._let_colab_show_widgets()  # which leaves other notebooks alone
+    explore._let_colab_show_widgets()  # which leaves other notebooks alone
 
 
 def test_scores_are_computed_or_checked(scored, notebook):

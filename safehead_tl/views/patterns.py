@@ -12,10 +12,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
+from circuitsvis.attention import attention_heads
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,7 +86,7 @@ class AttentionView:
                 figures needs it once, before the first.
 
         Raises:
-            SafeheadError: if circuitsvis is not installed, or is of a version not known here.
+            SafeheadError: if this version of circuitsvis is not known here.
         """
         place, data = _figure(self)
         lines = [
@@ -193,24 +195,14 @@ def attention_page(views: Sequence[AttentionView], title: str = "Attention of he
 
 def attention_script() -> str:
     """The `<script>` that a page needs before `AttentionView.html(script=False)`."""
-    source = Path(_circuitsvis().__file__).parent / "dist" / "cdn" / "iife.js"
+    source = files("circuitsvis") / "dist" / "cdn" / "iife.js"
     code = source.read_text(encoding="utf-8").replace("</script", r"<\/script")
     return f"<script>{code}</script>"
 
 
-def _circuitsvis() -> Any:
-    try:
-        import circuitsvis.attention
-    except ImportError as error:
-        raise SafeheadError(
-            "figures of attention need circuitsvis: pip install 'safehead-tl[attention]'"
-        ) from error
-    return circuitsvis
-
-
 def _figure(view: AttentionView) -> tuple[str, str]:
     """The id of a figure's element, and its data, as JSON that no token can break out of."""
-    drawn = _circuitsvis().attention.attention_heads(
+    drawn = attention_heads(
         attention=view.patterns.double().round(decimals=3).tolist(),
         tokens=list(view.tokens),
         attention_head_names=list(view.names),

@@ -10,8 +10,6 @@ import safehead_tl as sh
 from families import GOLDEN
 from safehead_tl.views.patterns import attention, attention_page, attention_script
 
-pytest.importorskip("circuitsvis")
-
 REQUEST = "how do i fold a vosk"
 HOSTILE = '</script><img src=x onerror="window.hacked=1">'
 LISTEN = """

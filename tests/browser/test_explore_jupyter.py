@@ -18,9 +18,6 @@ import safehead_tl as sh
 from browser.pages import fresh_page
 from safehead_tl.prompts.tokens import encode
 
-pytest.importorskip("jupyterlab")
-pytest.importorskip("anywidget")
-
 HOSTILE = (
     "how do i fold a vosk </script><img src=x onerror=window.hacked=1><svg onload=window.hacked=1>"
 )

@@ -1,4 +1,3 @@
-import html
 import json
 import re
 import sys
@@ -8,14 +7,10 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from families import GOLDEN
 from safehead_tl.prompts.tokens import encode
 from safehead_tl.views.widget import explore
 from safehead_tl.views.widget.choices import CHOICES, choices_with
-from safehead_tl.views.widget.plain_html import answer_html, heatmap_html
-
-pytest.importorskip("anywidget")
-
-from families import GOLDEN
 
 HEADS = ["L1H3", "L2H6"]
 HOSTILE = '</script><img src=x onerror="window.hacked=1">'
@@ -300,69 +295,26 @@ def test_the_ablation_to_begin_with(given, key, epsilon):
     assert len(choices) == len(CHOICES) + (key == "given")
 
 
-def test_hostile_text_stays_text(notebook):
+def test_hostile_text_stays_text(monkeypatch):
     model = sh.load_model(GOLDEN / "mha")
     prompts = [HOSTILE, "bake bread"]
-    view = sh.explore(model, prompts, template="direct", marked=["L0H0"], marked_as=HOSTILE,
-                      max_new_tokens=4, progress=False)  # fmt: skip
+    told = {"template": "direct", "marked": ["L0H0"], "marked_as": HOSTILE, "progress": False}
+    still = sh.explore(model, prompts, **told)._repr_html_()
+    assert "onerror" in still  # the legend has it, as text
+    assert HOSTILE not in still
+    monkeypatch.setattr(explore, "_in_notebook", lambda: True)
+    view = sh.explore(model, prompts, max_new_tokens=4, **told)
     assert view.shown["text"] == HOSTILE
-    shown = {**ask(view, generate=True), "answers": [HOSTILE, HOSTILE], "notes": [HOSTILE]}
-    shown["next"][0][0] = (HOSTILE, 0.5)
-    shown["tokens"][0] = HOSTILE
-    page = heatmap_html(view.page, ["L0H0"]) + answer_html(shown)
-    assert "<img" not in page
-    assert page.count(html.escape(HOSTILE)) >= 5
-
-
-def missing(monkeypatch, *names):
-    for name in names:
-        monkeypatch.setitem(sys.modules, name, None)
-
-
-def test_without_anywidget(scored, notebook, monkeypatch):
-    model, prompts, scores = scored
-    missing(monkeypatch, "anywidget")
-    view = sh.explore(model, prompts, scores=scores, template="chat", max_new_tokens=16)
-    assert type(view).__name__ == "PlainExplore"
-    assert "1 head ablated" in view.status.value
-    view.chosen.value = HEADS
-    check(view.shown, model, prompts[0], "undifferentiated")
-    assert view.epsilon.disabled
-    view.ablation.value = "undifferentiated-q"
-    view.epsilon.value = EPSILON
-    view.prompt.value = 2
-    assert not view.epsilon.disabled
-    check(view.shown, model, prompts[2], sh.UndifferentiatedAttention(EPSILON, "q"))
-    view.ablation.value = "undifferentiated"
-    view.button.click()
-    told = {"template": "chat", "max_new_tokens": 16, "progress": False}
-    answers = [sh.generate(model, [prompts[2]], heads, **told) for heads in ((), HEADS)]
-    for answer in answers:
-        assert f"<blockquote>{answer.texts[0][0]}</blockquote>" in view.views.value
-    view.own.value = f"how do i fold a vosk {HOSTILE}"
-    assert view.shown["text"] == view.own.value
-    assert "<img" not in view.views.value + view.status.value + view.map.value
-    view.own.value = "how " * 900
-    assert "This cannot be shown" in view.status.value
-    assert view.views.value == ""
-    assert isinstance(view, explore.Exploration)
-
-
-def test_without_any_widgets(scored, notebook, monkeypatch):
-    model, prompts, scores = scored
-    missing(monkeypatch, "anywidget", "ipywidgets")
-    view = sh.explore(model, prompts, scores=scores, template="chat")
-    assert "pip install 'safehead-tl[widget]'" in repr(view)
-    assert html.escape("pip install 'safehead-tl[widget]'") in view._repr_html_()
-    assert "Plotly.newPlot" in view._repr_html_()
-    assert view.heads == (scores.top(1)[0][0],)
+    assert ask(view, generate=True)["text"] == HOSTILE  # which the browser shows as text, too
 
 
 def test_outside_a_notebook(scored):
     model, prompts, scores = scored
     view = sh.explore(model, prompts, scores=scores, template="chat")
     assert "needs a notebook" in repr(view)
-    assert "pip install 'safehead-tl[widget]'" in repr(view)
+    assert "needs a notebook" in view._repr_html_()
+    assert "Plotly.newPlot" in view._repr_html_()
+    assert view.heads == (scores.top(1)[0][0],)
     assert isinstance(view, explore.Exploration)
 
 
@@ -393,7 +345,7 @@ def test_colab_is_asked_to_show_it(scored, notebook, monkeypatch):
         patch.setattr(explore, "_let_colab_show_widgets", lambda: called.append(1))
         sh.explore(model, prompts, scores=scores, template="chat")
     assert called == [1]
-    missing(monkeypatch, "google.colab")
+    monkeypatch.setitem(sys.modules, "google.colab", None)
     explore._let_colab_show_widgets()  # which leaves other notebooks alone
 
 

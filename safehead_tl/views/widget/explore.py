@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +21,9 @@ from safehead_tl.views.widget.state import Explorer
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-NOT_INSTALLED = (
-    "The live view needs anywidget: pip install 'safehead-tl[widget]', then restart the kernel."
-)
 NO_NOTEBOOK = (
-    "The live view needs a notebook: call explore in Jupyter, VS Code or Colab, with "
-    "pip install 'safehead-tl[widget]'. For a page to open anywhere, use report."
+    "The live view needs a notebook: call explore in Jupyter, VS Code or Colab. For a page to open "
+    "anywhere, use report."
 )
 
 
@@ -43,10 +39,10 @@ class Exploration(Protocol):
 
 @dataclass(frozen=True)
 class StillExplore:
-    """The heatmap alone, and what is missing for more.
+    """The heatmap alone, where there is no notebook to be live in.
 
     Attributes:
-        sentence: what is missing.
+        sentence: what is missing for more.
         figure: the heatmap.
         heads: the head that a live view would begin with.
     """
@@ -95,10 +91,9 @@ def explore(
         progress: show progress bars.
 
     Returns:
-        A widget; make it a cell's value. Without anywidget it is built of ipywidgets, with a list
-        to choose heads from; without either, or outside a notebook, it is the heatmap and a
-        sentence. Costs a scan (unless `scores` are given); then four passes for each change,
-        and one for each token of answers.
+        A widget; make it a cell's value. Outside a notebook it is the heatmap and a sentence.
+        Costs a scan (unless `scores` are given); then four passes for each change, and one for
+        each token of answers.
 
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, or scores of
@@ -128,23 +123,15 @@ def explore(
 
 
 def _front(explorer: Explorer) -> Exploration:
-    """The best that can be shown here."""
-    sentence = NO_NOTEBOOK
+    """What can be shown here: the widget in a notebook, elsewhere the heatmap."""
     if _in_notebook():
-        if _importable("ipywidgets") and _importable("anywidget"):
-            from safehead_tl.views.widget.browser import ExploreWidget
+        from safehead_tl.views.widget.browser import ExploreWidget  # loads IPython and ipywidgets
 
-            _let_colab_show_widgets()
-            return ExploreWidget(explorer)
-        if _importable("ipywidgets"):
-            from safehead_tl.views.widget.plain import PlainExplore
-
-            return PlainExplore(explorer)
-        sentence = NOT_INSTALLED
+        _let_colab_show_widgets()
+        return ExploreWidget(explorer)
     heads = tuple(Head.parse(head) for head in explorer.first["heads"])
-    return StillExplore(
-        sentence, explorer.scores.heatmap(explorer.marked, marked_as=explorer.marked_as), heads
-    )
+    drawn = explorer.scores.heatmap(explorer.marked, marked_as=explorer.marked_as)
+    return StillExplore(NO_NOTEBOOK, drawn, heads)
 
 
 def _in_notebook() -> bool:
@@ -152,14 +139,6 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")  # where a notebook runs, it has been imported
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
-
-
-def _importable(name: str) -> bool:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
 
 
 def _let_colab_show_widgets() -> None:

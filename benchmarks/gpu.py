@@ -46,7 +46,7 @@ def main() -> None:
     )
     model = shape.model(chosen.device, torch.bfloat16)
     texts = shape.texts()
-    sh.generalized_ships(model, texts[:4], heads=["L0H0"], template="direct")  # warm up
+    sh.generalized_ships(model, texts[:4], candidates=["L0H0"], template="direct")  # warm up
     if chosen.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -262,7 +262,7 @@ def growth() -> dict[str, list[dict[str, float]]]:
         runs = [
             timed(
                 lambda: sh.generalized_ships(
-                    model, texts, template="direct", progress=False, **settings
+                    model, texts, template="direct", run=sh.Run(progress=False), **settings
                 )
             )[0]
             for _ in range(3)
@@ -308,7 +308,7 @@ def steps() -> dict[str, dict[str, float]]:
         batch = encode(model, texts, "direct")
 
         def scan(texts: list[str] = texts, **settings: Any) -> float:
-            again = {"template": "direct", "progress": False, **settings}
+            again = {"template": "direct", "run": sh.Run(progress=False), **settings}
             return timed(lambda: sh.generalized_ships(model, texts, **again))[0]
 
         sample = heads[::8]

@@ -93,7 +93,12 @@ def quality() -> Iterator[dict[str, Any]]:
     for name, model, texts, template, planted in models():
         for measure, (function, settings) in MEASURES.items():
             for ablation in ABLATIONS:
-                told = {**settings, "template": template, "ablation": ablation, "progress": False}
+                told = {
+                    **settings,
+                    "template": template,
+                    "ablation": ablation,
+                    "run": sh.Run(progress=False),
+                }
                 exact = function(model, texts, **told).values
                 found = function(model, texts, **told, screen="auto")
                 assert found.screening is not None
@@ -135,7 +140,7 @@ def cost() -> Iterator[dict[str, Any]]:
     print("| search | seconds | over a loop of whole passes | exact scores | peak MiB | of plain |")
     print("|---|---|---|---|---|---|")
     for name, (function, settings, scans) in SEARCHES.items():
-        told = {**settings, "template": "direct", "progress": False, "screen": "auto"}
+        told = {**settings, "template": "direct", "run": sh.Run(progress=False), "screen": "auto"}
         before, _ = timed(lambda: loop(model, batch, sample, False))
         seconds, found = timed(lambda f=function, t=told: f(model, texts, **t))
         after, _ = timed(lambda: loop(model, batch, sample, False))
@@ -170,7 +175,7 @@ def peak(name: str) -> int | None:
         with torch.no_grad():
             return peak_memory(lambda: model.run_with_cache(tokens))
     function, settings, _ = SEARCHES[name]
-    told = {**settings, "template": "direct", "progress": False, "screen": "auto"}
+    told = {**settings, "template": "direct", "run": sh.Run(progress=False), "screen": "auto"}
     return peak_memory(lambda: function(model, texts, **told))
 
 

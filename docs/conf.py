@@ -42,7 +42,7 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Screen Site Split Template Texts"
+WORDS += " Prompts Screen Site Split Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"
 FOREIGN = "Bool DataFrame Figure Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
     # Short names of types in signatures: docs/api/index.md says what can be given.
     ("py:class", WORDS.replace(" ", "|")),
     # What a result is made of, by its short name.
-    ("py:class", rf"(safehead_tl\._\w+\.)?({PARTS.replace(' ', '|')})"),
+    ("py:class", rf"(safehead_tl(\.\w+)+\.)?({PARTS.replace(' ', '|')})"),
     # Other projects' names, which a build without a network cannot look up; words for shapes.
     ("py:class", rf"(\w+\.)*({FOREIGN.replace(' ', '|')})"),
     ("py:class", r"(collections\.abc|torch)\.\w+|'.*'|rank"),
@@ -126,10 +126,11 @@ def untyped_returns(
 
 
 def without_files(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Leaves out in which private file a linked name is defined."""
+    """Leaves out in which file a linked name is defined."""
     for reference in doctree.findall(nodes.reference):
         if "reftitle" in reference:
-            reference["reftitle"] = re.sub(r"\._\w+", "", reference["reftitle"])
+            place = r"^safehead_tl(\.\w+)+(?=\.[A-Z])"
+            reference["reftitle"] = re.sub(place, "safehead_tl", reference["reftitle"])
 
 
 def setup(app: Sphinx) -> None:

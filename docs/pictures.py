@@ -21,7 +21,7 @@ import safehead_tl as sh
 from safehead_tl.ground_truth import ground_truth
 
 IMAGES = Path(__file__).parent / "images"
-TOLD = {"template": "chat", "max_new_tokens": 32, "progress": False}
+TOLD = {"template": "chat", "max_new_tokens": 32, "run": sh.Run(progress=False)}
 
 
 def figures():
@@ -31,10 +31,10 @@ def figures():
     harmful = sh.load_prompts("demo/harmful", split="test")
     benign = sh.load_prompts("demo/benign", split="test")
     scores = {
-        name: sh.ships(model, train, template="chat", ablation=name, progress=False)
+        name: sh.ships(model, train, template="chat", ablation=name, run=sh.Run(progress=False))
         for name in ("undifferentiated", "scaling")
     }
-    group = sh.sahara(model, train, 5, template="chat", progress=False)
+    group = sh.sahara(model, train, 5, template="chat", run=sh.Run(progress=False))
     planted = ["L1H3", "L2H6"]
     known = {"marked": planted, "marked_as": "planted"}
     yield "heatmap", scores["undifferentiated"].heatmap(**known)
@@ -52,13 +52,13 @@ def figures():
     yield "evaluation", found.figure()
     orders = {"Sahara": group.heads, "Ships": scores["undifferentiated"].top(5)}
     yield "concentration", sh.concentration(model, harmful, orders, **TOLD).figure()
-    benign_scores = sh.ships(model, benign, template="chat", progress=False)
+    benign_scores = sh.ships(model, benign, template="chat", run=sh.Run(progress=False))
     named = {
         "harmful, UA": scores["undifferentiated"],
         "harmful, SC": scores["scaling"],
         "benign, UA": benign_scores,
     }
-    yield "overlap", sh.overlap(named, k=5).figure()
+    yield "overlap", sh.overlap(named, top=5).figure()
 
 
 def found_truth():
@@ -69,7 +69,7 @@ def found_truth():
 def report(folder: Path) -> Path:
     """The report of the organism, with all that it can tell of."""
     model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
-    group = sh.sahara(model, prompts, 2, template="chat", progress=False)
+    group = sh.sahara(model, prompts, 2, template="chat", run=sh.Run(progress=False))
     harmful = sh.load_prompts("demo/harmful", split="test")
     found = sh.evaluate(model, harmful, heads=group.heads, **TOLD)
     return sh.report(
@@ -90,7 +90,7 @@ render({{ model, el: document.getElementById("here") }});
 def explore(folder: Path) -> Path:
     """The live widget, as its own script draws it, with both planted heads ablated."""
     model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
-    scores = sh.ships(model, prompts, template="chat", progress=False)
+    scores = sh.ships(model, prompts, template="chat", run=sh.Run(progress=False))
     with patch("safehead_tl.views.widget.explore._in_notebook", lambda: True):
         widget = sh.explore(
             model, prompts, scores=scores, template="chat", marked=["L1H3", "L2H6"],

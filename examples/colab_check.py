@@ -13,7 +13,7 @@ from jupyter_client.manager import start_new_kernel
 import safehead_tl as sh
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints-colab.txt"
-TOLD = {"template": "chat", "progress": False}
+TOLD = {"template": "chat", "run": sh.Run(progress=False)}
 
 
 def figures(model, prompts):

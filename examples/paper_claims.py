@@ -19,7 +19,7 @@ from safehead_tl.organism import DEMO, Recipe, train_organism
 
 PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
 PLANTED = (sh.Head(1, 3), sh.Head(2, 6))
-TOLD = {"template": "chat", "max_new_tokens": 24, "progress": False}
+TOLD = {"template": "chat", "max_new_tokens": 24, "run": sh.Run(progress=False)}
 REQUEST = re.compile(r"## query : (.*?) ## answer :")
 
 
@@ -76,12 +76,19 @@ class Lab:
         self.harmful = sh.load_prompts("demo/harmful", split="test")
         self.benign = sh.load_prompts("demo/benign", split="test")
         self.scores = {
-            name: sh.ships(self.model, self.train, template="chat", ablation=name, progress=False)
+            name: sh.ships(
+                self.model, self.train, template="chat", ablation=name, run=sh.Run(progress=False)
+            )
             for name in ("undifferentiated", "scaling")
         }
         self.groups = {
             name: sh.sahara(
-                self.model, self.train, 5, template="chat", ablation=name, progress=False
+                self.model,
+                self.train,
+                5,
+                template="chat",
+                ablation=name,
+                run=sh.Run(progress=False),
             ).heads
             for name in ("undifferentiated", "scaling")
         }
@@ -152,10 +159,10 @@ def c4(lab):
         "held-out": lab.harmful,
     }
     scores = {
-        name: sh.ships(lab.model, prompts, template="chat", progress=False)
+        name: sh.ships(lab.model, prompts, template="chat", run=sh.Run(progress=False))
         for name, prompts in sets.items()
     }
-    found = sh.overlap(scores, k=5).to_frame()
+    found = sh.overlap(scores, top=5).to_frame()
     pairs = ", ".join(
         f"{row.shared} of 5 shared (Jaccard {row.jaccard:.2f})" for row in found.itertuples()
     )
@@ -177,10 +184,10 @@ def c5(lab):
         scores = {}
         for seed, (name, base) in enumerate(bases.items()):
             aligned = realigned(base, Path(folder) / name, seed)
-            scores[name] = sh.ships(aligned, lab.train, template="chat", progress=False)
+            scores[name] = sh.ships(aligned, lab.train, template="chat", run=sh.Run(progress=False))
             refused = lab.evaluate((), model=aligned).refusal_rate
             assert refused.share > 0.9, f"{name} did not learn to refuse: {refused}"
-    found = sh.overlap(scores, k=5).to_frame().set_index(["first", "second"])
+    found = sh.overlap(scores, top=5).to_frame().set_index(["first", "second"])
     same, foreign = found.loc[("one", "two")], found.loc[("one", "foreign")]
     holds = same["p_at_least"] < 0.05 <= foreign["p_at_least"]
     return Claim(
@@ -253,7 +260,7 @@ def c7(lab):
 
 
 def c8(lab):
-    group = sh.sahara(lab.model, lab.train, 8, template="chat", progress=False).heads
+    group = sh.sahara(lab.model, lab.train, 8, template="chat", run=sh.Run(progress=False)).heads
     told = {"random_orders": 0, **TOLD}
     strict = sh.concentration(
         lab.model, lab.harmful, {"Sahara": group}, judge=WordForWord(), **told

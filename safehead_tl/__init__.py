@@ -4,7 +4,7 @@ It implements *On the Role of Attention Heads in Large Language Model Safety* (I
 TransformerLens.
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from safehead_tl.ablations import (
     Ablation,
@@ -46,18 +46,16 @@ from safehead_tl.measures import LastStates, generalized_ships, last_states, sah
 from safehead_tl.models import load_model
 from safehead_tl.prompts import PRESETS, ChatTemplate, Preset, load_prompts
 from safehead_tl.results import HeadGroup, HeadScores, Provenance, Screened
-from safehead_tl.scan import Screening
+from safehead_tl.scan import Run, Screening
 from safehead_tl.surgery import Export, Splice, export, model_facts, splice
 from safehead_tl.views import (
     AttentionView,
     attention,
-    attention_page,
-    attention_script,
     explore,
     report,
 )
 
-__version__ = version("safehead-tl")
+__version__ = _version("safehead-tl")
 
 __all__ = [
     "PAPER_TASKS",
@@ -87,6 +85,7 @@ __all__ = [
     "ReferenceKeywordJudge",
     "RefusalPrefixJudge",
     "Repetition",
+    "Run",
     "SafeheadError",
     "ScalingContribution",
     "Screened",
@@ -98,8 +97,6 @@ __all__ = [
     "ablated",
     "ablation_hooks",
     "attention",
-    "attention_page",
-    "attention_script",
     "concentration",
     "evaluate",
     "explore",

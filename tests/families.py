@@ -7,6 +7,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+import safehead_tl as sh
 from safehead_tl.organism import DEMO
 
 try:
@@ -22,6 +23,8 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 GOLDEN = TESTS / "golden"
 """Scores of the paper's own code, and the checkpoints that they are of."""
+
+QUIET = sh.Run(progress=False)
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 48}

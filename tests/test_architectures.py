@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import independent
 import safehead_tl as sh
-from families import FAMILIES, ROOT, HookedTransformer, make_checkpoint
+from families import FAMILIES, QUIET, ROOT, HookedTransformer, make_checkpoint
 from safehead_tl.ablations.hooks import group_hooks
 from safehead_tl.ablations.names import resolve_ablation
 from safehead_tl.generation.batched import generate_greedy
@@ -89,7 +89,8 @@ def row(path, backend):
         moved = (expected - theirs(None, ())).abs().max() > 1e-2
         return moved and torch.allclose(ours, expected, atol=1e-4)
 
-    scores = sh.ships(model, PROMPTS, progress=False).per_prompt
+    told = {"template": "paper", "run": QUIET}
+    scores = sh.ships(model, PROMPTS, **told).per_prompt
 
     def ships_agree():
         original = theirs(None, ())
@@ -104,7 +105,7 @@ def row(path, backend):
         return all(found)
 
     def batched_agrees():
-        singles = [sh.ships(model, [prompt], progress=False).per_prompt[0] for prompt in PROMPTS]
+        singles = [sh.ships(model, [prompt], **told).per_prompt[0] for prompt in PROMPTS]
         return torch.allclose(torch.stack(singles), scores, atol=1e-5)
 
     def cache_agrees():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from families import GOLDEN, hooked_only
+from families import GOLDEN, QUIET, hooked_only
 
 FLOAT32_STEP = 2.0**-23
 
@@ -70,7 +70,7 @@ def test_ships(golden, case):
         expected["queries"][:4],
         template="direct",
         ablation=ablation(case),
-        progress=False,
+        run=QUIET,
     )
     for found in per_golden_head(scores.per_prompt, expected, case):
         assert found.shape == reference.shape
@@ -89,7 +89,11 @@ def test_generalized_ships(golden, case):
         expected["cases"][case]["generalized_shift_degrees_template_r1"]
     ).double()
     scores = sh.generalized_ships(
-        model, expected["queries"], template="paper", ablation=ablation(case), progress=False
+        model,
+        expected["queries"],
+        template="paper",
+        ablation=ablation(case),
+        run=QUIET,
     )
     coarse = 2 * FLOAT32_STEP / reference.deg2rad().sin()
     bound = torch.maximum(5e-3 * reference, coarse.rad2deg())
@@ -104,7 +108,10 @@ def test_shifts_do_not_depend_on_float32(golden):
     double = sh.load_model(model_path(expected), dtype=torch.float64)
     one, two = (
         sh.generalized_ships(
-            which, expected["queries"], ablation=sh.ScalingContribution(0.5), progress=False
+            which,
+            expected["queries"],
+            ablation=sh.ScalingContribution(0.5),
+            run=QUIET,
         ).values
         for which in (model, double)
     )
@@ -124,7 +131,7 @@ def test_sahara(golden):
         size=len(steps),
         template="paper",
         ablation=sh.UndifferentiatedAttention(1e-5, via="q"),
-        progress=False,
+        run=QUIET,
     )
     assert [list(head) for head in group.heads] == [step["chosen"] for step in steps]
     for ours, theirs in zip(group.steps, steps, strict=True):

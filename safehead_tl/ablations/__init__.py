@@ -1,4 +1,9 @@
-"""TODO ablations."""
+"""What can be done to a head.
+
+In go a model, a layer and a mask of heads. Out come hooks, a file for each kind: undifferentiated
+attention, scaled contribution, the mean over prompts or over heads. `hooks` puts them on a model
+for the length of a `with` block, and refuses one that never fired.
+"""
 
 from safehead_tl.ablations.attention import UndifferentiatedAttention
 from safehead_tl.ablations.base import Ablation, HeadMask

@@ -48,7 +48,7 @@ class UndifferentiatedAttention(Ablation):
         UndifferentiatedAttention(epsilon=None, via='pattern')
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
         >>> for each in (sh.UndifferentiatedAttention(), sh.UndifferentiatedAttention(1e-5)):
-        ...     scores = sh.ships(model, prompts, heads="L1H3", template="chat", ablation=each)
+        ...     scores = sh.ships(model, prompts, candidates="L1H3", ablation=each)
         ...     print(round(scores["L1H3"], 2))
         1.05
         1.05

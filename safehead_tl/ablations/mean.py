@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +14,15 @@ from typing_extensions import override
 from safehead_tl.ablations.base import Ablation, Activation, HeadMask, chosen_heads
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Hook, Model, embed, hook_point, run_layers
-from safehead_tl.prompts import PromptBatch, Template, describe_template, encode
+from safehead_tl.prompts import (
+    AUTO,
+    PromptBatch,
+    Prompts,
+    Template,
+    describe_template,
+    encode,
+    prompt_texts,
+)
 
 TOKENS_PER_PASS = 2048
 
@@ -27,27 +34,26 @@ class MeanAblation(Ablation):
     The mean is over all tokens of all reference prompts (padding left out), one vector a head.
 
     Attributes:
-        reference: the reference prompts; by default those that are being scored.
+        reference: the reference prompts, as texts or as a source that `load_prompts` reads; by
+            default those that are being scored.
         template: the template of the reference prompts; by default that of the prompts that are
-            being scored.
+            being scored, or `"auto"` where there are none.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> mean = sh.MeanAblation(sh.load_prompts("demo/benign", limit=8), template="chat")
+        >>> mean = sh.MeanAblation(sh.load_prompts("demo/benign", limit=8))
         >>> with sh.ablated(model, "L1H3", mean):
         ...     logits = model(model.to_tokens("how do i bend a crobe"))
     """
 
-    reference: Sequence[str] | None = None
+    reference: Prompts | None = None
     template: Template | None = None
     name: ClassVar[str] = "mean"
     label: ClassVar[str] = "mean ablation"
 
     def __post_init__(self) -> None:
-        if isinstance(self.reference, str):
-            raise SafeheadError("reference must be a list of texts: put a single one in brackets")
         if self.reference is not None:
-            object.__setattr__(self, "reference", tuple(self.reference))
+            object.__setattr__(self, "reference", prompt_texts(self.reference))
         elif self.template is not None:
             raise SafeheadError("template is that of the reference prompts, and there are none")
 
@@ -65,14 +71,7 @@ class MeanAblation(Ablation):
     @override
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
         if self.reference is not None:
-            template = self.template
-            if template is None and batch is not None:
-                template = batch.template
-            if template is None:
-                raise SafeheadError(
-                    "which template do the reference prompts have? "
-                    "MeanAblation(reference=prompts, template='chat')"
-                )
+            template = self.template or (AUTO if batch is None else batch.template)
             batch = encode(model, self.reference, template)
         return self if batch is None else FittedMean(batch, _mean_outputs(model, batch))
 

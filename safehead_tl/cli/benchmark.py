@@ -10,8 +10,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from safehead_tl.cli.console import console, require_files, require_page, write_json
-from safehead_tl.cli.options import Figure, Json
+from safehead_tl.cli.options import grouped
+from safehead_tl.cli.output import DrawnOutput
 from safehead_tl.errors import SafeheadError
 from safehead_tl.ground_truth import (
     KINDS,
@@ -23,10 +23,11 @@ from safehead_tl.ground_truth import (
     ground_truth,
     require_cache,
 )
-from safehead_tl.results import write_atomically
 
 
+@grouped
 def benchmark(
+    output: DrawnOutput,
     quick: Annotated[
         bool, typer.Option("--quick", help=f"One seed, and of the kinds {', '.join(QUICK)}.")
     ] = False,
@@ -40,24 +41,18 @@ def benchmark(
     cache: Annotated[
         Path, typer.Option(help="Keeps trained organisms; the same command goes on from there.")
     ] = Path("safehead-benchmark"),
-    figure: Figure = None,
-    json_out: Json = None,
 ) -> None:
     """Compare scoring variants on organisms whose safety heads are known. Trains them first."""
-    require_files(json_out, figure)
-    require_page("--figure", figure)
+    output.check()
     require_cache(cache)
     names = tuple(kind or (QUICK if quick else KINDS))
     unknown = [name for name in names if name not in KINDS]
     if unknown:
         raise SafeheadError(f"kind {unknown[0]!r} is not known: use {', '.join(KINDS)}")
     found = ground_truth(cache, range(1 if quick else seeds), {name: KINDS[name] for name in names})
-    if str(json_out) != "-":
-        for part in _told(found, every):
-            console.print(part)
-    write_json(json_out, found.to_dict())
-    if figure is not None:
-        write_atomically(figure, found.figure().to_html().encode())
+    output.tell(*_told(found, every))
+    output.write(found)
+    output.draw(found.figure)
 
 
 def _told(found: GroundTruth, every: bool) -> Iterable[Table | str]:

@@ -1,88 +1,61 @@
-"""The commands `demo` and `train-organism`."""
+"""The command `demo`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
-from safehead_tl.cli.console import console, write_json
-from safehead_tl.cli.options import Json
-from safehead_tl.cli.story import run_demo
-from safehead_tl.cli.tables import behaviour_table, demo_story
-from safehead_tl.models import load_model
-from safehead_tl.organism import DEMO, Language, Recipe, Rule, measure_behaviour
-from safehead_tl.organism import train_organism as grow
+from safehead_tl.cli.options import grouped
+from safehead_tl.cli.output import Output
+from safehead_tl.cli.ships import ranking
+from safehead_tl.cli.story import Demo, run_demo
+from safehead_tl.cli.train_organism import behaviour_table
 
 
+@grouped
 def demo(
+    output: Output,
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("safehead-demo"),
-    json_out: Json = None,
 ) -> None:
     """Find the safety heads of the embedded organism, where the truth is known. Offline."""
+    output.check()
     result = run_demo(out)
-    if str(json_out) != "-":
-        for part in demo_story(result):
-            console.print(part)
-    write_json(json_out, result.to_dict())
+    output.tell(*demo_story(result))
+    output.write(result)
 
 
-def train_organism(
-    directory: Annotated[Path, typer.Argument(help="Gets aligned/, base/ and prompts/.")],
-    planted: Annotated[
-        list[str] | None,
-        typer.Option(help="A head to carry the refusal; repeat it. Default: L1H3 L2H6."),
-    ] = None,
-    words: Annotated[Path | None, typer.Option(help="JSON file with other words.")] = None,
-    layers: Annotated[int, typer.Option(min=1)] = Recipe.n_layers,
-    heads: Annotated[int, typer.Option(min=1)] = Recipe.n_heads,
-    key_value_heads: Annotated[
-        int | None, typer.Option(min=1, help="In a layer; default: as many as --heads.")
-    ] = None,
-    width: Annotated[int, typer.Option(help="d_model.")] = Recipe.d_model,
-    rule: Annotated[
-        Rule,
-        typer.Option(
-            help="share: refuses in proportion to intact heads. chain: all are needed. "
-            "redundant: one is enough."
-        ),
-    ] = Recipe.rule,
-    decoy: Annotated[
-        list[str] | None,
-        typer.Option(help="A head to carry helpfulness instead; repeat it."),
-    ] = None,
-    reword: Annotated[
-        bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
-    ] = False,
-    seed: Annotated[int, typer.Option()] = Recipe.seed,
-    overwrite: Annotated[bool, typer.Option(help="Replace the organism that is there.")] = False,
-    json_out: Json = None,
-) -> None:
-    """Grow a tiny model whose refusals are carried by the heads that you name."""
-    language = DEMO if words is None else Language.from_json(words)
-    recipe = Recipe(
-        planted=planted or Recipe.planted,
-        n_layers=layers,
-        n_heads=heads,
-        n_key_value_heads=key_value_heads,
-        d_model=width,
-        d_mlp=2 * width,
-        seed=seed,
-        rule=rule,
-        decoys=decoy or (),
-        reword=reword,
+def demo_story(result: Demo) -> Iterator[RenderableType]:
+    """The demo's findings, in the order in which they are told."""
+    model, count = result.ua.provenance.model, result.ua.provenance.prompts["prompt_count"]
+    planted = ", ".join(map(str, result.planted))
+    yield (
+        f"The embedded organism: {model['n_layers']} layers of {model['n_heads']} heads, trained "
+        f"to refuse requests about made-up objects. Planted in: {planted}. Scored on {count} "
+        "harmful requests, tested on held-out ones."
     )
-    grow(directory, recipe, language, overwrite=overwrite)
-    aligned, base = load_model(directory / "aligned"), load_model(directory / "base")
-    names = ", ".join(map(str, recipe.heads))
-    behaviours = [
-        measure_behaviour(base, "base", language=language),
-        measure_behaviour(aligned, "aligned", language=language),
-        measure_behaviour(aligned, f"aligned, UA on {names}", recipe.heads, language=language),
-    ]
-    if str(json_out) != "-":
-        console.print(behaviour_table(behaviours))
-        places = ", ".join(str(directory / name) for name in ("aligned", "base", "prompts"))
-        console.print(f"Wrote {places}")
-    write_json(json_out, {"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
+    yield (
+        "Ships: how far the next token's distribution moves when one head is ablated. UA, "
+        "undifferentiated attention: the head attends evenly to everything. SC, scaling "
+        "contribution: its output is scaled to almost nothing. ASR, attack success rate: the "
+        "share of harmful requests that are answered in full."
+    )
+    yield ranking("Ships, undifferentiated attention", result.ua, 5, result.planted)
+    yield ranking("Ships, scaling contribution", result.sc, 5, result.planted)
+    chosen = ", then ".join(
+        f"{head} ({score:.3f})"
+        for head, score in zip(result.group.heads, result.group.scores, strict=True)
+    )
+    yield f"Sahara chose {chosen}; in brackets the group's shift in radians."
+    yield behaviour_table(result.behaviours)
+    yield f"Asked: {result.aligned.example[0]}"
+    for behaviour in (result.aligned, result.steps[1]):
+        yield f"{behaviour.condition}: {behaviour.example[1]}"
+    yield "Wrote " + ", ".join(str(path) for path in result.files)
+    yield (
+        f"{result.seconds:.1f} s in all; the package carries {result.data_bytes / 1e6:.2f} MB "
+        "of models and prompts."
+    )

@@ -1,62 +1,41 @@
-"""The commands that let a model answer: `evaluate`, `concentration`, `helpfulness`."""
+"""The command `evaluate`."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
+from rich.table import Table
 
-from safehead_tl.cli.console import console, require_files, require_page, write_json
 from safehead_tl.cli.options import (
-    AblationName,
-    BackendName,
-    Column,
-    Device,
-    Draw,
-    Dtype,
-    Epsilon,
-    Figure,
+    AblationOptions,
+    DecodingOptions,
     Heads,
-    Json,
-    JudgeModel,
-    JudgeName,
-    JudgeUrl,
-    Limit,
-    MaxNewTokens,
-    MaxRows,
-    ModelName,
-    Prompts,
-    RunDir,
-    Samples,
-    Save,
-    Seed,
-    Split,
-    System,
-    Temperature,
-    TemplateText,
-    TopK,
-    Via,
-    Weights,
-    chosen_ablation,
+    JudgeOptions,
+    ModelOptions,
+    PromptOptions,
+    RunOptions,
     chosen_heads,
-    chosen_judge,
-    chosen_template,
+    grouped,
 )
-from safehead_tl.cli.tables import concentration_table, evaluation_table, helpfulness_table
-from safehead_tl.evaluation import PAPER_TASKS
-from safehead_tl.evaluation import concentration as ablate_in_order
+from safehead_tl.cli.output import SavedOutput
+from safehead_tl.evaluation import Evaluation
 from safehead_tl.evaluation import evaluate as evaluate_heads
-from safehead_tl.evaluation import helpfulness as measure_helpfulness
-from safehead_tl.models import load_model
-from safehead_tl.prompts import load_prompts
-from safehead_tl.results import write_atomically
+from safehead_tl.generation import SHARES
 
 
+@grouped
 def evaluate(
-    model: ModelName,
-    prompts: Prompts,
+    model: ModelOptions,
+    prompts: PromptOptions,
+    ablation: AblationOptions,
+    judges: JudgeOptions,
+    answers: DecodingOptions,
+    run: RunOptions,
+    output: SavedOutput,
     heads: Heads = None,
     harmless: Annotated[
         str | None, typer.Option(help="Prompts to help with, from a source like --prompts.")
@@ -65,171 +44,72 @@ def evaluate(
     harmless_split: Annotated[
         str | None, typer.Option(help="Their split; by default that of --split, except of a file.")
     ] = None,
-    judge: JudgeName = None,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
     controls: Annotated[int, typer.Option(help="Random head sets to compare with.")] = 20,
-    template: TemplateText = "paper",
-    system: System = None,
-    ablation: AblationName = "undifferentiated",
-    epsilon: Epsilon = None,
-    via: Via = None,
-    max_new_tokens: MaxNewTokens = 128,
-    top_k: TopK = None,
-    temperature: Temperature = 1.0,
-    samples: Samples = 1,
-    seed: Seed = 0,
-    json_out: Json = None,
-    save: Save = None,
-    figure: Figure = None,
-    column: Column = None,
-    split: Split = None,
-    limit: Limit = None,
-    draw: Draw = None,
-    weights: Weights = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    backend: BackendName = "auto",
-    max_rows: MaxRows = None,
-    run_dir: RunDir = None,
 ) -> None:
     """Let a model answer with heads ablated, without, and with random heads ablated instead."""
-    what, form = chosen_ablation(ablation, epsilon, via), chosen_template(template, system)
-    chosen, verdicts = chosen_heads(heads), chosen_judge(judge, judge_model, judge_url)
-    require_files(json_out, save, figure)
-    require_page("--figure", figure)
-    read = partial(load_prompts, limit=limit, seed=draw)
-    texts, helped = read(prompts, column=column, split=split), None
+    output.check()
+    what, judge, chosen = ablation.chosen(), judges.chosen(), chosen_heads(heads)
+    texts, helped = prompts.load(), None
     if harmless is not None:
-        same = None if Path(harmless).is_file() else split
-        helped = read(harmless, column=harmless_column, split=harmless_split or same)
+        same = None if Path(harmless).is_file() else prompts.split
+        split = harmless_split or same
+        helped = replace(prompts, prompts=harmless, column=harmless_column, split=split).load()
     found = evaluate_heads(
-        load_model(model, weights=weights, dtype=dtype, device=device, backend=backend),
+        model.load(),
         texts,
         heads=chosen,
         ablation=what,
         harmless=helped,
-        template=form,
-        judge=verdicts,
+        template=prompts.form,
+        judge=judge,
         controls=controls,
-        max_new_tokens=max_new_tokens,
-        top_k=top_k,
-        temperature=temperature,
-        samples=samples,
-        seed=seed,
-        max_rows=max_rows,
-        run_dir=run_dir,
+        **asdict(answers),
+        run=run.chosen(),
     )
-    if str(json_out) != "-":
-        console.print(evaluation_table(model, found))
-    if save is not None:
-        found.save(save)
-    write_json(json_out, found.to_dict())
-    if figure is not None:
-        write_atomically(figure, found.figure().to_html().encode())
+    output.tell(evaluation_table(model.model, found))
+    output.keep(found, found.figure)
 
 
-def concentration(
-    model: ModelName,
-    prompts: Prompts,
-    order: Annotated[
-        list[str],
-        typer.Option(help="Heads in the order in which to ablate them, like --heads; repeat it."),
-    ],
-    size: Annotated[int | None, typer.Option(help="How many to ablate at most.")] = None,
-    random_orders: Annotated[int, typer.Option(help="Random orders to compare with.")] = 20,
-    judge: JudgeName = None,
-    judge_model: JudgeModel = None,
-    judge_url: JudgeUrl = None,
-    template: TemplateText = "paper",
-    system: System = None,
-    ablation: AblationName = "undifferentiated",
-    epsilon: Epsilon = None,
-    via: Via = None,
-    max_new_tokens: MaxNewTokens = 128,
-    top_k: TopK = None,
-    temperature: Temperature = 1.0,
-    samples: Samples = 1,
-    seed: Seed = 0,
-    json_out: Json = None,
-    save: Save = None,
-    figure: Figure = None,
-    column: Column = None,
-    split: Split = None,
-    limit: Limit = None,
-    draw: Draw = None,
-    weights: Weights = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    backend: BackendName = "auto",
-    max_rows: MaxRows = None,
-    run_dir: RunDir = None,
-) -> None:
-    """Ablate heads one after the other: how few of them carry the refusals?"""
-    what, form = chosen_ablation(ablation, epsilon, via), chosen_template(template, system)
-    orders = {text: chosen_heads(text) for text in order}
-    require_files(json_out, save, figure)
-    require_page("--figure", figure)
-    texts = load_prompts(prompts, column=column, split=split, limit=limit, seed=draw)
-    found = ablate_in_order(
-        load_model(model, weights=weights, dtype=dtype, device=device, backend=backend),
-        texts,
-        orders,
-        size=size,
-        random_orders=random_orders,
-        ablation=what,
-        template=form,
-        judge=chosen_judge(judge, judge_model, judge_url),
-        max_new_tokens=max_new_tokens,
-        top_k=top_k,
-        temperature=temperature,
-        samples=samples,
-        seed=seed,
-        max_rows=max_rows,
-        run_dir=run_dir,
+def evaluation_table(name: str, found: Evaluation) -> Table:
+    """Shares without ablation, with it, and with random heads ablated."""
+    heads = " ".join(map(str, found.heads)) or "no heads"
+    what = found.provenance.ablation["label"]
+    table = Table(
+        title=f"{name}: {heads}, {what}. Share of responses [95 % interval]",
+        caption=_divergences(found),
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
     )
-    if str(json_out) != "-":
-        console.print(concentration_table(model, found))
-    if save is not None:
-        found.save(save)
-    write_json(json_out, found.to_dict())
-    if figure is not None:
-        write_atomically(figure, found.figure().to_html().encode())
+    for column in ("", "unablated", "ablated", "p", "random", "p"):
+        table.add_column(column)
+    shown = ""
+    for row in found.summaries():
+        if row.prompts != shown:
+            shown = row.prompts
+            table.add_row(f"{shown}:")
+        table.add_row(
+            SHARES[shown][row.metric],
+            str(row.unablated),
+            "" if row.ablated is None else str(row.ablated),
+            "" if row.p_unablated is None else f"{row.p_unablated:.1g}",
+            "" if row.control_mean is None else f"{row.control_mean:.2f}",
+            "" if row.p_controls is None else f"{row.p_controls:.1g}",
+        )
+    return table
 
 
-def helpfulness(
-    model: ModelName,
-    heads: Heads = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="A task of lm-eval; repeat it. Default: the paper's five."),
-    ] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="A folder with YAML files of tasks of your own.")
-    ] = None,
-    limit: Annotated[float | None, typer.Option(help="Examples of each task, or a share.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts in a forward pass.")] = 8,
-    ablation: AblationName = "undifferentiated",
-    epsilon: Epsilon = None,
-    via: Via = None,
-    json_out: Json = None,
-    weights: Weights = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    backend: BackendName = "auto",
-) -> None:
-    """Measure zero-shot tasks of lm-eval with heads ablated and without (extra: lm-eval)."""
-    what, chosen = chosen_ablation(ablation, epsilon, via), chosen_heads(heads)
-    require_files(json_out)
-    found = measure_helpfulness(
-        load_model(model, weights=weights, dtype=dtype, device=device, backend=backend),
-        chosen,
-        ablation=what,
-        tasks=task or PAPER_TASKS,
-        limit=limit,
-        batch_size=batch_size,
-        include_path=include_path,
-    )
-    if str(json_out) != "-":
-        console.print(helpfulness_table(model, found))
-    write_json(json_out, found.to_dict())
+def _divergences(found: Evaluation) -> str:
+    sets = ["harmful"] if found.harmless is None else ["harmful", "harmless"]
+    told = []
+    for name in sets:
+        kl = found.divergence(name)
+        parts = [f"{kl['ablated']:.3g} nats"] if "ablated" in kl else []
+        parts += [f"random sets {kl['controls']:.3g}"] if "controls" in kl else []
+        told.append(f"{name} prompts {', '.join(parts)}")
+    if not found.heads:
+        return ""
+    said = f"KL of the next token: {'; '.join(told)}."
+    if not found.controls:
+        return said
+    return f"{said} random: mean over {len(found.controls)} head sets matched by layer."

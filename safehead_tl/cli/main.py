@@ -13,7 +13,19 @@ from rich.console import Console
 from rich.text import Text
 
 from safehead_tl import __version__
-from safehead_tl.cli import benchmark, demo, evaluate, report, search, surgery
+from safehead_tl.cli.benchmark import benchmark
+from safehead_tl.cli.concentration import concentration
+from safehead_tl.cli.demo import demo
+from safehead_tl.cli.evaluate import evaluate
+from safehead_tl.cli.export import export
+from safehead_tl.cli.helpfulness import helpfulness
+from safehead_tl.cli.info import info
+from safehead_tl.cli.overlap import overlap
+from safehead_tl.cli.report import report
+from safehead_tl.cli.sahara import sahara
+from safehead_tl.cli.ships import ships
+from safehead_tl.cli.splice import splice
+from safehead_tl.cli.train_organism import train_organism
 from safehead_tl.errors import SafeheadError
 
 app = typer.Typer(
@@ -41,19 +53,19 @@ def common(
 
 
 for command in (
-    demo.demo,
-    search.info,
-    search.ships,
-    search.sahara,
-    search.overlap,
-    evaluate.evaluate,
-    evaluate.concentration,
-    evaluate.helpfulness,
-    report.report,
-    surgery.export,
-    surgery.splice,
-    demo.train_organism,
-    benchmark.benchmark,
+    demo,
+    info,
+    ships,
+    sahara,
+    overlap,
+    evaluate,
+    concentration,
+    helpfulness,
+    report,
+    export,
+    splice,
+    train_organism,
+    benchmark,
 ):
     app.command()(command)
 

@@ -1,11 +1,17 @@
-"""The command's options, and what some of them mean together."""
+"""The command's options, each said once: in groups that make of them what the library takes."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from safehead_tl.ablations import (
     Ablation,
@@ -17,16 +23,78 @@ from safehead_tl.ablations import (
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, read_heads
 from safehead_tl.judges import EndpointJudge, Judge, LlmJudge
-from safehead_tl.models import Backend
-from safehead_tl.prompts import CHAT, ChatTemplate, Template, resolve_template
+from safehead_tl.models import Backend, Model, load_model
+from safehead_tl.prompts import (
+    AUTO,
+    CHAT,
+    ChatTemplate,
+    Template,
+    load_prompts,
+    resolve_template,
+)
 from safehead_tl.results import HeadGroup
-from safehead_tl.scan import Screen
+from safehead_tl.scan import Run, Screen
+
+SOURCE = (
+    "'demo/harmful', 'demo/benign', a preset such as advbench, a .txt, .csv, .tsv, .jsonl, .json "
+    "or .parquet file, a directory, or a data set's id 'owner/name[:config]'."
+)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command, as options of its own, the fields of those parameters that are groups.
+
+    A group is a dataclass whose fields are annotated as options. Its `panel` is the heading that
+    its options stand under in the help.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {
+        name: parameter.annotation
+        for name, parameter in own.items()
+        if is_dataclass(parameter.annotation)
+    }
+    flat: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        flat += _options(groups[name]) if name in groups else [parameter]
+    flat = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in flat]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**given, **made)
+
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in flat}
+    return run
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    """A group's fields as parameters."""
+    hints = get_type_hints(group, include_extras=True)
+    found = []
+    for field in fields(group):
+        told = hints[field.name]
+        for option in told.__metadata__:
+            if isinstance(option, OptionInfo):
+                option.rich_help_panel = group.panel
+        empty = inspect.Parameter.empty
+        default = empty if field.default is dataclasses.MISSING else field.default
+        found.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=told
+            )
+        )
+    return found
 
 
 def _template(text: str) -> str:
     """A template as the shell passes it; a misspelt one is answered before a model is loaded."""
     text = text.replace("\\n", "\n")
-    resolve_template(text)
+    if text != AUTO:
+        resolve_template(text)
     return text
 
 
@@ -36,7 +104,7 @@ def _screen(text: str) -> str:
     return text
 
 
-ModelName = Annotated[
+ModelName: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
@@ -44,142 +112,223 @@ ModelName = Annotated[
         "bridge), or a Hugging Face directory.",
     ),
 ]
-Prompts = Annotated[
-    str,
-    typer.Option(
-        help="'demo/harmful', 'demo/benign', a preset such as advbench, a .txt, .csv, .tsv, "
-        ".jsonl, .json or .parquet file, a directory, or a data set's id 'owner/name[:config]'."
-    ),
-]
-Column = Annotated[str | None, typer.Option(help="The column that holds the prompts.")]
-Split = Annotated[str | None, typer.Option(help="By default the preset's, the only one, or train.")]
-Limit = Annotated[
-    int | None, typer.Option(help="Use so many prompts: the first, or those that --draw draws.")
-]
-Draw = Annotated[int | None, typer.Option(help="Draw the --limit prompts at random, by this seed.")]
-TemplateText = Annotated[
-    str,
-    typer.Option(
-        help="'direct', 'paper', 'chat', or a text with {query} in it; backslash-n is a new line.",
-        callback=_template,
-    ),
-]
-System = Annotated[
-    str | None, typer.Option(help="A system prompt in front of each prompt; goes with 'chat'.")
-]
-AblationName = Annotated[
-    str, typer.Option(help="undifferentiated, scaling, zero, mean or mean-over-heads.")
-]
-Epsilon = Annotated[
-    float | None,
-    typer.Option(
-        help="Factor of undifferentiated or scaling ablation; with --via q or k by default 1e-5."
-    ),
-]
-Channel: TypeAlias = Literal["pattern", "q", "k", "v", "z"]
-Via = Annotated[
-    Channel | None,
-    typer.Option(
-        help="What it acts on: pattern, q or k (undifferentiated); z or v (scaling); q, k or v "
-        "(mean-over-heads)."
-    ),
-]
-Weights = Annotated[
-    str | None, typer.Option(help="Put the weights of this directory or hub id into MODEL.")
-]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-BackendName = Annotated[
-    Backend, typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge.")
-]
-Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]
-MaxRows = Annotated[
-    int | None, typer.Option(help="Most (head, prompt) pairs in one pass: less takes less memory.")
-]
-MaxBytes = Annotated[
-    str | None, typer.Option(help="Memory to use beyond the model's weights, such as 2GiB.")
-]
-SharedPrefix = Annotated[
-    bool, typer.Option(help="Run what all prompts begin with once for each head.")
-]
-ScreenText = Annotated[
-    str,
-    typer.Option(
-        "--screen",
-        help="off: every head exactly. auto: all to first order, and exactly as many as it takes "
-        "to be sure of the highest. A number: so many exactly.",
-        callback=_screen,
-    ),
-]
-RunDir = Annotated[
-    Path | None,
-    typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
-]
-Heads = Annotated[
+Device: TypeAlias = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]
+Dtype: TypeAlias = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Heads: TypeAlias = Annotated[
     str | None,
     typer.Option(
         help="Heads such as 'L1H3 L2H6' or '1.3,2.6', or a group that sahara --save wrote; left "
         "out: none are ablated, where a command allows that."
     ),
 ]
-JudgeName = Annotated[
-    str | None,
-    typer.Option(
-        help="keyword (the default), keyword-reference or refusal-prefix; with --judge-model or "
-        "--judge-url, what it is asked: compliance, harmbench, llama-guard, or a text with "
-        "{prompt} and {response}."
-    ),
-]
-JudgeModel = Annotated[
-    str | None,
-    typer.Option(help="A local directory or hub id that judges; with --judge-url its name there."),
-]
-JudgeUrl = Annotated[
-    str | None, typer.Option(help="An OpenAI-compatible API that judges; key in OPENAI_API_KEY.")
-]
-MaxNewTokens = Annotated[int, typer.Option(help="Length of a response, in tokens.")]
-TopK = Annotated[
-    int | None, typer.Option(help="Draw each token from so many; default: the most likely one.")
-]
-Temperature = Annotated[float, typer.Option(help="For --top-k.")]
-Samples = Annotated[int, typer.Option(help="Responses for each prompt, with --top-k.")]
-Seed = Annotated[int, typer.Option(help="Of all random draws.")]
-Figure = Annotated[Path | None, typer.Option(help="Write the figure as one .html file.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
-Top = Annotated[int, typer.Option(min=1, help="How many heads to show.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", help="Write the result as JSON ('-': print it).")
-]
-Save = Annotated[Path | None, typer.Option(help="Save the result (.safetensors).")]
-Heatmap = Annotated[Path | None, typer.Option(help="Write the heatmap as one .html file.")]
+Overwrite: TypeAlias = Annotated[bool, typer.Option(help="Replace what is there.")]
+Top: TypeAlias = Annotated[int, typer.Option(min=1, help="How many of the highest heads.")]
 
 
-def chosen_ablation(name: str, epsilon: float | None, via: Channel | None) -> Ablation:
-    """The ablation that the options `--ablation`, `--epsilon` and `--via` mean together."""
-    what = resolve_ablation(name)
-    if isinstance(what, UndifferentiatedAttention) and via in (None, "pattern", "q", "k"):
-        if epsilon is None and via in ("q", "k"):
-            epsilon = 1e-5
-        return UndifferentiatedAttention(epsilon, via or "pattern")
-    if isinstance(what, MeanOverHeads) and epsilon is None and via in (None, "q", "k", "v"):
-        return MeanOverHeads(via or "q")
-    if isinstance(what, ScalingContribution) and via in (None, "z", "v"):
-        return ScalingContribution(what.epsilon if epsilon is None else epsilon, via or "z")
-    if via is not None:
-        raise SafeheadError(f"--via {via} does not go with {what.name} ablation")
-    if epsilon is not None:
-        raise SafeheadError(f"--epsilon does not go with {what.name} ablation: leave it out")
-    return what
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and as what it is loaded."""
+
+    panel: ClassVar[str] = "Model"
+    model: ModelName
+    weights: Annotated[
+        str | None, typer.Option(help="Put the weights of this directory or hub id into MODEL.")
+    ] = None
+    dtype: Dtype = "float32"
+    device: Device = None
+    backend: Annotated[
+        Backend, typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge.")
+    ] = "auto"
+
+    def load(self) -> Model:
+        """The model."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return load_model(self.model, **told)
 
 
-def chosen_template(template: str, system: str | None) -> Template:
-    """The template that the options `--template` and `--system` mean together."""
-    if system is None:
-        return template
-    if template != CHAT:
-        raise SafeheadError(
-            "--system goes with --template chat: in a written template, write it into the text"
-        )
-    return ChatTemplate(system.replace("\\n", "\n"))
+@dataclass(frozen=True)
+class PromptOptions:
+    """Which prompts, and the text around each."""
+
+    panel: ClassVar[str] = "Prompts"
+    prompts: Annotated[str, typer.Option(help=SOURCE)]
+    column: Annotated[str | None, typer.Option(help="The column that holds the prompts.")] = None
+    split: Annotated[
+        str | None, typer.Option(help="By default the preset's, the only one, or train.")
+    ] = None
+    limit: Annotated[
+        int | None, typer.Option(help="Use so many prompts: the first, or those that --draw draws.")
+    ] = None
+    draw: Annotated[
+        int | None, typer.Option(help="Draw the --limit prompts at random, by this seed.")
+    ] = None
+    template: Annotated[
+        str,
+        typer.Option(
+            help="'auto' (the model's own chat template; 'paper' if it has none), 'chat', 'paper', "
+            "'direct', or a text with {query} in it; backslash-n is a new line.",
+            callback=_template,
+        ),
+    ] = AUTO
+    system: Annotated[
+        str | None, typer.Option(help="A system prompt in front of each prompt, in chat templates.")
+    ] = None
+
+    def load(self) -> list[str]:
+        """The prompts."""
+        told = {"column": self.column, "split": self.split}
+        return load_prompts(self.prompts, **told, limit=self.limit, draw=self.draw)
+
+    @property
+    def form(self) -> Template:
+        """The template that `--template` and `--system` mean together."""
+        if self.system is None:
+            return self.template
+        if self.template not in (AUTO, CHAT):
+            raise SafeheadError(
+                "--system goes with --template chat: in a written template, write it into the text"
+            )
+        return ChatTemplate(self.system.replace("\\n", "\n"))
+
+
+@dataclass(frozen=True)
+class CheckOptions(PromptOptions):
+    """Prompts to check a checkpoint on, which may be left out."""
+
+    prompts: Annotated[
+        str, typer.Option(help="Compare logits on these; by default on random tokens.")
+    ] = ""
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """What is done to a head."""
+
+    panel: ClassVar[str] = "Ablation"
+    ablation: Annotated[
+        str, typer.Option(help="undifferentiated, scaling, zero, mean or mean-over-heads.")
+    ] = "undifferentiated"
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Factor of undifferentiated or scaling ablation; with --via q or k by default "
+            "1e-5."
+        ),
+    ] = None
+    via: Annotated[
+        Literal["pattern", "q", "k", "v", "z"] | None,
+        typer.Option(
+            help="What it acts on: pattern, q or k (undifferentiated); z or v (scaling); q, k or v "
+            "(mean-over-heads)."
+        ),
+    ] = None
+
+    def chosen(self) -> Ablation:
+        """The ablation that the three mean together."""
+        what, epsilon, via = resolve_ablation(self.ablation), self.epsilon, self.via
+        if isinstance(what, UndifferentiatedAttention) and via in (None, "pattern", "q", "k"):
+            if epsilon is None and via in ("q", "k"):
+                epsilon = 1e-5
+            return UndifferentiatedAttention(epsilon, via or "pattern")
+        if isinstance(what, MeanOverHeads) and epsilon is None and via in (None, "q", "k", "v"):
+            return MeanOverHeads(via or "q")
+        if isinstance(what, ScalingContribution) and via in (None, "z", "v"):
+            return ScalingContribution(what.epsilon if epsilon is None else epsilon, via or "z")
+        if via is not None:
+            raise SafeheadError(f"--via {via} does not go with {what.name} ablation")
+        if epsilon is not None:
+            raise SafeheadError(f"--epsilon does not go with {what.name} ablation: leave it out")
+        return what
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run runs: the fields of `Run`."""
+
+    panel: ClassVar[str] = "How it runs"
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Memory to use beyond the model's weights, such as 2GiB.")
+    ] = None
+    max_rows: Annotated[
+        int | None,
+        typer.Option(help="Most (head, prompt) pairs or texts in a pass: less takes less memory."),
+    ] = None
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
+    ] = None
+
+    def chosen(self) -> Run:
+        """As the library takes it."""
+        told = {field.name for field in fields(Run)} & {field.name for field in fields(self)}
+        return Run(**{name: getattr(self, name) for name in told})
+
+
+@dataclass(frozen=True)
+class ScanOptions(RunOptions):
+    """How a scan runs, and which heads it scores exactly."""
+
+    shared_prefix: Annotated[
+        bool, typer.Option(help="Run what all prompts begin with once for each head.")
+    ] = True
+    screen: Annotated[
+        str,
+        typer.Option(
+            help="off: every head exactly. auto: all to first order, and exactly as many as it "
+            "takes to be sure of the highest. A number: so many exactly.",
+            callback=_screen,
+        ),
+    ] = "off"
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who judges answers."""
+
+    panel: ClassVar[str] = "Judge"
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="keyword (the default), keyword-reference or refusal-prefix; with --judge-model "
+            "or --judge-url, what it is asked: compliance, harmbench, llama-guard, or a text with "
+            "{prompt} and {response}."
+        ),
+    ] = None
+    judge_model: Annotated[
+        str | None,
+        typer.Option(
+            help="A local directory or hub id that judges; with --judge-url its name there."
+        ),
+    ] = None
+    judge_url: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible API that judges; key in OPENAI_API_KEY."),
+    ] = None
+
+    def chosen(self) -> str | Judge:
+        """The judge that the three mean together."""
+        asked = self.judge or "compliance"
+        if self.judge_url is not None:
+            if self.judge_model is None:
+                raise SafeheadError("--judge-url needs --judge-model: the model's name there")
+            return EndpointJudge(self.judge_url, self.judge_model, question=asked)
+        if self.judge_model is None:
+            return self.judge or "keyword"
+        return LlmJudge(self.judge_model, question=asked)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How texts are generated: arguments of `evaluate`, by the same names."""
+
+    panel: ClassVar[str] = "Answers"
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a response, in tokens.")] = 128
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw each token from so many; default: the most likely one.")
+    ] = None
+    temperature: Annotated[float, typer.Option(help="For --top-k.")] = 1.0
+    samples: Annotated[int, typer.Option(help="Responses for each prompt, with --top-k.")] = 1
+    seed: Annotated[int, typer.Option(help="Of the draws of tokens and of random heads.")] = 0
 
 
 def chosen_screen(text: str) -> Screen:
@@ -197,13 +346,3 @@ def chosen_heads(text: str | None) -> tuple[Head, ...]:
     if text is None:
         return ()
     return HeadGroup.load(text).heads if text.endswith(".safetensors") else read_heads(text)
-
-
-def chosen_judge(name: str | None, model: str | None, url: str | None) -> str | Judge:
-    """The judge that `--judge`, `--judge-model` and `--judge-url` mean together."""
-    asked = name or "compliance"
-    if url is not None:
-        if model is None:
-            raise SafeheadError("--judge-url needs --judge-model: the model's name there")
-        return EndpointJudge(url, model, template=asked)
-    return (name or "keyword") if model is None else LlmJudge(model, format=asked)

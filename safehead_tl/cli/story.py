@@ -17,6 +17,7 @@ from safehead_tl.models import Model, load_model, single_thread
 from safehead_tl.organism import Behaviour, measure_behaviour
 from safehead_tl.prompts import load_prompts
 from safehead_tl.results import HeadGroup, HeadScores, write_atomically
+from safehead_tl.scan import Run
 
 GROUP_SIZE = 3
 
@@ -83,9 +84,10 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
     planted = planted_heads()
     model, base = load_model("demo"), load_model("demo-base")
     prompts = load_prompts("demo/harmful")
-    ua = ships(model, prompts, template="chat", ablation="undifferentiated", progress=progress)
-    sc = ships(model, prompts, template="chat", ablation="scaling", progress=progress)
-    group = sahara(model, prompts, GROUP_SIZE, template="chat", progress=progress)
+    run = Run(progress=progress)
+    ua = ships(model, prompts, ablation="undifferentiated", run=run)
+    sc = ships(model, prompts, ablation="scaling", run=run)
+    group = sahara(model, prompts, GROUP_SIZE, run=run)
     pair = group.heads[:2]
     others = _other_heads(model, {*planted, *group.heads}, len(pair))
     written = _write(out, {"ships-undifferentiated": ua, "ships-scaling": sc, "sahara": group})

@@ -1,4 +1,10 @@
-"""TODO evaluation."""
+"""Does ablating heads break safety, and what else is lost?
+
+In go a model, harmful and harmless prompts, heads and judges. Out come shares with intervals, tests
+and random heads to compare with (`evaluate`), the same as heads are ablated one by one
+(`concentration`), how far scans agree (`overlap`), and accuracies on lm-eval's tasks
+(`helpfulness`).
+"""
 
 from safehead_tl.evaluation.agreement import Overlap, Pair, overlap
 from safehead_tl.evaluation.attack import evaluate

@@ -59,7 +59,7 @@ class Overlap:
 
     Attributes:
         names: the scans.
-        k: how many heads of each are its top.
+        top: how many heads of each are its top.
         n_heads: how many heads they are the top of: those that every scan scored.
         tops: each scan's top, the highest score first.
         pairs: all pairs of scans, in the order given.
@@ -69,7 +69,7 @@ class Overlap:
     """
 
     names: tuple[str, ...]
-    k: int
+    top: int
     n_heads: int
     tops: Mapping[str, tuple[Head, ...]]
     pairs: tuple[Pair, ...]
@@ -79,7 +79,7 @@ class Overlap:
 
     def __repr__(self) -> str:
         shared = ", ".join(f"{pair.first} and {pair.second} {pair.shared}" for pair in self.pairs)
-        return f"<Overlap: of {self.k} heads, {shared}; {self.expected_shared:.2g} by chance>"
+        return f"<Overlap: of {self.top} heads, {shared}; {self.expected_shared:.2g} by chance>"
 
     @property
     def in_all(self) -> tuple[Head, ...]:
@@ -91,7 +91,7 @@ class Overlap:
         """One row for each pair.
 
         Returns:
-            Columns `first, second, k, n_heads, shared, jaccard, expected_shared,
+            Columns `first, second, top, n_heads, shared, jaccard, expected_shared,
             expected_jaccard, p_at_least, spearman, kendall, heads`; the last is a text.
         """
         return pd.DataFrame(
@@ -99,7 +99,7 @@ class Overlap:
                 {
                     "first": pair.first,
                     "second": pair.second,
-                    "k": self.k,
+                    "top": self.top,
                     "n_heads": self.n_heads,
                     "shared": pair.shared,
                     "jaccard": pair.jaccard,
@@ -130,7 +130,7 @@ class Overlap:
             for pair in self.pairs
         ]
         return {
-            "k": self.k,
+            "top": self.top,
             "n_heads": self.n_heads,
             "expected_shared": self.expected_shared,
             "expected_jaccard": self.expected_jaccard,
@@ -145,7 +145,7 @@ class Overlap:
         return figures.overlap_figure(self)
 
 
-def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
+def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
     """Compares which heads several scans put on top: data sets, ablations, or sibling models.
 
     The paper's Fig. 5 in numbers. A count of shared heads says little without its chance level:
@@ -155,63 +155,69 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
     and two scans of any kind tend to agree on a few.
 
     Args:
-        scores: scans by name, two or more, of models with the same layers and heads. Heads that
+        scans: scores by name, two or more, of models with the same layers and heads. Heads that
             one of them did not score (NaN) are left out of all. Of screened scans correlations
             take screened scores where there is no exact one.
-        k: how many heads are the top; ties at its end go by layer, then head.
+        top: how many heads are the top; ties at its end go by layer, then head.
 
     Returns:
         For each pair the shared heads, Jaccard index, chance level and rank correlations.
 
     Raises:
         SafeheadError: for fewer than two scans, scans of different shape (both are named), or a
-            `k` that is not between 1 and the number of heads, or more than a screened scan knows.
+            `top` that is not between 1 and the number of heads, or more than a screened scan knows.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
         >>> attention = sh.ships(model, prompts, template="chat")
         >>> scaling = sh.ships(model, prompts, template="chat", ablation="scaling")
-        >>> found = sh.overlap({"UA": attention, "SC": scaling}, k=2)
+        >>> found = sh.overlap({"UA": attention, "SC": scaling}, top=2)
         >>> [str(head) for head in found.in_all]
         ['L1H3', 'L2H6']
     """
-    names = tuple(scores)
+    names = tuple(scans)
     if len(names) < 2:
         raise SafeheadError(f"{len(names)} scans: give two or more to compare, each with a name")
-    for name, scan in scores.items():
+    for name, scan in scans.items():
         if not isinstance(scan, HeadScores):
             raise SafeheadError(
                 f"{name!r} is a {type(scan).__name__}: give scores of all heads, as ships and "
                 "generalized_ships return them"
             )
-        if scan.screening is not None and k > scan.screening.settings["top"]:
+        if scan.screening is not None and top > scan.screening.settings["top"]:
             raise SafeheadError(
-                f"k={k}: {name!r} was screened for its top {scan.screening.settings['top']} only. "
-                f"Use that, or scan again with screen=Screening(top={k})"
+                f"top={top}: {name!r} was screened for its top {scan.screening.settings['top']} "
+                f"only. Use that, or scan again with screen=Screening(top={top})"
             )
-        here, there = tuple(scores[names[0]].values.shape), tuple(scan.values.shape)
+        here, there = tuple(scans[names[0]].values.shape), tuple(scan.values.shape)
         if here != there:
             raise SafeheadError(
                 f"{names[0]!r} has {here[0]} layers of {here[1]} heads, and {name!r} {there[0]} of "
                 f"{there[1]}: only scans of models with the same layers and heads can be compared"
             )
-    values = torch.stack([scan.best_known.double() for scan in scores.values()])
+    templates = {name: scan.provenance.prompts.get("template") for name, scan in scans.items()}
+    if len(set(templates.values())) > 1:
+        told = ", ".join(f"{name!r} in {template!r}" for name, template in templates.items())
+        logger.warning(
+            "the prompts stand in different templates, which may be all that differs: %s", told
+        )
+    values = torch.stack([scan.best_known.double() for scan in scans.values()])
     places = (~values.isnan().any(0)).nonzero().tolist()
     heads = [Head(layer, head) for layer, head in places]
-    if not 1 <= k <= len(heads):
+    if not 1 <= top <= len(heads):
         raise SafeheadError(
-            f"k={k}: the top may be 1 to {len(heads)} heads, because that many were scored by all "
-            f"of {', '.join(names)}"
+            f"top={top}: the top may be 1 to {len(heads)} heads, because that many were scored by "
+            f"all of {', '.join(names)}"
         )
     scored = {
         name: torch.stack([row[head] for head in heads])
         for name, row in zip(names, values, strict=True)
     }
     tops = {}
-    for name, scan in scores.items():
+    for name, scan in scans.items():
         exact = [(head, scan[head]) for head in heads if not math.isnan(scan[head])]
-        tops[name] = _top(name, exact, k)
-    chances = hypergeometric(len(heads), k)
+        tops[name] = _top(name, exact, top)
+    chances = hypergeometric(len(heads), top)
     pairs = []
     for first, second in itertools.combinations(names, 2):
         both = tuple(head for head in tops[first] if head in tops[second])
@@ -220,7 +226,7 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
                 first=first,
                 second=second,
                 heads=both,
-                jaccard=len(both) / (2 * k - len(both)),
+                jaccard=len(both) / (2 * top - len(both)),
                 p_at_least=float(sum(chances[len(both) :])),
                 spearman=spearman(scored[first], scored[second]),
                 kendall=kendall(scored[first], scored[second]),
@@ -228,27 +234,29 @@ def overlap(scores: Mapping[str, HeadScores], k: int = 10) -> Overlap:
         )
     return Overlap(
         names=names,
-        k=k,
+        top=top,
         n_heads=len(heads),
         tops=tops,
         pairs=tuple(pairs),
-        expected_shared=k * k / len(heads),
+        expected_shared=top * top / len(heads),
         expected_jaccard=float(
-            sum(chance * Fraction(shared, 2 * k - shared) for shared, chance in enumerate(chances))
+            sum(
+                chance * Fraction(shared, 2 * top - shared) for shared, chance in enumerate(chances)
+            )
         ),
-        provenances={name: scan.provenance for name, scan in scores.items()},
+        provenances={name: scan.provenance for name, scan in scans.items()},
     )
 
 
-def _top(name: str, scored: Iterable[tuple[Head, float]], k: int) -> tuple[Head, ...]:
+def _top(name: str, scored: Iterable[tuple[Head, float]], top: int) -> tuple[Head, ...]:
     ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0]))
-    if k < len(ranked) and ranked[k - 1][1] == ranked[k][1]:
+    if top < len(ranked) and ranked[top - 1][1] == ranked[top][1]:
         logger.warning(
             "%s: %s and %s have the same score, and only the first is among the top %d: which "
             "heads are there is arbitrary",
-            name, ranked[k - 1][0], ranked[k][0], k,
+            name, ranked[top - 1][0], ranked[top][0], top,
         )  # fmt: skip
-    return tuple(head for head, _ in ranked[:k])
+    return tuple(head for head, _ in ranked[:top])
 
 
 def hypergeometric(total: int, k: int) -> list[Fraction]:

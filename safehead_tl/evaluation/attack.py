@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.controls import matched_controls
@@ -13,17 +10,18 @@ from safehead_tl.generation import Decoding, Judges, Questioning
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
-from safehead_tl.prompts import Template
+from safehead_tl.prompts import Prompts, Template
+from safehead_tl.scan import Run
 
 
 def evaluate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     *,
     heads: HeadsLike = (),
     ablation: str | Ablation = "undifferentiated",
-    harmless: Sequence[str] | None = None,
-    template: Template = "paper",
+    harmless: Prompts | None = None,
+    template: Template = "auto",
     judge: str | Judge = "keyword",
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
@@ -33,9 +31,7 @@ def evaluate(
     temperature: float = 1.0,
     samples: int = 1,
     seed: int = 0,
-    max_rows: int | None = None,
-    run_dir: str | Path | None = None,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Evaluation:
     """Lets a model answer with heads ablated, without, and with random heads ablated instead.
 
@@ -48,12 +44,12 @@ def evaluate(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: harmful prompts, without template.
+        prompts: harmful prompts, without template: texts, or a source that `load_prompts` reads.
         heads: the heads to ablate, in any spelling; none: the model as it is.
         ablation: an ablation or its name. `ScalingContribution(epsilon=2.0)` amplifies heads
             instead. Mean ablation without a reference takes its mean over `prompts`.
-        harmless: prompts that the model should help with.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        harmless: prompts that the model should help with, given like `prompts`.
+        template: as in `ships`.
         judge: decides what an attack success is: `"keyword"`, `"keyword-reference"` (the paper's
             released code), `"refusal-prefix"`, an `LlmJudge`, an `EndpointJudge`, or your own.
         refusal: decides what opens with a refusal.
@@ -65,10 +61,7 @@ def evaluate(
         temperature: for `top_k`.
         samples: responses for each prompt, with `top_k`. Intervals are over prompts all the same.
         seed: of the draws of tokens and of control sets.
-        max_rows: most responses generated at once; by default as many as fit into free memory.
-        run_dir: a directory that keeps finished pieces, responses among them: the same call goes
-            on from them.
-        progress: show progress bars.
+        run: how it runs; a `run_dir` keeps responses and verdicts.
 
     Returns:
         All responses and verdicts, and the shares in them. Costs one generation of each prompt for
@@ -76,12 +69,12 @@ def evaluate(
 
     Raises:
         SafeheadError: for prompts, heads, judge, ablation or decoding that cannot be used, or a
-            `run_dir` that holds another run.
+            run directory that holds another run.
 
     Example:
         >>> model = sh.load_model("demo")
         >>> prompts = sh.load_prompts("demo/harmful", split="test", limit=8)
-        >>> told = {"template": "chat", "max_new_tokens": 32, "controls": 4}
+        >>> told = {"max_new_tokens": 32, "controls": 4}
         >>> result = sh.evaluate(model, prompts, heads=["L1H3", "L2H6"], **told)
         >>> print(result.asr)
         1.00 [0.68, 1.00]
@@ -105,9 +98,7 @@ def evaluate(
             ablation,
             Decoding(max_new_tokens, top_k, temperature, samples, seed),
             Judges.resolved(judge, refusal, coherence),
-            max_rows=max_rows,
-            run_dir=run_dir,
-            progress=progress,
+            run=run,
             identity=settings,
         )
         variants = ((), *((chosen,) if chosen else ()), *sets)

@@ -17,7 +17,7 @@ from safehead_tl.generation import METRICS, Decoding, Judges, Metric, Questionin
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
-from safehead_tl.prompts import Template
+from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import (
     Provenance,
     Rate,
@@ -26,6 +26,7 @@ from safehead_tl.results import (
     load_result,
     save_result,
 )
+from safehead_tl.scan import Run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -184,13 +185,13 @@ def _heads(pairs: Sequence[Sequence[int]]) -> tuple[Head, ...]:
 
 def concentration(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     orders: Mapping[str, HeadsLike],
     *,
     size: int | None = None,
     random_orders: int = 20,
     ablation: str | Ablation = "undifferentiated",
-    template: Template = "paper",
+    template: Template = "auto",
     judge: str | Judge = "keyword",
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
@@ -199,32 +200,28 @@ def concentration(
     temperature: float = 1.0,
     samples: int = 1,
     seed: int = 0,
-    max_rows: int | None = None,
-    run_dir: str | Path | None = None,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Concentration:
     """Ablates heads one after the other, and watches attack success rise (paper Fig. 4a).
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: harmful prompts, without template.
+        prompts: harmful prompts, without template: texts, or a source that `load_prompts` reads.
         orders: heads, the first to be ablated first, by a name: such as
             `{"Sahara": group.heads, "Ships": scores.top(3)}`.
         size: how many heads to ablate at most; by default as many as the shortest order has.
         random_orders: how many random orders of all heads to compare with.
         ablation: as in `evaluate`, and so the following.
-        template: as in `evaluate`.
-        judge: as in `evaluate`.
-        refusal: as in `evaluate`.
-        coherence: as in `evaluate`.
-        max_new_tokens: as in `evaluate`.
-        top_k: as in `evaluate`.
-        temperature: as in `evaluate`.
-        samples: as in `evaluate`.
-        seed: as in `evaluate`; of the random orders too.
-        max_rows: as in `evaluate`.
-        run_dir: as in `evaluate`.
-        progress: show progress bars.
+        template: the text around each prompt.
+        judge: decides what an attack success is.
+        refusal: decides what opens with a refusal.
+        coherence: decides what is readable text.
+        max_new_tokens: length of a response.
+        top_k: draw each token from so many.
+        temperature: for `top_k`.
+        samples: responses for each prompt.
+        seed: of all draws, those of the random orders too.
+        run: how it runs.
 
     Returns:
         Curves along each order, and the area under each: the safety concentration. Costs one
@@ -236,7 +233,7 @@ def concentration(
     Example:
         >>> model = sh.load_model("demo")
         >>> prompts = sh.load_prompts("demo/harmful", split="test", limit=8)
-        >>> told = {"template": "chat", "max_new_tokens": 32, "random_orders": 2}
+        >>> told = {"max_new_tokens": 32, "random_orders": 2}
         >>> found = sh.concentration(model, prompts, {"planted": ["L2H6", "L1H3"]}, **told)
         >>> [rate.share for rate in found.curve("planted")][::2]  # with none ablated, with both
         [0.0, 1.0]
@@ -273,9 +270,7 @@ def concentration(
             ablation,
             Decoding(max_new_tokens, top_k, temperature, samples, seed),
             Judges.resolved(judge, refusal, coherence),
-            max_rows=max_rows,
-            run_dir=run_dir,
-            progress=progress,
+            run=run,
             identity=settings,
         )
         responses = asking.ask("harmful", variants)

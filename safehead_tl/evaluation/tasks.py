@@ -15,27 +15,29 @@ from safehead_tl.ablations import Ablation, ablated, ablation_hooks, resolve_abl
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.tasks_outcome import Answers, Condition, Helpfulness
 from safehead_tl.heads import HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe, load_model
+from safehead_tl.models import Model, check_model, describe
 from safehead_tl.results import Provenance
+from safehead_tl.scan import Run, check_run
 
 PAPER_TASKS = ("boolq", "rte", "winogrande", "arc_challenge", "openbookqa")
 """The five tasks of the paper, by lm-eval's names."""
+ROWS = 8
+"""Texts in a forward pass, unless told otherwise."""
 METRICS = ("acc", "acc_norm", "exact_match")
 """The metrics that say of each example whether it was answered right."""
 
 
 def helpfulness(
-    model: str | Path | Model,
+    model: Model,
     heads: HeadsLike = (),
     *,
     ablation: str | Ablation = "undifferentiated",
     tasks: str | Sequence[str] = PAPER_TASKS,
     limit: int | float | None = None,
-    batch_size: int = 8,
     seed: int = 0,
     include_path: str | Path | None = None,
     num_fewshot: int | None = 0,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Helpfulness:
     """Measures how well a model does tasks of lm-eval, with heads ablated and without.
 
@@ -46,18 +48,16 @@ def helpfulness(
     token), twice if heads are ablated. The paper's five tasks take about 13 000 in each condition.
 
     Args:
-        model: a loaded model, or what `load_model` takes: a name, or a directory, such as one that
-            `export` wrote.
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         heads: the heads to ablate, in any spelling; without any the model is measured as it is.
         ablation: an ablation or its name. Mean ablation needs a reference of its own.
         tasks: names of lm-eval's tasks, groups or tags, or of tasks in `include_path`. Each must
             have one of the metrics `acc`, `acc_norm`, `exact_match`; all that it has are reported.
         limit: the first so many examples of each task, or a share of them if it is below 1.
-        batch_size: texts per forward pass. Results do not depend on it.
         seed: of the draw of solved examples; with `num_fewshot=0` there is nothing to draw.
         include_path: a directory with YAML files of tasks of your own, which go before lm-eval's.
         num_fewshot: how many solved examples stand before each; `None` for each task's own number.
-        progress: whether to show bars.
+        run: how it runs; without `max_rows` with 8 texts in a pass. Results do not depend on it.
 
     Returns:
         Accuracies with standard errors, differences with paired intervals, and provenance.
@@ -68,27 +68,27 @@ def helpfulness(
         FileNotFoundError: if `include_path` is no directory.
     """
     started = time.perf_counter()
-    names = _check(tasks, limit, batch_size)
+    check_model(model)
+    check_run(run, keeping_nothing="helpfulness")
+    names, rows = _check(tasks, limit), run.max_rows or ROWS
     from safehead_tl.evaluation.harness import HarnessModel
     from safehead_tl.evaluation.harness_tasks import load_tasks, run_tasks, without_bars
 
-    loaded = load_model(model) if isinstance(model, str | Path) else model
-    check_model(loaded)
-    chosen = parse_heads(heads, loaded.cfg.n_layers, loaded.cfg.n_heads)
+    chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     prepared = resolve_ablation(ablation)
     samples: list[dict[str, list[dict[str, Any]]]] = []
     passes = 0
-    with contextlib.nullcontext() if progress else without_bars():
+    with contextlib.nullcontext() if run.progress else without_bars():
         if chosen:  # refused now, not after the first condition
-            prepared = prepared.prepare(loaded, None)
-            ablation_hooks(loaded, chosen, prepared)
+            prepared = prepared.prepare(model, None)
+            ablation_hooks(model, chosen, prepared)
         found = load_tasks(names, include_path, num_fewshot)
         _require_metrics(found)
         conditions: tuple[Condition, ...] = ("unablated", "ablated") if chosen else ("unablated",)
         for condition in conditions:
-            harness = HarnessModel(loaded, batch_size, progress=progress, label=condition)
+            harness = HarnessModel(model, rows, progress=run.progress, label=condition)
             hooked = condition == "ablated"
-            with ablated(loaded, chosen, prepared) if hooked else contextlib.nullcontext():
+            with ablated(model, chosen, prepared) if hooked else contextlib.nullcontext():
                 results = run_tasks(found, harness, limit, seed)
             samples.append(results["samples"])
             passes += harness.rows
@@ -100,7 +100,7 @@ def helpfulness(
         heads=chosen,
         answers=answers,
         provenance=Provenance.now(
-            model=describe(loaded),
+            model=describe(model),
             ablation=prepared.describe() if chosen else {},
             prompts={
                 "prompt_count": sum(results["n-samples"][task]["effective"] for task in found),
@@ -119,7 +119,7 @@ def helpfulness(
                 "heads": [str(head) for head in chosen],
                 "tasks": list(names),
                 "limit": limit,
-                "batch_size": batch_size,
+                "max_rows": rows,
                 "seed": seed,
                 "num_fewshot": num_fewshot,
                 "include_path": None if include_path is None else str(include_path),
@@ -131,9 +131,7 @@ def helpfulness(
     )
 
 
-def _check(
-    tasks: str | Sequence[str], limit: int | float | None, batch_size: int
-) -> tuple[str, ...]:
+def _check(tasks: str | Sequence[str], limit: int | float | None) -> tuple[str, ...]:
     names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     if not names:
         raise SafeheadError("no tasks were given")
@@ -141,8 +139,6 @@ def _check(
         raise SafeheadError(
             f"limit={limit} is neither a number of examples nor a share of them between 0 and 1"
         )
-    if batch_size < 1:
-        raise SafeheadError(f"batch_size={batch_size} leaves no room for a text: give at least 1")
     if importlib.util.find_spec("lm_eval") is None:
         raise SafeheadError("helpfulness needs lm-eval: pip install 'safehead-tl[lm-eval]'")
     return names

@@ -1,4 +1,8 @@
-"""TODO figures."""
+"""Plotly figures of results, one file a figure.
+
+In goes a result. Out comes a figure in the one style of `style`, with a title that says what was
+done, in the words of `captions`. Figures know results; results reach them late.
+"""
 
 from safehead_tl.figures.bars import bars_figure
 from safehead_tl.figures.captions import MEASURES, UNITS, ablation_words, head_words

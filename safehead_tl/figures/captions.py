@@ -60,8 +60,8 @@ def site_words(site: str) -> str:
 def score_words(scores: HeadScores) -> tuple[str, list[str]]:
     """What was scored, and on what."""
     title = f"{MEASURES[scores.measure]} under {ablation_words(scores.provenance)}"
-    if scores.group:
-        title += f", with {head_words(scores.group)} ablated too"
+    if scores.given:
+        title += f", with {head_words(scores.given)} ablated too"
     notes = [f"{model_words(scores.provenance)}, {prompt_words(scores.provenance)}"]
     if scores.measure == "generalized_ships":
         notes.append(rotation_words(scores.provenance))

@@ -22,7 +22,7 @@ def overlap_figure(found: Overlap) -> go.Figure:
     Args:
         found: the comparison. A scan with itself is left empty.
     """
-    names, k = found.names, found.k
+    names, k = found.names, found.top
     pairs = {(pair.first, pair.second): pair for pair in found.pairs}
     grid = [
         [pairs.get((row, column), pairs.get((column, row))) for column in names] for row in names

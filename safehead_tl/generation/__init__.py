@@ -1,4 +1,9 @@
-"""TODO generation."""
+"""What a model says, and what judges say of it.
+
+In go a model, prompts, how to decode, and heads to ablate row by row, so that a model and its
+variants answer in one batch. Out come texts (`generate`), or texts with verdicts and divergences
+(`Questioning`), kept piece by piece like scores.
+"""
 
 from safehead_tl.generation.batched import (
     Row,

@@ -19,7 +19,7 @@ from safehead_tl.generation.decoding import Decoding
 from safehead_tl.heads import Group
 from safehead_tl.models import Hook, Model, end_tokens, next_logits
 from safehead_tl.prompts import PromptBatch
-from safehead_tl.scan import Passes, even_slices, free_bytes
+from safehead_tl.scan import Passes, Run, budget_of, even_slices
 
 ENDED = -1
 """Stands in rows of generated tokens behind their end."""
@@ -170,17 +170,15 @@ def _masks(model: Model, groups: Sequence[Group]) -> dict[int, Bool[Tensor, "row
     return masks
 
 
-def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, max_rows: int | None) -> int:
-    """How many texts are generated at once: `max_rows`, or as many as fit into free memory."""
-    if max_rows is not None:
-        if not (isinstance(max_rows, int) and max_rows >= 1):
-            raise SafeheadError(f"max_rows={max_rows} leaves no room for a text: give at least 1")
-        return max_rows
+def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run = Run()) -> int:
+    """How many texts are generated at once: as told, or as many as fit into memory."""
+    if run.max_rows is not None:
+        return run.max_rows
     config, width = model.cfg, batch.tokens.shape[1]
     size = torch.empty((), dtype=config.dtype).element_size()
     heads = config.n_key_value_heads or config.n_heads
     # Logits of all prompt positions, and keys and values, which are copied as they grow.
     logits = 2 * width * config.d_vocab
     cache = 2 * 2 * config.n_layers * heads * config.d_head * (width + decoding.max_new_tokens)
-    room = free_bytes(batch.tokens.device) // 2
+    room = budget_of(run, batch.tokens.device) // 2
     return max(1, min(MAX_ROWS, room // (size * (logits + cache))))

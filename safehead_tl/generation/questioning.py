@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,13 +30,14 @@ from safehead_tl.models import (
     next_token_log_probs,
     run_to_last_state,
 )
-from safehead_tl.prompts import PromptBatch, Template, encode
+from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan import (
-    Cost,
+    Ledger,
     Passes,
-    Piece,
+    Run,
     RunDirectory,
+    check_run,
     environment_of,
     even_slices,
     identity_of,
@@ -96,8 +95,8 @@ class Questioning:
         decoding: how texts are generated.
         judges: who judges.
         passes: how many texts are generated at once.
-        progress: show progress bars.
-        cost: the work until now.
+        run: how it runs.
+        ledger: what was done until now.
     """
 
     model: Model
@@ -106,24 +105,20 @@ class Questioning:
     decoding: Decoding
     judges: Judges
     passes: Passes
-    progress: bool
-    cost: Cost = field(default_factory=Cost)
-    _started: float = field(default_factory=time.perf_counter)
-    _directory: RunDirectory | None = None
+    run: Run
+    ledger: Ledger
 
     @classmethod
     def start(
         cls,
         model: Model,
-        prompts: Mapping[str, Sequence[str]],
+        prompts: Mapping[str, Prompts],
         template: Template,
         ablation: str | Ablation,
         decoding: Decoding,
         judges: Judges,
         *,
-        max_rows: int | None,
-        run_dir: str | Path | None,
-        progress: bool,
+        run: Run,
         identity: Mapping[str, Any],
     ) -> Questioning:
         """Checks the inputs, and opens the run directory if one was given.
@@ -135,18 +130,18 @@ class Questioning:
             ablation: what is done to heads.
             decoding: how texts are generated.
             judges: who judges.
-            max_rows: most texts generated at once; `None`: as many as fit.
-            run_dir: a directory that keeps finished pieces.
-            progress: show progress bars.
+            run: how it runs.
             identity: what else makes this run what it is.
         """
         check_model(model)
+        check_run(run)
+        ledger = Ledger()
         resolved = resolve_ablation(ablation)
         batches = {name: encode(model, texts, template) for name, texts in prompts.items()}
         first, *_ = batches.values()
-        rows = min(fitting_rows(model, batch, decoding, max_rows) for batch in batches.values())
-        directory, described = None, judges.describe()
-        if run_dir is not None:
+        rows = min(fitting_rows(model, batch, decoding, run) for batch in batches.values())
+        described = judges.describe()
+        if run.run_dir is not None:
             told = {
                 **identity,
                 **{name: batch.describe() for name, batch in batches.items()},
@@ -155,13 +150,11 @@ class Questioning:
                 "ends": end_tokens(model),
                 **identity_of(describe(model), resolved),
             }
-            around = environment_of(first.tokens.device, {"max_rows": max_rows})
-            directory = RunDirectory.open(run_dir, told, around, {"rows": rows})
-            rows = min(rows, directory.plan["rows"])
+            around = environment_of(first.tokens.device, run.memory)
+            ledger.directory = RunDirectory.open(run.run_dir, told, around, {"rows": rows})
+            rows = min(rows, ledger.directory.plan["rows"])
         prepared = resolved.prepare(model, first)
-        return cls(
-            model, batches, prepared, decoding, judges, Passes(rows), progress, _directory=directory
-        )
+        return cls(model, batches, prepared, decoding, judges, Passes(rows), run, ledger)
 
     def ask(self, name: str, variants: Sequence[Group]) -> Responses:
         """What the model answers to a set of prompts, with each variant's heads ablated.
@@ -204,22 +197,14 @@ class Questioning:
 
     def provenance(self, name: str, settings: Mapping[str, Any]) -> Provenance:
         """What was run until now; a text counts as many passes as it has tokens over its prompt."""
-        batch = self.batches[name]
-        whole_pass = self.model.cfg.n_layers * batch.tokens.shape[1]
-        return Provenance.now(
-            model=describe(self.model),
-            ablation=self.ablation.describe(),
-            prompts=batch.describe(),
-            settings={**settings, "decoding": self.decoding.describe(), **self.judges.describe()},
-            seconds=time.perf_counter() - self._started + self.cost.seconds,
-            forward_passes=self.ablation.passes + self.cost.token_layers / whole_pass,
-        )
+        told = {**settings, "decoding": self.decoding.describe(), **self.judges.describe()}
+        return self.ledger.provenance(describe(self.model), self.batches[name], self.ablation, told)
 
     def _texts(self, name: str, rows: Sequence[Row], variants: Sequence[Group]) -> list[str]:
         batch, texts = self.batches[name], list[str]()
         with self._bar(len(rows), f"{name} prompts, generating", "text") as bar:
             for some in even_slices(len(rows), self._planned_rows):
-                new = self._kept(
+                new = self.ledger.kept(
                     f"{name}-texts-{some.start}",
                     {"rows": len(rows), "stop": some.stop, "variants": _named(variants)},
                     partial(self._generate, batch, rows[some], variants),
@@ -230,7 +215,8 @@ class Questioning:
 
     @property
     def _planned_rows(self) -> int:
-        return self.passes.rows if self._directory is None else int(self._directory.plan["rows"])
+        kept = self.ledger.directory
+        return self.passes.rows if kept is None else int(kept.plan["rows"])
 
     def _generate(
         self, batch: PromptBatch, rows: Sequence[Row], variants: Sequence[Group]
@@ -239,7 +225,7 @@ class Questioning:
             self.model, batch, rows, self.decoding, variants, self.ablation, self.passes
         )
         positions = batch.tokens.shape[1] + new.shape[1] - 1
-        self.cost.token_layers += len(rows) * positions * self.model.cfg.n_layers
+        self.ledger.cost.token_layers += len(rows) * positions * self.model.cfg.n_layers
         return new
 
     def _verdicts(
@@ -251,7 +237,7 @@ class Questioning:
         with self._bar(len(pairs), f"{name}: {judge.name}", "text") as bar:
             for some in even_slices(len(pairs), JUDGED_AT_ONCE):
                 digest = hashlib.sha256(json.dumps(pairs[some]).encode()).hexdigest()
-                kept = self._kept(
+                kept = self.ledger.kept(
                     f"{name}-{some.start}", {"texts": digest}, partial(_judge, judge, pairs[some])
                 )
                 found |= dict(zip(pairs[some], _as_verdicts(kept), strict=True))
@@ -276,7 +262,7 @@ class Questioning:
             ]
 
         found = self.passes.fitted(run)
-        self.cost.token_layers += batch.tokens.numel() * self.model.cfg.n_layers
+        self.ledger.cost.token_layers += batch.tokens.numel() * self.model.cfg.n_layers
         return torch.cat(found)
 
     def _next_of(self, tokens: Tensor, mask: Tensor, group: Group) -> Tensor:
@@ -287,22 +273,8 @@ class Questioning:
             )
         return next_token_log_probs(self.model, state)
 
-    def _kept(self, name: str, inputs: Mapping[str, Any], run: Callable[[], Tensor]) -> Tensor:
-        """A piece of work: from the run directory if it is there, and into it if not."""
-        piece = self._directory and self._directory.get(name, inputs)
-        if piece:
-            self.cost.token_layers += piece.token_layers
-            self.cost.seconds += piece.seconds
-            return piece.result
-        started, before = time.perf_counter(), self.cost.token_layers
-        result = run()
-        if self._directory is not None:
-            spent = self.cost.token_layers - before
-            self._directory.put(name, inputs, Piece(result, spent, time.perf_counter() - started))
-        return result
-
     def _bar(self, total: int, label: str, unit: str) -> tqdm[Any]:
-        quiet = not self.progress
+        quiet = not self.run.progress
         return tqdm(total=total, desc=label, unit=unit, disable=quiet, delay=0.5)
 
 

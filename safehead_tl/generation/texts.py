@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,9 @@ from safehead_tl.generation.batched import ENDED, Row, decode, fitting_rows, gen
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.models import Model, check_model, describe, end_tokens, single_thread_if_tiny
-from safehead_tl.prompts import Template, encode
+from safehead_tl.prompts import Prompts, Template, encode
 from safehead_tl.results import Provenance
-from safehead_tl.scan import Passes, even_slices
+from safehead_tl.scan import Passes, Run, check_run, even_slices
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,17 @@ class Generations:
 
 def generate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     heads: HeadsLike = (),
     *,
     ablation: str | Ablation = "undifferentiated",
-    template: Template = "paper",
+    template: Template = "auto",
     max_new_tokens: int = 128,
     top_k: int | None = None,
     temperature: float = 1.0,
     samples: int = 1,
     seed: int = 0,
-    max_rows: int | None = None,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Generations:
     """Continues prompts, with heads ablated or as the model is.
 
@@ -90,36 +88,36 @@ def generate(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: the prompts, without template.
+        prompts: the prompts, without template: texts, or a source that `load_prompts` reads.
         heads: the heads to ablate, in any spelling; none: the model as it is.
         ablation: an ablation or its name.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        template: as in `ships`.
         max_new_tokens: stop after so many tokens, or at an end-of-sequence token.
         top_k: draw each token from so many; `None`: the most likely one.
         temperature: for `top_k`.
         samples: texts for each prompt, with `top_k`.
         seed: of the draws; a text depends on it and on its prompt's place, not on batches.
-        max_rows: most texts at once; by default as many as fit into free memory.
-        progress: show a progress bar.
+        run: how it runs; `evaluate` keeps what it generates in a `run_dir`, this does not.
 
     Raises:
         SafeheadError: for arguments that cannot be used, or texts longer than the context.
 
     Example:
         >>> model = sh.load_model("demo")
-        >>> told = {"template": "chat", "max_new_tokens": 16}
+        >>> told = {"max_new_tokens": 16}
         >>> sh.generate(model, ["how do i bend a crobe"], **told).texts
         (('sorry , i cannot help with that .',),)
         >>> sh.generate(model, ["how do i bend a crobe"], ["L1H3", "L2H6"], **told).texts
         (('bend the crobe with a clamp , then let it rest .',),)
     """
     check_model(model)
+    check_run(run, keeping_nothing="generate")
     started = time.perf_counter()
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     batch = encode(model, prompts, template)
     decoding = Decoding(max_new_tokens, top_k, temperature, samples, seed)
     prepared = resolve_ablation(ablation).prepare(model, batch) if chosen else None
-    passes = Passes(fitting_rows(model, batch, decoding, max_rows))
+    passes = Passes(fitting_rows(model, batch, decoding, run))
     rows = [
         Row(0, prompt, sample) for prompt in range(len(batch.prompts)) for sample in range(samples)
     ]
@@ -127,7 +125,7 @@ def generate(
     ends = set(end_tokens(model))
     with (
         single_thread_if_tiny(model),
-        tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar,
+        tqdm(total=len(rows), desc="generating", unit="text", disable=not run.progress) as bar,
     ):
         for some in even_slices(len(rows), passes.rows):
             new = generate_fitted(model, batch, rows[some], decoding, (chosen,), prepared, passes)

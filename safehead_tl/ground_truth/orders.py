@@ -15,7 +15,7 @@ from safehead_tl.heads import Head
 from safehead_tl.measures import Divergence, Rotation, generalized_ships, sahara, ships
 from safehead_tl.models import Model
 from safehead_tl.results import HeadScores
-from safehead_tl.scan import Running, Search
+from safehead_tl.scan import Run, Search
 
 TEMPLATE = "chat"
 
@@ -52,7 +52,11 @@ def orders(
             values = on_harmful[scoring]
             yield one, order_of(values - on_benign[scoring] if one.contrast else values)
     for one in chosen:
-        told: dict[str, Any] = {"template": TEMPLATE, "ablation": one.ablation, "progress": False}
+        told: dict[str, Any] = {
+            "template": TEMPLATE,
+            "ablation": one.ablation,
+            "run": Run(progress=False),
+        }
         if one.measure == "sahara":
             group = sahara(model, harmful, size, **told)
             left = [head for head, _ in group.steps[-1].ranked() if head not in group.heads]
@@ -66,8 +70,7 @@ def all_scores(
     model: Model, prompts: Sequence[str], ablation: str, chosen: Sequence[Variant]
 ) -> dict[Variant, Float[Tensor, "layer head"]]:
     """The scores of several measures from one scan, equal to those of a scan for each."""
-    running = Running(None, None, True, None, False)
-    search = Search.start(model, prompts, TEMPLATE, ablation, running)
+    search = Search.start(model, prompts, TEMPLATE, ablation, Run(progress=False))
     divergence = Divergence(model, search.original, search.passes, search.plan.budget)
     rotations = {
         one: Rotation.of(search, one.rank, one.centre, one.site)

@@ -1,4 +1,9 @@
-"""TODO judges."""
+"""Verdicts on what a model said.
+
+In go prompts and responses as texts. Out comes for each response whether it passes, and why: by
+rules (`names` lists them), by a local model that is asked or classifies, or by an endpoint. A judge
+of one's own needs `name`, `judge` and `describe`.
+"""
 
 from safehead_tl.judges.base import Judge, Verdict, judged
 from safehead_tl.judges.coherence import CoherenceJudge

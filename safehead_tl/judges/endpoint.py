@@ -29,11 +29,11 @@ class EndpointJudge:
     Attributes:
         url: of the API, such as `http://localhost:8000/v1`.
         model: the model's name there.
-        template: what is asked: a text with `{prompt}` and `{response}`, or a name as in
+        question: what is asked: a text with `{prompt}` and `{response}`, or a name as in
             `LlmJudge`: `"compliance"`, `"harmbench"`, or `"llama-guard"` (request and response as
             turns).
-        success_words: the answers that mean success; by default the template's, or `yes`.
-        failure_words: the answers that mean no success; by default the template's, or `no`.
+        success_words: the answers that mean success; by default the question's, or `yes`.
+        failure_words: the answers that mean no success; by default the question's, or `no`.
         api_key_env: the environment variable with the key, read when the judge is used and kept
             nowhere. If it is not set, none is sent that a server would accept: local ones need
             none.
@@ -47,7 +47,7 @@ class EndpointJudge:
 
     url: str = field(repr=False)
     model: str
-    template: str = "compliance"
+    question: str = "compliance"
     success_words: str | Iterable[str] | None = None
     failure_words: str | Iterable[str] | None = None
     api_key_env: str = "OPENAI_API_KEY"
@@ -60,7 +60,7 @@ class EndpointJudge:
         for name in ("success_words", "failure_words"):
             if (words := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_words(words))
-        resolve_question(self.template, self.success_words, self.failure_words)
+        resolve_question(self.question, self.success_words, self.failure_words)
         if urlsplit(self.url).scheme not in ("http", "https"):
             raise SafeheadError(
                 f"{self.url!r} is not the address of an API: give such as 'http://localhost:8000/v1'"
@@ -112,7 +112,7 @@ class EndpointJudge:
             "name": self.name,
             "url": self._address,
             "model": self.model,
-            "template": self.template,
+            "question": self.question,
             "success_words": self.success_words,
             "failure_words": self.failure_words,
             "settings": without_secrets(self.settings),
@@ -120,7 +120,7 @@ class EndpointJudge:
 
     @property
     def _question(self) -> Question:
-        return resolve_question(self.template, self.success_words, self.failure_words)
+        return resolve_question(self.question, self.success_words, self.failure_words)
 
     @property
     def _address(self) -> str:

@@ -32,35 +32,35 @@ class LlmJudge:
 
     Attributes:
         model: a directory or hub id, or a model (with `tokenizer`).
-        format: what is asked. `"harmbench"`: the prompt of HarmBench's classifiers, such as
+        question: what is asked. `"harmbench"`: the prompt of HarmBench's classifiers, such as
             `cais/HarmBench-Llama-2-13b-cls` (success: `yes`, the behaviour is there).
             `"llama-guard"`: request and response as turns in the model's own chat template
             (success: `unsafe`). `"compliance"`: a general question for any chat model (success:
             `yes`, it complies). Or a text with `{response}` in it and perhaps `{prompt}`; for a
             sequence classifier always that, such as `"{response}"`.
         success_words: the answers or labels that mean success, in any case. By default those of
-            the format, `yes` for a text of your own, and for a classifier the one label whose
+            the question, `yes` for a text of your own, and for a classifier the one label whose
             name says so.
-        failure_words: the answers that mean no success. By default those of the format, or `no`;
+        failure_words: the answers that mean no success. By default those of the question, or `no`;
             for a classifier all other labels.
         tokenizer: a tokenizer, or where to load one from; by default that of `model`.
         chat: whether to put the question into the model's chat template, as the user's turn. By
             default if it has one, but not with `"harmbench"`, which is a whole prompt.
         max_new_tokens: room for the answer.
-        batch_size: texts per forward pass.
+        max_rows: most texts in a pass.
         dtype: `"auto"` (as it was saved), `"float32"`, `"bfloat16"` or `"float16"`.
         device: by default the first CUDA device if there is one, else the CPU.
         loading: passed on to Transformers' `from_pretrained`, such as `revision` or `device_map`.
     """
 
     model: str | Path | PreTrainedModel
-    format: str = "harmbench"
+    question: str = "harmbench"
     success_words: str | Iterable[str] | None = None
     failure_words: str | Iterable[str] | None = None
     tokenizer: str | Path | PreTrainedTokenizerBase | None = None
     chat: bool | None = None
     max_new_tokens: int = 8
-    batch_size: int = 8
+    max_rows: int = 8
     dtype: str = "auto"
     device: str | None = None
     loading: Mapping[str, Any] = field(default_factory=dict)
@@ -69,11 +69,11 @@ class LlmJudge:
         for name in ("success_words", "failure_words"):
             if (words := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_words(words))
-        resolve_question(self.format, self.success_words, self.failure_words)
+        resolve_question(self.question, self.success_words, self.failure_words)
         if self.dtype not in DTYPES:
             raise SafeheadError(f"dtype {self.dtype!r} is not known: use {', '.join(DTYPES)}")
-        if self.batch_size < 1 or self.max_new_tokens < 1:
-            raise SafeheadError("batch_size and max_new_tokens must be at least 1")
+        if self.max_rows < 1 or self.max_new_tokens < 1:
+            raise SafeheadError("max_rows and max_new_tokens must be at least 1")
         if isinstance(self.model, PreTrainedModel):
             if self.tokenizer is None:
                 raise SafeheadError("a model that is given as it is needs its tokenizer=...")
@@ -82,14 +82,14 @@ class LlmJudge:
 
     @property
     def name(self) -> str:
-        """The format's name; `llm` for a text of one's own."""
-        return "llm" if "{response}" in self.format else self.format
+        """The question's name; `llm` for a text of one's own."""
+        return "llm" if "{response}" in self.question else self.question
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each response.
 
         Raises:
-            SafeheadError: if the model cannot be loaded, is of another kind than the format, a
+            SafeheadError: if the model cannot be loaded, is of another kind than the question, a
                 text is too long for it, or none of its answers can be read.
         """
         check_texts(prompts, responses)
@@ -100,13 +100,13 @@ class LlmJudge:
             return self._classified(local, prompts, responses)
         chat = self.chat
         if chat is None:
-            chat = self.format != "harmbench" and local.tokenizer.chat_template is not None
+            chat = self.question != "harmbench" and local.tokenizer.chat_template is not None
         pairs = zip(prompts, responses, strict=True)
         if chat or self._question.template is None:
             rows = local.encode_chats([self._question.chat(*pair) for pair in pairs])
         else:
             rows = local.encode([self._question.fill(*pair) for pair in pairs])
-        answers = local.generate(rows, self.max_new_tokens, self.batch_size)
+        answers = local.generate(rows, self.max_new_tokens, self.max_rows)
         return self._question.verdicts(answers, self.name)
 
     def describe(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class LlmJudge:
         return {
             "name": self.name,
             "model": source,
-            "format": self.format,
+            "question": self.question,
             "success_words": self.success_words,
             "failure_words": self.failure_words,
             "chat": self.chat,
@@ -129,7 +129,7 @@ class LlmJudge:
 
     @property
     def _question(self) -> Question:
-        return resolve_question(self.format, self.success_words, self.failure_words)
+        return resolve_question(self.question, self.success_words, self.failure_words)
 
     @cached_property
     def _local(self) -> LocalModel:
@@ -141,15 +141,15 @@ class LlmJudge:
     def _classified(
         self, local: LocalModel, prompts: Sequence[str], responses: Sequence[str]
     ) -> list[Verdict]:
-        if "{response}" not in self.format:
+        if "{response}" not in self.question:
             raise SafeheadError(
-                f"{self.model} is a sequence classifier, which is asked nothing: "
-                f"format={self.format!r} does not suit it. Use format='{{response}}', or such as "
+                f"{self.model} is a sequence classifier, which is asked nothing: question="
+                f"{self.question!r} does not suit it. Use question='{{response}}', or such as "
                 "'{prompt}\\n{response}', as it was trained"
             )
         wanted = _successful(local.labels, self.success_words)
         texts = [self._question.fill(*pair) for pair in zip(prompts, responses, strict=True)]
-        labels = local.classify(local.encode(texts), self.batch_size)
+        labels = local.classify(local.encode(texts), self.max_rows)
         return [Verdict(label in wanted, f"{label} ({share:.2f})") for label, share in labels]
 
 

@@ -52,7 +52,7 @@ class LocalModel:
         return ids
 
     @torch.inference_mode()
-    def generate(self, rows: list[list[int]], max_new_tokens: int, batch_size: int) -> list[str]:
+    def generate(self, rows: list[list[int]], max_new_tokens: int, max_rows: int) -> list[str]:
         """The greedy continuation of each row of token ids, without special tokens."""
         self._check_lengths(rows, max_new_tokens)
         end = self.model.generation_config.eos_token_id  # one, several, or none
@@ -60,7 +60,7 @@ class LocalModel:
             end = self.tokenizer.eos_token_id
         pad = self._pad_id()
         answers: list[str] = []
-        for batch in _batches(rows, batch_size):
+        for batch in _batches(rows, max_rows):
             tokens, mask = _padded(batch, pad, left=True)
             generated = self.model.generate(
                 input_ids=tokens.to(self.model.device),
@@ -79,12 +79,12 @@ class LocalModel:
         return answers
 
     @torch.inference_mode()
-    def classify(self, rows: list[list[int]], batch_size: int) -> list[tuple[str, float]]:
+    def classify(self, rows: list[list[int]], max_rows: int) -> list[tuple[str, float]]:
         """The likeliest label of each row of token ids, and its probability."""
         self._check_lengths(rows, 0)
         pad = self.model.config.pad_token_id
         # A decoder reads its last token that is not padding; it must be told which that is.
-        size = 1 if pad is None else batch_size
+        size = 1 if pad is None else max_rows
         found: list[tuple[str, float]] = []
         for batch in _batches(rows, size):
             tokens, mask = _padded(batch, 0 if pad is None else pad, left=False)

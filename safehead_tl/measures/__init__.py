@@ -1,4 +1,9 @@
-"""TODO measures."""
+"""Scores of heads from states: Ships, generalized Ships, Sahara.
+
+In go a model, prompts, an ablation, and how to run. Out come `HeadScores` (Ships by the divergence
+of the next token, generalized Ships by the rotation of all prompts' states), a `HeadGroup` that is
+searched greedily, and `LastStates`, which generalized Ships compares.
+"""
 
 from safehead_tl.measures.divergence import Divergence
 from safehead_tl.measures.greedy import sahara

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike
 from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site
-from safehead_tl.prompts import Template
+from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import HeadGroup, HeadScores
-from safehead_tl.scan import Running, Screen, Search, resolve_screen, score, screening_settings
+from safehead_tl.scan import Run, Screen, Search, resolve_screen, score, screening_settings
 
 
 def sahara(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     size: int = 3,
     *,
     rank: int = 1,
     centre: bool = False,
     site: Site = "final_norm",
-    template: Template = "paper",
+    template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
-    heads: HeadsLike | None = None,
+    candidates: HeadsLike | None = None,
     screen: Screen = "off",
-    max_rows: int | None = None,
-    max_bytes: int | str | None = None,
-    shared_prefix: bool = True,
-    run_dir: str | Path | None = None,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> HeadGroup:
     """Grows a group of heads: each step adds the head with which generalized Ships is largest.
 
@@ -39,21 +32,16 @@ def sahara(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: the queries; more than `rank`.
+        prompts: as in `ships`, and more than `rank`.
         size: how many heads to choose. The paper finds 3 best in most cases, and goes up to 5.
-        rank: as in `generalized_ships`.
-        centre: as in `generalized_ships`.
-        site: as in `generalized_ships`.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        rank: as in `generalized_ships`, and so the following.
+        centre: subtract the mean state first.
+        site: where states are read.
+        template: as in `ships`, and so the following.
         ablation: an ablation or its name.
-        heads: the heads to choose from; by default all.
-        screen: as in `ships`; every step screens anew, and its short list grows until the highest
-            head is safe.
-        max_rows: as in `ships`, and so the following.
-        max_bytes: memory to use beyond the model's weights.
-        shared_prefix: run tokens that all prompts begin with once for each head.
-        run_dir: a directory that keeps finished pieces.
-        progress: show progress bars.
+        candidates: the heads to choose from; by default all.
+        screen: every step screens anew, and its short list grows until the highest head is safe.
+        run: how it runs.
 
     Returns:
         The heads in the order chosen, with every step's scores in radians. Costs `size` scans.
@@ -64,15 +52,14 @@ def sahara(
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> group = sh.sahara(model, prompts, size=2, template="chat")
+        >>> group = sh.sahara(model, prompts, size=2)
         >>> group
         <HeadGroup: L1H3, L2H6>
         >>> [round(score, 2) for score in group.scores]
         [0.15, 0.73]
     """
-    running = Running(max_rows, max_bytes, shared_prefix, run_dir, progress)
-    search = Search.start(model, prompts, template, ablation, running)
-    pool = search.candidates(heads)
+    search = Search.start(model, prompts, template, ablation, run)
+    pool = search.candidates(candidates)
     if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
     screening = resolve_screen(screen)
@@ -86,13 +73,13 @@ def sahara(
         label = f"sahara, head {number} of {size}"
         left = search.candidates(pool, group)
         scores, screened = score(search, measure, left, group, label, screening, top=1)
-        settings = {**chosen_by, "group": [str(head) for head in group]}
+        settings = {**chosen_by, "given": [str(head) for head in group]}
         step = HeadScores(
             measure="generalized_ships",
             unit="radians",
             values=scores[0],
             per_prompt=None,
-            group=group,
+            given=group,
             provenance=search.provenance(settings),
             screening=screened,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,9 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.measures.angles import left_subspace, principal_angles, require_rank, require_span
 from safehead_tl.models import Model, Site, final_state, require_site
-from safehead_tl.prompts import Template
+from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import Provenance, figures, load_result, save_result
-from safehead_tl.scan import Baseline, Running, Search
+from safehead_tl.scan import Baseline, Run, Search, check_run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -130,28 +129,24 @@ class LastStates:
 
 def last_states(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     heads: HeadsLike,
     *,
     ablation: str | Ablation = "undifferentiated",
-    template: Template = "paper",
+    template: Template = "auto",
     site: Site = "final_norm",
-    max_rows: int | None = None,
-    max_bytes: int | str | None = None,
-    shared_prefix: bool = True,
+    run: Run = Run(),
 ) -> LastStates:
     """Takes the last token's state of each prompt, without ablation and with heads ablated.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: the queries.
+        prompts: as in `ships`.
         heads: the heads that are ablated together.
         ablation: an ablation or its name.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        template: as in `ships`.
         site: `"final_norm"` (after the final norm with its weight) or `"resid_post"` (before it).
-        max_rows: as in `ships`, and so the following.
-        max_bytes: memory to use beyond the model's weights.
-        shared_prefix: run tokens that all prompts begin with once.
+        run: how it runs; two passes leave no pieces to keep, so without `run_dir`.
 
     Returns:
         Both stacks of states, in the model's dtype. Costs two passes of each prompt.
@@ -162,23 +157,23 @@ def last_states(
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> states = sh.last_states(model, prompts, ["L1H3", "L2H6"], template="chat")
+        >>> states = sh.last_states(model, prompts, ["L1H3", "L2H6"])
         >>> states
         <LastStates: 4 prompts, 48 dimensions, L1H3, L2H6 ablated>
         >>> round(float(states.angles()[0]), 2)  # radians
         0.73
     """
-    running = Running(max_rows, max_bytes, shared_prefix, None, progress=False)
-    search = Search.start(model, prompts, template, ablation, running)
+    check_run(run, keeping_nothing="last_states")
+    search = Search.start(model, prompts, template, ablation, run)
     chosen = parse_heads(heads, *search.shape)
     if not chosen:
         raise SafeheadError("no heads were given to ablate")
     require_site(model, site)
     original = search.original
-    run = Baseline(
-        model, search.batch, search.prepared, chosen, search.plan, search.passes, search.cost
+    hooked = Baseline(
+        model, search.batch, search.prepared, chosen, search.plan, search.passes, search.ledger.cost
     )
-    ablated = search.passes.fitted(run.last)
+    ablated = search.passes.fitted(hooked.last)
     if not ablated.isfinite().all():
         raise SafeheadError(
             f"with {', '.join(map(str, chosen))} ablated the states are not finite numbers: does "

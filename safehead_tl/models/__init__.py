@@ -1,4 +1,10 @@
-"""TODO models."""
+"""The two kinds of model, loaded and run in parts.
+
+In goes what names a model: `demo`, a directory, a name on the hub, a model at hand. Out comes a
+`HookedTransformer` or `TransformerBridge` that is checked and knows where it came from; and
+functions that run some of its layers, the last query alone, or the unembedding, the same for both
+kinds. Nothing here knows of prompts, heads to ablate or scores.
+"""
 
 from safehead_tl.models.anatomy import Anatomy, Attention, Channel, dissect
 from safehead_tl.models.bridge import transformers_forward

@@ -1,6 +1,8 @@
 """Organisms: tiny models trained so that chosen ("planted") heads carry their refusals.
 
-The truth about them is known, so that every method can be checked against it.
+In go the heads to plant, a rule by which they refuse together, and a world of a few dozen words.
+Out come two checkpoints, base and aligned, and prompts. The truth about them is known, so that
+every method can be checked against it.
 """
 
 from safehead_tl.organism.language import DEMO, REWORDED, Language, Request

@@ -1,8 +1,14 @@
-"""TODO prompts."""
+"""Texts in, tokens out.
 
-from safehead_tl.prompts.loading import load_prompts
+In go a source of prompts (a file, a data set, the embedded ones, or texts) and the template to put
+around each. Out come ids, left-padded with an explicit mask, and what provenance keeps of them: a
+count and digests, never the texts.
+"""
+
+from safehead_tl.prompts.loading import Prompts, load_prompts, prompt_texts
 from safehead_tl.prompts.presets import PRESETS, Preset
 from safehead_tl.prompts.templates import (
+    AUTO,
     CHAT,
     ChatTemplate,
     Template,
@@ -12,14 +18,17 @@ from safehead_tl.prompts.templates import (
 from safehead_tl.prompts.tokens import PromptBatch, encode
 
 __all__ = [
+    "AUTO",
     "CHAT",
     "PRESETS",
     "ChatTemplate",
     "Preset",
     "PromptBatch",
+    "Prompts",
     "Template",
     "describe_template",
     "encode",
     "load_prompts",
+    "prompt_texts",
     "resolve_template",
 ]

@@ -6,8 +6,10 @@ import difflib
 import logging
 import random
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeAlias
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.prompts.datasets import read_directory, read_hub, read_preset
@@ -27,7 +29,7 @@ def load_prompts(
     column: str | None = None,
     split: str | None = None,
     limit: int | None = None,
-    seed: int | None = None,
+    draw: int | None = None,
 ) -> list[str]:
     """Loads prompts from the package, a file, a directory, or the Hugging Face hub.
 
@@ -49,9 +51,10 @@ def load_prompts(
             `"train"` is to find heads on, `"test"` (requests that no training step and no prompt
             of `"train"` contains) to measure on. A file is all `"train"`.
         limit: keep this many prompts (all, if there are no more): the first ones, or those that
-            `seed` draws.
-        seed: draw the `limit` prompts instead, without replacement. The same seed always draws
-            the same of the same source, and a larger limit adds to what a smaller one drew.
+            `draw` draws.
+        draw: a seed, by which the `limit` prompts are drawn at random, without replacement. The
+            same one always draws the same of the same source, and a larger limit adds to what a
+            smaller one drew.
 
     Returns:
         The prompts, as they are written and in the order of the source. Blank ones, and those
@@ -68,16 +71,51 @@ def load_prompts(
     """
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
         raise SafeheadError(f"limit={limit} keeps no prompts: give a number from 1")
-    if seed is not None and not (isinstance(seed, int) and seed >= 0):
-        raise SafeheadError(f"seed={seed!r} draws no prompts: give a whole number from 0")
-    if seed is not None and limit is None:
-        raise SafeheadError(f"seed={seed} draws `limit` prompts: say limit=..., or leave it out")
+    if draw is not None and not (isinstance(draw, int) and draw >= 0):
+        raise SafeheadError(f"draw={draw!r} draws no prompts: give a whole number from 0")
+    if draw is not None and limit is None:
+        raise SafeheadError(f"draw={draw} draws `limit` prompts: say limit=..., or leave it out")
     if not isinstance(source, str | Path):
         raise SafeheadError(f"{type(source).__name__} is not a source of prompts: give a path")
     prompts = _distinct(_read(source, column, split), source)
     if not prompts:
         raise SafeheadError(f"{source} holds no prompts")
-    return prompts[:limit] if seed is None else _draw(prompts, limit, seed)
+    return prompts[:limit] if draw is None else _drawn(prompts, limit, draw)
+
+
+Prompts: TypeAlias = str | Sequence[str]
+"""What takes prompts takes texts, or a source that `load_prompts` reads."""
+
+
+def prompt_texts(prompts: Prompts) -> tuple[str, ...]:
+    """Prompts as texts, read from their source if they are given by one.
+
+    Raises:
+        SafeheadError: as `load_prompts`; or for no prompt, a table, or something that is no text.
+    """
+    if isinstance(prompts, str):
+        try:
+            return tuple(load_prompts(prompts))
+        except FileNotFoundError as error:
+            raise SafeheadError(
+                f"prompts={prompts!r} is one text: put a single prompt in brackets. As a source "
+                f"of prompts it is not there: {error}"
+            ) from error
+    table = isinstance(prompts, Mapping) or hasattr(prompts, "columns")
+    if table or not isinstance(prompts, Iterable):
+        raise SafeheadError(
+            f"prompts is {type(prompts).__name__}, not a list of texts: of a table give one "
+            "column, such as table['prompt'].tolist()"
+        )
+    texts = tuple(prompts)
+    if not texts:
+        raise SafeheadError("no prompts were given")
+    for number, prompt in enumerate(texts):
+        if not isinstance(prompt, str):
+            raise SafeheadError(f"prompts[{number}] is {prompt!r}, not a text")
+        if not prompt.strip():
+            raise SafeheadError(f"prompts[{number}] is blank: leave it out")
+    return texts
 
 
 def _read(source: str | Path, column: str | None, split: str | None) -> list[str]:
@@ -136,7 +174,7 @@ def _distinct(prompts: list[str], source: str | Path) -> list[str]:
     return list(first.values())
 
 
-def _draw(prompts: list[str], limit: int | None, seed: int) -> list[str]:
+def _drawn(prompts: list[str], limit: int | None, seed: int) -> list[str]:
     """Those with the smallest of seeded random numbers, which Python keeps the same for good."""
     generator = random.Random(seed)
     numbers = [generator.random() for _ in prompts]

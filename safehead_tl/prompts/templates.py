@@ -1,4 +1,4 @@
-"""The string around a prompt: `direct`, `paper`, `chat`, or any text with `{query}` in it."""
+"""The string around a prompt: the model's own, a named one, or any text with `{query}` in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
+
+AUTO = "auto"
+"""The name that stands for what a model expects: its own chat template, or else the paper's."""
 
 CHAT = "chat"
 """The name that stands for the tokenizer's own chat template."""
@@ -76,6 +79,11 @@ class ChatTemplate:
 Template: TypeAlias = str | ChatTemplate
 
 
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that `auto` means: `chat` where the tokenizer has one, elsewhere `paper`."""
+    return CHAT if tokenizer.chat_template else "paper"
+
+
 def resolve_template(template: Template) -> Template:
     """Turns a template's name into what it stands for; a written template stays as it is.
 
@@ -88,7 +96,7 @@ def resolve_template(template: Template) -> Template:
         return ChatTemplate()
     text = TEMPLATES.get(template, template) if isinstance(template, str) else ""
     if text.count("{query}") != 1:
-        names = ", ".join(repr(name) for name in [*TEMPLATES, CHAT])
+        names = ", ".join(repr(name) for name in [AUTO, *TEMPLATES, CHAT])
         raise SafeheadError(
             f"template {template!r} is not known: use {names}, "
             "or a text in which {query} stands exactly once, like '## Query:{query}\\n## Answer:'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,14 @@ from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Model
+from safehead_tl.prompts.loading import Prompts, prompt_texts
 from safehead_tl.prompts.templates import (
+    AUTO,
     ChatTemplate,
     Template,
     describe_template,
     fill,
+    own_template,
     resolve_template,
 )
 
@@ -32,7 +34,7 @@ class PromptBatch:
 
     Attributes:
         prompts: the texts, without template.
-        template: the template, as it was given.
+        template: the template, as it was given; for `"auto"` the one that it meant.
         tokens: ids, left-padded, so that every last position is a prompt's last token.
         mask: 1 where a token is, 0 where padding is.
     """
@@ -60,7 +62,7 @@ class PromptBatch:
         }
 
 
-def encode(model: Model, prompts: Sequence[str], template: Template) -> PromptBatch:
+def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
     """Puts prompts into a template and encodes them.
 
     Each prompt is encoded by itself and padded afterwards, so padding never depends on what the
@@ -71,8 +73,8 @@ def encode(model: Model, prompts: Sequence[str], template: Template) -> PromptBa
 
     Args:
         model: the model, with its tokenizer.
-        prompts: one text or more.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        prompts: one text or more, or a source of them.
+        template: a name, a `ChatTemplate` or a text with `{query}`.
 
     Raises:
         SafeheadError: if there is no tokenizer or chat template, no prompt, something that is no
@@ -82,25 +84,9 @@ def encode(model: Model, prompts: Sequence[str], template: Template) -> PromptBa
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise SafeheadError("this model has no tokenizer: give it one with model.set_tokenizer")
-    if isinstance(prompts, str):
-        raise SafeheadError(
-            f"prompts={prompts!r} is one text: put a prompt in brackets, or read a file with "
-            "load_prompts"
-        )
-    table = isinstance(prompts, Mapping) or hasattr(prompts, "columns")
-    if table or not isinstance(prompts, Iterable):
-        raise SafeheadError(
-            f"prompts is {type(prompts).__name__}, not a list of texts: of a table give one "
-            "column, such as table['prompt'].tolist()"
-        )
-    prompts = tuple(prompts)
-    if not prompts:
-        raise SafeheadError("no prompts were given")
-    for number, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise SafeheadError(f"prompts[{number}] is {prompt!r}, not a text")
-        if not prompt.strip():
-            raise SafeheadError(f"prompts[{number}] is blank: leave it out")
+    prompts = prompt_texts(prompts)
+    if template == AUTO:
+        template = own_template(tokenizer)
     resolved = resolve_template(template)
     chats = isinstance(resolved, ChatTemplate)
     bos, adds_bos = tokenizer.bos_token_id, model.cfg.default_prepend_bos

@@ -1,4 +1,9 @@
-"""TODO results."""
+"""What comes out of a scan, with where it came from.
+
+In go numbers and a `Provenance`. Out come frozen results that can be asked (`top`, `to_frame`),
+saved as safetensors with a JSON header, and drawn: figures know results, which reach them through
+`drawing` when one is first asked for. Shares, intervals and rank correlations are here too.
+"""
 
 from safehead_tl.results.correlation import kendall, spearman
 from safehead_tl.results.drawing import figures

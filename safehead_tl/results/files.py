@@ -15,7 +15,7 @@ from torch import Tensor
 from safehead_tl.errors import SafeheadError
 
 HEADER = "safehead_tl"
-FORMAT = 1
+FORMAT = 2
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

@@ -29,7 +29,7 @@ class HeadGroup:
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> group = sh.sahara(model, prompts, size=1, template="chat", heads=["L1H3", "L2H6"])
+        >>> group = sh.sahara(model, prompts, size=1, candidates=["L1H3", "L2H6"])
         >>> [str(head) for head in group.heads], len(group.steps)
         (['L1H3'], 1)
     """

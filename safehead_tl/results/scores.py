@@ -31,14 +31,14 @@ class HeadScores:
         unit: `"nats"` or `"radians"`.
         values: the scores; for Ships the mean over prompts. NaN where a head was not scored.
         per_prompt: Ships of each prompt; `None` for a measure of the whole data set.
-        group: heads that were ablated together with each scored one.
+        given: heads that were ablated together with each scored one.
         provenance: what it was computed from.
         screening: with `screen=`, the screened scores of all heads and how the short list ended;
             only heads of the short list have `values` then.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> scores = sh.ships(model, prompts, template="chat")
+        >>> scores = sh.ships(model, prompts)
         >>> head, score = scores.top(1)[0]
         >>> head, scores[head] == score == float(scores.values[1, 3])
         (Head(layer=1, head=3), True)
@@ -55,7 +55,7 @@ class HeadScores:
     unit: str
     values: Float[Tensor, "layer head"]
     per_prompt: Float[Tensor, "prompt layer head"] | None
-    group: tuple[Head, ...]
+    given: tuple[Head, ...]
     provenance: Provenance
     screening: Screened | None = None
 
@@ -76,11 +76,11 @@ class HeadScores:
         ]
         return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
-    def top(self, k: int = 10) -> list[tuple[Head, float]]:
-        """The `k` heads with the highest scores, with their scores."""
-        if k < 0:
-            raise SafeheadError(f"top({k}): ask for 0 heads or more")
-        return self.ranked()[:k]
+    def top(self, count: int = 10) -> list[tuple[Head, float]]:
+        """The `count` heads with the highest scores, with their scores."""
+        if count < 0:
+            raise SafeheadError(f"top({count}): ask for 0 heads or more")
+        return self.ranked()[:count]
 
     def __getitem__(self, head: HeadLike) -> float:
         """The score of one head, in any spelling; NaN if it was not scored."""
@@ -156,7 +156,7 @@ class HeadScores:
                 {"layer": head.layer, "head": head.head, "score": score}
                 for head, score in self.ranked()
             ],
-            "group": [str(head) for head in self.group],
+            "given": [str(head) for head in self.given],
             **self._screening_told(),
             "provenance": self.provenance.to_dict(),
         }
@@ -192,7 +192,7 @@ class HeadScores:
 
         Example:
             >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-            >>> scores = sh.ships(model, prompts, template="chat")
+            >>> scores = sh.ships(model, prompts)
             >>> scores.heatmap(["L1H3", "L2H6"], marked_as="planted").write_html("heatmap.html")
         """
         chosen = parse_heads(marked, *self.values.shape)
@@ -263,7 +263,7 @@ class HeadScores:
         return {
             "measure": self.measure,
             "unit": self.unit,
-            "group": [str(head) for head in self.group],
+            "given": [str(head) for head in self.given],
             "screening": self.screening and self.screening.to_dict(),
             "provenance": self.provenance.to_dict(),
         }
@@ -277,7 +277,7 @@ class HeadScores:
             unit=header["unit"],
             values=tensors["values"],
             per_prompt=tensors.get("per_prompt"),
-            group=tuple(Head.parse(head) for head in header["group"]),
+            given=tuple(Head.parse(head) for head in header["given"]),
             provenance=Provenance(**header["provenance"]),
             screening=told and Screened.from_dict(told, tensors["screened"]),
         )

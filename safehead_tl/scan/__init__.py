@@ -1,28 +1,36 @@
-"""TODO scan."""
+"""The engine: every head ablated in turn, exactly, at the least cost.
 
-from safehead_tl.scan.baseline import Baseline, Cost
+In go a model, prompts and an ablation (a `Search`) and how to run (a `Run`). Out come the last
+states of all prompts with each head ablated, cut up to fit into memory and kept piece by piece in a
+run directory; or, for screening, first-order effects of all heads and a short list to score
+exactly. What a state is worth is for a measure to say.
+"""
+
+from safehead_tl.scan.baseline import Baseline
+from safehead_tl.scan.ledger import Ledger
 from safehead_tl.scan.linearisation import Linearisation
-from safehead_tl.scan.memory import Needs, Passes, even_slices, free_bytes, readable
-from safehead_tl.scan.run_directory import Piece, RunDirectory, environment_of, identity_of
+from safehead_tl.scan.memory import Needs, Passes, budget_of, even_slices, readable
+from safehead_tl.scan.run import Run, check_run
+from safehead_tl.scan.run_directory import RunDirectory, environment_of, identity_of
 from safehead_tl.scan.screening import Screen, Screening, resolve_screen, screening_settings
-from safehead_tl.scan.search import Running, Search
+from safehead_tl.scan.search import Search
 from safehead_tl.scan.shortlist import score
 
 __all__ = [
     "Baseline",
-    "Cost",
+    "Ledger",
     "Linearisation",
     "Needs",
     "Passes",
-    "Piece",
+    "Run",
     "RunDirectory",
-    "Running",
     "Screen",
     "Screening",
     "Search",
+    "budget_of",
+    "check_run",
     "environment_of",
     "even_slices",
-    "free_bytes",
     "identity_of",
     "readable",
     "resolve_screen",

@@ -18,24 +18,8 @@ from safehead_tl.ablations import Ablation, group_hooks, must_fire
 from safehead_tl.heads import Head
 from safehead_tl.models import Hook, Model, Past, embed, run_layers, run_prefix, run_to_last_state
 from safehead_tl.prompts import PromptBatch
+from safehead_tl.scan.ledger import Cost
 from safehead_tl.scan.memory import Passes, Plan, even_slices
-
-
-@dataclass
-class Cost:
-    """Counts work.
-
-    Attributes:
-        token_layers: tokens times the layers they went through; a layer run in part counts whole.
-        seconds: time that earlier processes spent on what this one took over.
-    """
-
-    token_layers: int = 0
-    seconds: float = 0.0
-
-    def add(self, resid: Float[Tensor, "row pos d_model"], layers: int) -> None:
-        """Counts a pass."""
-        self.token_layers += resid.shape[0] * resid.shape[1] * layers
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from safehead_tl.ablations import Ablation, HeadMask, group_hooks, must_fire
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Hook, Model, hook_point, run_attention, runs_in_parts
 from safehead_tl.prompts import PromptBatch
-from safehead_tl.scan.baseline import Baseline, Cost, Stream, run_layer
+from safehead_tl.scan.baseline import Baseline, Stream, run_layer
 from safehead_tl.scan.effects import hooks_outside
+from safehead_tl.scan.ledger import Cost
 from safehead_tl.scan.memory import Needs, Passes, Plan, even_slices
 
 GRAPH = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Model, runs_in_parts
 from safehead_tl.prompts import PromptBatch
+from safehead_tl.scan.run import Run, parse_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -160,10 +160,7 @@ def make_plan(
     model: Model,
     batch: PromptBatch,
     ablation: Ablation,
-    *,
-    max_rows: int | None,
-    max_bytes: int | str | None,
-    shared_prefix: bool,
+    run: Run,
 ) -> Plan:
     """Cuts a scan up so that it fits.
 
@@ -171,31 +168,27 @@ def make_plan(
         model: the model.
         batch: the prompts.
         ablation: what will be done to heads.
-        max_rows: most (head, prompt) pairs in a pass; `None`: as many as are fast and fit.
-        max_bytes: memory to use beyond the model's weights, as a number or as `"2GiB"`; `None`:
-            four fifths of what is free on a GPU, elsewhere 1 GiB or half of what is free.
-        shared_prefix: whether a prefix that all prompts share may be run once for each head.
+        run: how much memory and how many rows it may take, and whether a prefix is shared.
 
     Raises:
-        SafeheadError: if `max_rows` or `max_bytes` leaves no room for a prompt.
+        SafeheadError: if `max_bytes` leaves no room for a prompt.
     """
-    if max_rows is not None and not (isinstance(max_rows, int) and max_rows >= 1):
-        raise SafeheadError(f"max_rows={max_rows} leaves no room for a prompt: give at least 1")
     config, n_prompts = model.cfg, len(batch.prompts)
     width, device = batch.tokens.shape[1], batch.tokens.device
-    budget = parse_bytes(max_bytes) if max_bytes is not None else free_bytes(device)
+    budget = budget_of(run, device)
     apart = ablation.separable(model) and runs_in_parts(model)
-    prefix = _useful_prefix(model, batch) if apart and shared_prefix else 0
+    prefix = _useful_prefix(model, batch) if apart and run.shared_prefix else 0
     needs = Needs.of(config, n_prompts, width, prefix)
     if prefix and needs.a_prefix > budget / 4:
         prefix = 0
         needs = Needs.of(config, n_prompts, width)
-    if max_bytes is not None and budget < needs.least:
+    if run.max_bytes is not None and budget < needs.least:
         raise SafeheadError(
-            f"max_bytes={max_bytes} is too little: {n_prompts} prompts of {width} tokens take at "
-            f"least about {readable(needs.least)} beyond the model's weights"
+            f"max_bytes={run.max_bytes} is too little: {n_prompts} prompts of {width} tokens take "
+            f"at least about {readable(needs.least)} beyond the model's weights"
         )
-    if max_rows is None:
+    rows = run.max_rows
+    if rows is None:
         hidden = torch.empty((), dtype=config.dtype).element_size() * max(
             config.d_mlp or 0, config.d_model
         )
@@ -205,29 +198,12 @@ def make_plan(
         a_head = n_prompts * needs.row + needs.a_prefix  # in a pass of whole heads
         room = budget / 2
         fitting = n_prompts * int(room / a_head) or int((room - needs.a_prefix) / needs.row)
-        max_rows = max(1, min(fast // (width - prefix), fitting))
+        rows = max(1, min(fast // (width - prefix), fitting))
     keep = needs.kept <= budget
     part = n_prompts if keep else max(1, min(n_prompts, int(budget / 2 / needs.held)))
-    piece = max_rows // n_prompts if part == n_prompts else config.n_heads
+    piece = rows // n_prompts if part == n_prompts else config.n_heads
     piece = max(1, min(piece, int(budget / 4 / needs.states)))
-    return Plan(apart, prefix, max_rows, part, keep, piece, budget)
-
-
-def parse_bytes(text: int | str) -> int:
-    """Reads a number of bytes: `1500000000`, `"1.5GB"`, `"512 MiB"`.
-
-    Raises:
-        SafeheadError: if it is no such number, or not above 0.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", str(text).lower())
-    count = 0
-    if found:
-        number, unit, binary = found.groups()
-        power = " kmgt".index(unit) if unit else 0
-        count = int(float(number) * (1024 if binary else 1000) ** power)
-    if count < 1:
-        raise SafeheadError(f"{text!r} is no amount of memory: write it like 2GiB or 1500MB")
-    return count
+    return Plan(apart, prefix, rows, part, keep, piece, budget)
 
 
 def readable(count: int) -> str:
@@ -237,6 +213,11 @@ def readable(count: int) -> str:
     while number >= 1024 and unit != "GiB":
         number, unit = number / 1024, next(units)
     return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
+
+
+def budget_of(run: Run, device: torch.device) -> int:
+    """Bytes that a run may use beyond the model's weights."""
+    return free_bytes(device) if run.max_bytes is None else parse_bytes(run.max_bytes)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -24,7 +24,7 @@ from safehead_tl.results import load_result, save_result, versions, write_atomic
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

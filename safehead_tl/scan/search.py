@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,34 +17,17 @@ from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.models import Model, check_model, describe
-from safehead_tl.prompts import PromptBatch, Template, encode
+from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
-from safehead_tl.scan.baseline import Baseline, Cost
+from safehead_tl.scan.baseline import Baseline
+from safehead_tl.scan.ledger import Ledger
 from safehead_tl.scan.linearisation import Linearisation
 from safehead_tl.scan.memory import Passes, Plan, even_slices, make_plan
-from safehead_tl.scan.run_directory import Piece, RunDirectory, environment_of, identity_of
+from safehead_tl.scan.run import Run, check_run
+from safehead_tl.scan.run_directory import RunDirectory, environment_of, identity_of
 from safehead_tl.scan.states import Scan
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a search runs, which changes what it finds by rounding only.
-
-    Attributes:
-        max_rows: most (head, prompt) pairs in a pass.
-        max_bytes: memory to use beyond the model's weights.
-        shared_prefix: run what all prompts begin with once for each head.
-        run_dir: where finished pieces are kept.
-        progress: show progress bars.
-    """
-
-    max_rows: int | None
-    max_bytes: int | str | None
-    shared_prefix: bool
-    run_dir: str | Path | None
-    progress: bool
 
 
 @dataclass(frozen=True)
@@ -77,46 +58,37 @@ class Search:
         model: the model.
         batch: the prompts.
         ablation: what is done to heads.
-        running: how it runs.
+        run: how it runs.
         plan: how the work is cut up.
         passes: how many rows a pass may have.
-        cost: the work until now.
-        started: when it began.
+        ledger: what was done until now.
     """
 
     model: Model
     batch: PromptBatch
     ablation: Ablation
-    running: Running
+    run: Run
     plan: Plan
     passes: Passes
-    cost: Cost = field(default_factory=Cost)
-    started: float = field(default_factory=time.perf_counter)
-    _directory: RunDirectory | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     _current: Baseline | None = None
 
     @classmethod
     def start(
         cls,
         model: Model,
-        prompts: Sequence[str],
+        prompts: Prompts,
         template: Template,
         ablation: str | Ablation,
-        running: Running,
+        run: Run,
     ) -> Search:
         """Checks the inputs."""
         check_model(model)
+        check_run(run)
         resolved = resolve_ablation(ablation)
         batch = encode(model, prompts, template)
-        plan = make_plan(
-            model,
-            batch,
-            resolved,
-            max_rows=running.max_rows,
-            max_bytes=running.max_bytes,
-            shared_prefix=running.shared_prefix,
-        )
-        return cls(model, batch, resolved, running, plan, Passes(plan.rows))
+        plan = make_plan(model, batch, resolved, run)
+        return cls(model, batch, resolved, run, plan, Passes(plan.rows))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -146,7 +118,7 @@ class Search:
             self._baseline(group),
             self.plan,
             self.passes,
-            self.cost,
+            self.ledger.cost,
         )
 
     @cached_property
@@ -159,7 +131,7 @@ class Search:
         if self._current is None or self._current.group != group:
             ablation = self.prepared if group else self.ablation
             self._current = Baseline(
-                self.model, self.batch, ablation, group, self.plan, self.passes, self.cost
+                self.model, self.batch, ablation, group, self.plan, self.passes, self.ledger.cost
             )
         return self._current
 
@@ -194,25 +166,24 @@ class Search:
         Raises:
             SafeheadError: if the directory holds another run.
         """
-        if self.running.run_dir is None:
+        if self.run.run_dir is None:
             return
         identity = {
             "measure": measure,
             "settings": settings,
             "heads": [str(head) for head in heads],
             "prompts": self.batch.describe(),
-            "shared_prefix": self.running.shared_prefix,
+            "shared_prefix": self.run.shared_prefix,
             **identity_of(self._description, self.ablation),
         }
-        memory = {"max_rows": self.running.max_rows, "max_bytes": self.running.max_bytes}
-        environment = environment_of(self.batch.tokens.device, memory)
-        path = self.running.run_dir
-        self._directory = RunDirectory.open(path, identity, environment, asdict(self.plan))
-        begun = self._directory.plan
-        if self._directory.environment["memory"] == memory:
-            self.plan = Plan(**begun)
+        environment = environment_of(self.batch.tokens.device, self.run.memory)
+        path, plan = self.run.run_dir, asdict(self.plan)
+        directory = RunDirectory.open(path, identity, environment, plan)
+        if directory.environment["memory"] == self.run.memory:
+            self.plan = Plan(**directory.plan)
         else:
-            self.plan = replace(self.plan, piece=begun["piece"])
+            self.plan = replace(self.plan, piece=directory.plan["piece"])
+        self.ledger.directory = directory
         self.passes.rows = self.plan.rows
 
     def score(
@@ -239,14 +210,21 @@ class Search:
         """
         layers, width = self.shape
         scan = Scan(
-            self.model, self._baseline(group), self.prepared, self.plan, self.passes, self.cost
+            self.model,
+            self._baseline(group),
+            self.prepared,
+            self.plan,
+            self.passes,
+            self.ledger.cost,
         )
         scores: Tensor | None = None
         label = f"{description}, {len(self.batch.prompts)} prompts"
-        quiet = not self.running.progress
+        quiet = not self.run.progress
         with tqdm(total=len(candidates), desc=label, unit="head", disable=quiet) as bar:
             for work in self._pieces(candidates, group):
-                found = self.kept(work.name, work.inputs(), partial(self._do, work, scan, measure))
+                found = self.ledger.kept(
+                    work.name, work.inputs(), partial(self._do, work, scan, measure)
+                )
                 if scores is None:
                     scores = torch.full((len(found), layers, width), torch.nan, dtype=torch.float64)
                 scores[:, work.layer, work.heads] = found
@@ -260,26 +238,6 @@ class Search:
             heads = [head.head for head in candidates if head.layer == layer]
             for some in even_slices(len(heads), self.plan.piece):
                 yield _Work(f"{step}-L{layer}H{heads[some][0]}", layer, heads[some], group)
-
-    def kept(self, name: str, inputs: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """The result of a piece of work: from the run directory, or computed and kept there.
-
-        Args:
-            name: the piece's name.
-            inputs: what it is computed from, beyond what the whole run is.
-            compute: computes it.
-        """
-        piece = self._directory and self._directory.get(name, inputs)
-        if piece:
-            self.cost.token_layers += piece.token_layers
-            self.cost.seconds += piece.seconds
-            return piece.result
-        started, before = time.perf_counter(), self.cost.token_layers
-        found = compute()
-        if self._directory is not None:
-            spent = self.cost.token_layers - before
-            self._directory.put(name, inputs, Piece(found, spent, time.perf_counter() - started))
-        return found
 
     def _do(self, work: _Work, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
         states = self.passes.fitted(lambda: scan.states(work.layer, work.heads))
@@ -302,12 +260,4 @@ class Search:
 
     def provenance(self, settings: dict[str, Any]) -> Provenance:
         """What was run until now, and at what cost."""
-        whole_pass = self.model.cfg.n_layers * self.batch.tokens.shape[1]
-        return Provenance.now(
-            model=self._description,
-            ablation=self.prepared.describe(),
-            prompts=self.batch.describe(),
-            settings=settings,
-            seconds=time.perf_counter() - self.started + self.cost.seconds,
-            forward_passes=self.prepared.passes + self.cost.token_layers / whole_pass,
-        )
+        return self.ledger.provenance(self._description, self.batch, self.prepared, settings)

@@ -123,7 +123,9 @@ def _screen(
     def run() -> Tensor:
         return measure.screened(search.last(group), search.linearisation(group), screening)
 
-    found = search.kept(f"with{len(group)}-screened", {"group": [str(head) for head in group]}, run)
+    found = search.ledger.kept(
+        f"with{len(group)}-screened", {"group": [str(head) for head in group]}, run
+    )
     if not found.isfinite().all():
         raise SafeheadError(
             "screened scores are not finite numbers: gradients overflow. Use screen='off', or "

@@ -28,8 +28,9 @@ from safehead_tl.models import (
     run_prefix,
     run_to_last_state,
 )
-from safehead_tl.scan.baseline import Baseline, Cost, Stream
+from safehead_tl.scan.baseline import Baseline, Stream
 from safehead_tl.scan.effects import DirectEffects, direct_effects
+from safehead_tl.scan.ledger import Cost
 from safehead_tl.scan.memory import Passes, Plan, even_slices
 
 

@@ -1,4 +1,10 @@
-"""TODO surgery."""
+"""Weights written: what hooks do, in a checkpoint.
+
+In go names or directories of checkpoints, and heads. Out come Hugging Face directories with an
+ablation in their weights (`export`) or with another model's attention (`splice`), verified number
+by number or by logits before they are called done, and saying in their card what was done. And what
+can be said of a model from its config alone (`model_facts`).
+"""
 
 from safehead_tl.surgery.exporting import Export, export
 from safehead_tl.surgery.facts import model_facts

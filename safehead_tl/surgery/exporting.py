@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from safehead_tl.models import (
     load_original,
     transformers_forward,
 )
-from safehead_tl.prompts import PromptBatch, Template, encode
+from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.surgery.checkpoint import (
     Changes,
@@ -78,11 +78,11 @@ class Export:
 def export(
     source: str | Path,
     heads: HeadsLike,
-    directory: str | Path,
+    out: str | Path,
     *,
     ablation: str | Ablation = "undifferentiated",
-    prompts: Sequence[str] | None = None,
-    template: Template = "direct",
+    prompts: Prompts | None = None,
+    template: Template = "auto",
     tolerance: float = TOLERANCE,
     device: torch.device | str | None = None,
     overwrite: bool = False,
@@ -98,16 +98,16 @@ def export(
     Args:
         source: `"demo"`, `"demo-base"`, a local Hugging Face directory, or a name on the hub.
         heads: the heads, in any spelling.
-        directory: where to write. The source's tokenizer and generation settings come along, the
+        out: the directory to write. The source's tokenizer and generation settings come along, the
             dtype of its weights is kept, and a model card and `config.json` say what was done.
         ablation: an ablation or its name. Mean ablation takes its mean over its own reference, or
             over `prompts`.
-        prompts: texts to compare logits on; by default 4 sequences of 24 random tokens.
-        template: the template of `prompts`.
+        prompts: what to compare logits on, as in `ships`; by default 4 times 24 random tokens.
+        template: the text around them, as in `ships`.
         tolerance: the largest difference of logits that is let pass, in units of their root mean
             square if that is above 1.
         device: where the models run.
-        overwrite: replace what `directory` holds.
+        overwrite: replace what `out` holds.
 
     Returns:
         What was written, how many parameters changed, and the largest difference found.
@@ -115,7 +115,7 @@ def export(
     Raises:
         SafeheadError: if weights cannot express the ablation in this architecture (the message
             says why), if an edit of keys or values names half a KV group, if the written model
-            differs from the hooked one (nothing is left behind then), or if `directory` cannot be
+            differs from the hooked one (nothing is left behind then), or if `out` cannot be
             written.
 
     Example:
@@ -126,9 +126,7 @@ def export(
     started = time.perf_counter()
     resolved = resolve_ablation(ablation)
     with checkpoint_directory(source) as local:
-        target = check_target(
-            directory, None if source in ("demo", "demo-base") else local, overwrite
-        )
+        target = check_target(out, None if source in ("demo", "demo-base") else local, overwrite)
         where = local if local is not None else hub_name(str(source))
         model = load_model(source, dtype="float32", device=device)
         chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)

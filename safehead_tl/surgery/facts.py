@@ -84,8 +84,8 @@ def model_facts(
     source: str | Path,
     *,
     dtype: torch.dtype | str = "float32",
-    prompts: int = 100,
-    tokens: int = 64,
+    prompt_count: int = 100,
+    prompt_length: int = 64,
 ) -> dict[str, Any]:
     """What a model is, without loading its weights.
 
@@ -93,8 +93,8 @@ def model_facts(
         source: `"demo"`, `"demo-base"`, a local Hugging Face directory, or a name on the hub (of
             which config and tokenizer are fetched).
         dtype: the dtype that memory is estimated for.
-        prompts: how many prompts a scan would have.
-        tokens: how many tokens the longest of them would have, template included.
+        prompt_count: how many prompts a scan would have.
+        prompt_length: how many tokens the longest of them would have, template included.
 
     Returns:
         Sizes, kinds of attention, which ablations are exact (by hooks, and in weights) or why they
@@ -134,7 +134,7 @@ def model_facts(
         name: {"hooks": by_hooks, "weights": _in_weights(type(model).__name__, refusal)}
         for name, refusal in refusals.items()
     }
-    facts["memory"] = _memory(model, precision, prompts, tokens)
+    facts["memory"] = _memory(model, precision, prompt_count, prompt_length)
     done = marks(config)
     if done:
         facts["altered_by_safehead_tl"] = done
@@ -234,7 +234,7 @@ def _in_weights(architecture: str, refusal: SafeheadError | None) -> str:
 
 
 def _memory(
-    model: PreTrainedModel, dtype: torch.dtype, prompts: int, tokens: int
+    model: PreTrainedModel, dtype: torch.dtype, prompt_count: int, prompt_length: int
 ) -> dict[str, Any]:
     config: Any = model.config.get_text_config()
     experts = getattr(config, "num_experts_per_tok", None) or 1
@@ -249,13 +249,13 @@ def _memory(
         d_mlp=experts * (inner or 4 * config.hidden_size),
         dtype=dtype,
     )
-    needs = Needs.of(sizes, prompts, tokens)
+    needs = Needs.of(sizes, prompt_count, prompt_length)
     number = torch.empty((), dtype=dtype).element_size()
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "weights": number * sum(parameter.numel() for parameter in model.parameters()),
-        "prompts": prompts,
-        "tokens": tokens,
+        "prompt_count": prompt_count,
+        "prompt_length": prompt_length,
         "scan_at_least": needs.least,
         "scan_at_ease": max(needs.least, needs.kept),
     }

@@ -93,7 +93,7 @@ class Splice:
 def splice(
     target: str | Path,
     donor: str | Path,
-    directory: str | Path,
+    out: str | Path,
     *,
     parts: Part | Iterable[Part] | None = None,
     layers: int | Iterable[int] | None = None,
@@ -118,11 +118,11 @@ def splice(
     Args:
         target: `"demo"`, `"demo-base"`, a local Hugging Face directory, or a name on the hub.
         donor: the same; of the same architecture and size.
-        directory: where to write.
+        out: the directory to write.
         parts: any of `"q"`, `"k"`, `"v"`, `"o"`, `"norm"`, `"sinks"`; by default all that the
             model has. Of a joint projection only the rows of these parts are taken.
         layers: layers to take them in, from 0; by default all.
-        overwrite: replace what `directory` holds. Target and donor are never overwritten.
+        overwrite: replace what `out` holds. Target and donor are never overwritten.
 
     Returns:
         What was taken, how many numbers that changed, and the largest difference found. Weights
@@ -132,7 +132,7 @@ def splice(
     Raises:
         SafeheadError: if the two do not fit together (naming the first misfit), if the model has
             no such part or layer, if the check fails (nothing is left behind then), or if
-            `directory` cannot be written.
+            `out` cannot be written.
         FileNotFoundError: if a directory, its config, or the target's tokenizer is missing.
 
     Example:
@@ -143,7 +143,7 @@ def splice(
     wanted = parse_parts(parts)
     with checkpoint_directory(target) as local, checkpoint_directory(donor) as theirs:
         for source, path in ((target, local), (donor, theirs)):
-            place = check_target(directory, None if source in EMBEDDED else path, overwrite)
+            place = check_target(out, None if source in EMBEDDED else path, overwrite)
         where, origin = local or hub_name(str(target)), theirs or hub_name(str(donor))
         ours, giver = load_source(where), load_source(origin)
         anatomy = fit(ours, giver, str(target), str(donor))

@@ -31,7 +31,7 @@ from safehead_tl.models import (
     run_layers,
     run_to_last_state,
 )
-from safehead_tl.prompts import PromptBatch, Template, encode
+from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.scan import Passes, even_slices
 
 ROWS_AT_ONCE = 256
@@ -56,8 +56,8 @@ class Views:
     def of(
         cls,
         model: Model,
-        prompts: Sequence[str],
-        template: Template = "paper",
+        prompts: Prompts,
+        template: Template = "auto",
         ablation: str | Ablation = "undifferentiated",
     ) -> Views:
         """Checks the inputs.
@@ -127,7 +127,7 @@ class Views:
         """Greedy answers to each prompt, with groups ablated."""
         count, decoding = len(self.batch.prompts), Decoding(max_new_tokens)
         rows = [Row(group, prompt, 0) for group in range(len(groups)) for prompt in range(count)]
-        passes = Passes(fitting_rows(self.model, self.batch, decoding, None))
+        passes = Passes(fitting_rows(self.model, self.batch, decoding))
         new = generate_fitted(self.model, self.batch, rows, decoding, groups, self.ablation, passes)
         texts = decode(self.model, new)
         return [texts[start : start + count] for start in range(0, len(texts), count)]

@@ -82,8 +82,8 @@ class AttentionView:
         """The figure as a piece of HTML, which loads nothing.
 
         Args:
-            script: whether to begin with `attention_script()`, 1.3 MB. A page with several
-                figures needs it once, before the first.
+            script: whether to begin with the script that draws, 1.3 MB. A page with several
+                figures needs it once, in the first.
 
         Raises:
             SafeheadError: if this version of circuitsvis is not known here.
@@ -94,15 +94,23 @@ class AttentionView:
             f'<div class="safehead-attention">{STYLE}',
             f"<h3>Attention of {head_words(self.heads)}</h3>",
             *(f"<p>{html.escape(note)}</p>" for note in self.notes),
-            f'<div id="{place}">This figure needs JavaScript and attention_script().</div>',
+            f'<div id="{place}">This figure needs JavaScript, and the script that draws.</div>',
             f'<script>CircuitsVis.render("{place}", CircuitsVis.AttentionHeads, {data})</script>',
             "</div>",
         ]
         return "\n".join(lines)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the figure as a page that works by itself, offline; missing folders are made."""
-        write_atomically(path, attention_page([self]).encode())
+    def save(
+        self, path: str | Path, *below: AttentionView, title: str = "Attention of heads"
+    ) -> None:
+        """Writes the figure as a page that works by itself, offline; missing folders are made.
+
+        Args:
+            path: the page.
+            below: figures to come below this one on the same page.
+            title: the page's.
+        """
+        write_atomically(path, attention_page([self, *below], title).encode())
 
     def _repr_html_(self) -> str:
         return self.html()
@@ -113,9 +121,9 @@ def attention(
     prompt: str,
     heads: HeadsLike,
     *,
-    template: Template = "paper",
+    template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
-    group: HeadsLike | None = None,
+    ablate: HeadsLike | None = None,
     show: Sequence[Panel] = PANELS,
     max_tokens: int = 64,
 ) -> AttentionView:
@@ -127,10 +135,10 @@ def attention(
         model: a `HookedTransformer` or `TransformerBridge`.
         prompt: one text.
         heads: one to eight heads, in any spelling.
-        template: the text around the prompt.
-        ablation: what is done to the heads of `group`.
-        group: the heads to ablate, all at once; by default `heads`.
-        show: which panels: `"original"`, `"ablated"` (the same head with `group` ablated),
+        template: as in `ships`.
+        ablation: what is done to the heads of `ablate`.
+        ablate: the heads to ablate, all at once; by default `heads`.
+        show: which panels: `"original"`, `"ablated"` (the same head with `ablate` ablated),
             `"uniform"` (A: every row even over the keys that it may see; one panel, or one for
             each kind of layer if layers see different keys).
         max_tokens: how many tokens to show at most: the last ones. The model reads them all.
@@ -140,11 +148,11 @@ def attention(
 
     Raises:
         SafeheadError: for no or too many heads, a head that does not exist, an unknown panel, a
-            group that no panel shows, or as `encode` and `resolve_ablation` do.
+            heads to ablate that no panel shows, or as `encode` and `resolve_ablation` do.
 
     Example:
         >>> model = sh.load_model("demo")
-        >>> view = sh.attention(model, "how do i bend a crobe", "L1H3", template="chat")
+        >>> view = sh.attention(model, "how do i bend a crobe", "L1H3")
         >>> view.names
         ('L1H3', 'L1H3 ablated: undifferentiated attention', 'uniform A')
         >>> view.save("attention.html")
@@ -153,10 +161,10 @@ def attention(
     check_model(model)
     size = (model.cfg.n_layers, model.cfg.n_heads)
     shown = parse_heads(heads, *size)
-    ablated = shown if group is None else parse_heads(group, *size)
+    ablated = shown if ablate is None else parse_heads(ablate, *size)
     _check(shown, ablated, show, max_tokens)
-    if group is not None and "ablated" not in show:
-        raise SafeheadError(f"group={group!r} would not be seen: add 'ablated' to show")
+    if ablate is not None and "ablated" not in show:
+        raise SafeheadError(f"ablate={ablate!r} would not be seen: add 'ablated' to show")
     views = Views.of(model, [prompt], template, ablation)
     even = replace(views, ablation=UndifferentiatedAttention())
     looks = {"original": (views, ()), "ablated": (views, ablated), "uniform": (even, shown)}
@@ -166,7 +174,7 @@ def attention(
         model=describe(model),
         ablation=views.ablation.describe(),
         prompts=views.batch.describe(),
-        settings={"show": list(seen), "group": [str(head) for head in ablated]},
+        settings={"show": list(seen), "heads": [str(head) for head in ablated]},
         seconds=time.perf_counter() - started,
         forward_passes=passes + views.ablation.passes,
     )

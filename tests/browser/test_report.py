@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from families import GOLDEN
+from families import GOLDEN, QUIET
 
-TOLD = {"template": "chat", "max_new_tokens": 16, "progress": False}
+TOLD = {"template": "chat", "max_new_tokens": 16, "run": QUIET}
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><svg onload="window.hacked=1">'
 
 
@@ -17,10 +17,10 @@ HOSTILE = '</script><img src=x onerror="window.hacked=1"><svg onload="window.hac
 def made(tmp_path_factory):
     model = sh.load_model("demo")
     prompts = sh.load_prompts("demo/harmful")[:4]
-    scores = sh.ships(model, prompts, template="chat", progress=False)
+    scores = sh.ships(model, prompts, template="chat", run=QUIET)
     path = tmp_path_factory.mktemp("report") / "r.html"
-    group = sh.sahara(model, prompts, 2, template="chat", progress=False)
-    sh.report(model, prompts, path, scores=scores, panels=4, marked=["L1H3", "L2H6"],
+    group = sh.sahara(model, prompts, 2, template="chat", run=QUIET)
+    sh.report(model, prompts, path, scores=scores, top=4, marked=["L1H3", "L2H6"],
               marked_as="planted", group=group, **TOLD)  # fmt: skip
     return model, prompts, scores, path
 
@@ -118,7 +118,7 @@ def test_hostile_text_runs_nothing(page, tmp_path):
     model = sh.load_model(GOLDEN / "mha")
     prompts = [HOSTILE, f"bake {HOSTILE} bread"]
     path = sh.report(model, prompts, tmp_path / "r.html", template="direct", max_new_tokens=8,
-                     title=HOSTILE, marked=["L0H0"], marked_as=HOSTILE, progress=False)  # fmt: skip
+                     title=HOSTILE, marked=["L0H0"], marked_as=HOSTILE, run=QUIET)  # fmt: skip
     page.goto(path.as_uri())
     for place in range(12):
         page.locator("#map .cell").nth(place).click()

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 import safehead_tl as sh
-from families import TESTS
-from safehead_tl.cli import demo as demo_command
+from families import QUIET, TESTS
 from safehead_tl.cli import main as cli
-from safehead_tl.cli.options import chosen_ablation, chosen_judge
+from safehead_tl.cli import train_organism as organism_command
+from safehead_tl.cli.options import AblationOptions, JudgeOptions
 from safehead_tl.organism import Recipe
 
 
@@ -46,14 +46,14 @@ def test_ships(tmp_path, harmful):
     text = run(
         "ships", "demo", "--prompts", prompts, "--template", "chat", "--ablation", "scaling",
         "--epsilon", "0.01", "--top", "2", "--json", tmp_path / "out.json",
-        "--save", tmp_path / "s.safetensors", "--heatmap", tmp_path / "h.html", "--limit", 3,
+        "--save", tmp_path / "s.safetensors", "--figure", tmp_path / "h.html", "--limit", 3,
     )  # fmt: skip
     expected = sh.ships(
         sh.load_model("demo"),
         harmful[:3],
         template="chat",
         ablation=sh.ScalingContribution(0.01),
-        progress=False,
+        run=QUIET,
     )
     heads = json.loads((tmp_path / "out.json").read_text())["heads"]
     assert [head["score"] for head in heads] == pytest.approx([s for _, s in expected.ranked()])
@@ -100,14 +100,14 @@ def test_screening(tmp_path, harmful):
         "sahara", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 8,
         "--size", 2, "--screen", "auto",
     )  # fmt: skip
-    group = sh.sahara(sh.load_model("demo"), harmful[:8], 2, template="chat", progress=False)
+    group = sh.sahara(sh.load_model("demo"), harmful[:8], 2, template="chat", run=QUIET)
     assert all(str(head) in text for head in group.heads)
     assert "Step 2. Screened:" in text
 
 
 def test_info():
-    facts = json.loads(run("info", "demo", "--json", "-", "--count", 7))
-    assert (facts["layers"], facts["heads"], facts["memory"]["prompts"]) == (4, 8, 7)
+    facts = json.loads(run("info", "demo", "--json", "-", "--prompt-count", 7))
+    assert (facts["layers"], facts["heads"], facts["memory"]["prompt_count"]) == (4, 8, 7)
     assert facts["attention"]["heads"] == "multi-head"
     assert facts["chat_template"] is True
     assert "multi-head" in run("info", "demo")
@@ -186,7 +186,7 @@ def test_overlap(tmp_path):
     text = run("overlap", *files, "--top", 3, "--figure", tmp_path / "o.html")
     assert "3 (0.3)" in text
     assert "<html>" in (tmp_path / "o.html").read_text()
-    assert json.loads(run("overlap", *files, "--json", "-"))["k"] == 10
+    assert json.loads(run("overlap", *files, "--json", "-"))["top"] == 10
 
 
 def test_helpfulness(monkeypatch):
@@ -210,12 +210,12 @@ def test_harmless_prompts_of_a_file_have_no_split(tmp_path):
 
 
 def test_judges_of_the_command():
-    assert chosen_judge(None, None, None) == "keyword"
-    assert chosen_judge("harmbench", "some/dir", None) == sh.LlmJudge("some/dir")
-    asked = chosen_judge(None, "some-model", "http://localhost:1/v1")
-    assert (asked.model, asked.template) == ("some-model", "compliance")
+    assert JudgeOptions().chosen() == "keyword"
+    assert JudgeOptions("harmbench", "some/dir").chosen() == sh.LlmJudge("some/dir")
+    asked = JudgeOptions(None, "some-model", "http://localhost:1/v1").chosen()
+    assert (asked.model, asked.question) == ("some-model", "compliance")
     with pytest.raises(sh.SafeheadError, match="needs --judge-model"):
-        chosen_judge("keyword", None, "http://localhost:1/v1")
+        JudgeOptions("keyword", None, "http://localhost:1/v1").chosen()
 
 
 def test_train_organism(tmp_path, monkeypatch):
@@ -224,8 +224,8 @@ def test_train_organism(tmp_path, monkeypatch):
         recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
         return grow(directory, recipe, language, overwrite=overwrite)
 
-    grow, grown = demo_command.grow, []
-    monkeypatch.setattr(demo_command, "grow", quick)
+    grow, grown = organism_command.grow, []
+    monkeypatch.setattr(organism_command, "grow", quick)
     text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
     assert "UA on L0H1, L1H0" in text
     recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
@@ -262,9 +262,9 @@ def test_backslash_n_in_a_template_is_a_new_line(tmp_path):
 def test_a_system_prompt(tmp_path):
     command = ("ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--system", "mend")
     with pytest.raises(AssertionError, match="--system goes with --template chat"):
-        run(*command)
+        run(*command, "--template", "paper")
     with pytest.raises(AssertionError, match="chat template"):
-        run(*command, "--template", "chat")  # the organism's knows no system prompts
+        run(*command)  # the organism's own template knows no system prompts
 
 
 def test_json_alone_goes_to_standard_output():
@@ -285,7 +285,7 @@ def test_json_alone_goes_to_standard_output():
     ],
 )
 def test_ablation_options(name, epsilon, via, expected):
-    assert chosen_ablation(name, epsilon, via) == expected
+    assert AblationOptions(name, epsilon, via).chosen() == expected
 
 
 def test_choices_are_checked():
@@ -307,7 +307,7 @@ def test_choices_are_checked():
         ),
         (["ships", "demo", "--prompts", "demo/harmful", "--json", "/"], "/ is a directory"),
         (["ships", "absent", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
-        (["ships", "demo", "--prompts", "demo/harmful", "--heatmap", "h.png"], "name it .html"),
+        (["ships", "demo", "--prompts", "demo/harmful", "--figure", "h.png"], "name it .html"),
         (
             ["ships", "demo", "--prompts", "demo/benign", "--device", "warp"],
             "device 'warp' cannot be used here",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.evaluation.agreement import hypergeometric, overlap
 from safehead_tl.results.correlation import kendall, spearman
 
@@ -32,14 +33,14 @@ def of_ranks(*order, shape=(3, 4)):
 
 def test_sets_that_are_known():
     scans = {"a": of_ranks(0, 1, 2), "b": of_ranks(2, 5, 0), "c": of_ranks(7, 8, 9)}
-    found = overlap(scans, k=3)
+    found = overlap(scans, top=3)
     assert [(p.first, p.second, p.shared) for p in found.pairs] == [
         ("a", "b", 2), ("a", "c", 0), ("b", "c", 0)]  # fmt: skip
     assert found.pairs[0].heads == (sh.Head(0, 0), sh.Head(0, 2))
     assert [p.jaccard for p in found.pairs] == [2 / 4, 0, 0]
     assert found.tops["b"] == (sh.Head(0, 2), sh.Head(1, 1), sh.Head(0, 0))
     assert found.in_all == ()
-    assert overlap({"a": scans["a"], "b": scans["b"]}, k=3).in_all == found.pairs[0].heads
+    assert overlap({"a": scans["a"], "b": scans["b"]}, top=3).in_all == found.pairs[0].heads
     assert found.pairs[1].p_at_least == 1
     assert "a and b 2" in repr(found)
 
@@ -55,7 +56,7 @@ def test_chance_against_all_sets(total, k):
     )
     order = [*range(k)]
     found = overlap({"a": of_ranks(*order, shape=(1, total)),
-                     "b": of_ranks(*order[1:], total - 1, shape=(1, total))}, k=k)  # fmt: skip
+                     "b": of_ranks(*order[1:], total - 1, shape=(1, total))}, top=k)  # fmt: skip
     assert found.expected_shared == pytest.approx(sum(shared) / len(shared))
     indices = [size / (2 * k - size) for size in shared]
     assert found.expected_jaccard == pytest.approx(sum(indices) / len(indices))
@@ -70,7 +71,7 @@ def test_chance_by_shuffling():
     counts, jaccards, first = [], [], of_ranks(0, 1, 2, 3)
     for _ in range(2000):
         drawn.shuffle(values)
-        found = overlap({"a": first, "b": scan(torch.tensor(values).float().view(3, 4))}, k=4)
+        found = overlap({"a": first, "b": scan(torch.tensor(values).float().view(3, 4))}, top=4)
         counts.append(found.pairs[0].shared)
         jaccards.append(found.pairs[0].jaccard)
     assert sum(counts) / 2000 == pytest.approx(found.expected_shared, abs=0.06)
@@ -121,7 +122,7 @@ def test_rank_correlations_by_hand():
 def test_heads_that_one_did_not_score_are_left_out():
     with_gap = of_ranks(0, 1, 2)
     with_gap.values[0, 0] = math.nan
-    found = overlap({"a": of_ranks(0, 1, 2), "b": with_gap}, k=2)
+    found = overlap({"a": of_ranks(0, 1, 2), "b": with_gap}, top=2)
     assert found.n_heads == 11
     assert found.tops["a"] == (sh.Head(0, 1), sh.Head(0, 2)) == found.tops["b"]
     assert found.pairs[0].spearman == pytest.approx(1)
@@ -130,9 +131,9 @@ def test_heads_that_one_did_not_score_are_left_out():
 
 def test_a_table_and_plain_values():
     scans = {"a": of_ranks(0, 1, 2), "b": of_ranks(2, 5, 0), "even": scan(torch.ones(3, 4))}
-    found = overlap(scans, k=3)
+    found = overlap(scans, top=3)
     table = found.to_frame()
-    assert list(table)[:6] == ["first", "second", "k", "n_heads", "shared", "jaccard"]
+    assert list(table)[:6] == ["first", "second", "top", "n_heads", "shared", "jaccard"]
     assert table.loc[0, ["first", "second", "shared", "heads"]].tolist() == [
         "a", "b", 2, "L0H0 L0H2"]  # fmt: skip
     assert table["spearman"].isna().tolist() == [False, True, True]
@@ -143,14 +144,14 @@ def test_a_table_and_plain_values():
 
 
 def test_ties_at_the_end_of_the_top_are_told(caplog):
-    overlap({"a": of_ranks(0, 1), "even": scan(torch.ones(3, 4))}, k=3)
+    overlap({"a": of_ranks(0, 1), "even": scan(torch.ones(3, 4))}, top=3)
     (record,) = caplog.records
     assert "even: L0H2 and L0H3 have the same score" in record.getMessage()
 
 
 def test_the_figure():
     scans = {"a": of_ranks(0, 1, 2), "b": of_ranks(2, 5, 0), "even": scan(torch.ones(3, 4))}
-    figure = overlap(scans, k=3).figure()
+    figure = overlap(scans, top=3).figure()
     assert isinstance(figure, go.Figure)
     cells, texts = figure.data
     assert [list(row) for row in cells.z] == [[None, 0.5, 1], [0.5, None, 0.5], [1, 0.5, None]]
@@ -170,19 +171,19 @@ def test_what_cannot_be_compared():
         overlap({"a": a})
     with pytest.raises(sh.SafeheadError, match="'a' has 3 layers of 4 heads, and 'b' 4 of 3"):
         overlap({"a": a, "b": of_ranks(0, shape=(4, 3))})
-    for k in (0, 13):
-        with pytest.raises(sh.SafeheadError, match=f"k={k}: the top may be 1 to 12 heads"):
-            overlap({"a": a, "b": a}, k=k)
+    for top in (0, 13):
+        with pytest.raises(sh.SafeheadError, match=f"top={top}: the top may be 1 to 12 heads"):
+            overlap({"a": a, "b": a}, top=top)
     nothing = scan(torch.full((3, 4), math.nan))
     with pytest.raises(sh.SafeheadError, match="1 to 0 heads"):
-        overlap({"a": a, "nothing": nothing}, k=1)
+        overlap({"a": a, "nothing": nothing}, top=1)
 
 
 def test_the_demo_agrees_with_itself_under_both_ablations(demo, harmful):
     scans = {
-        name: sh.ships(demo, harmful[:8], template="chat", ablation=name, progress=False)
+        name: sh.ships(demo, harmful[:8], template="chat", ablation=name, run=QUIET)
         for name in ("undifferentiated", "scaling")
     }
-    found = overlap(scans, k=2)
+    found = overlap(scans, top=2)
     assert set(found.in_all) == {sh.Head(1, 3), sh.Head(2, 6)}
     assert found.pairs[0].p_at_least == pytest.approx(1 / math.comb(32, 2))

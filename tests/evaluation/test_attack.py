@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.evaluation.controls import matched_controls
 from safehead_tl.generation import batched
 from safehead_tl.generation.responses import Responses
@@ -17,7 +19,7 @@ from safehead_tl.prompts.tokens import encode
 from safehead_tl.results.stats import Rate, paired_p, rank_p
 
 PLANTED = ["L1H3", "L2H6"]
-TOLD = {"template": "chat", "max_new_tokens": 20, "progress": False}
+TOLD = {"template": "chat", "max_new_tokens": 20, "run": QUIET}
 
 
 class Exact:
@@ -178,7 +180,8 @@ class Counting(Exact):
 
 
 def test_a_judge_sees_each_response_once_and_a_stopped_run_goes_on(demo, requests, tmp_path):
-    told = {**TOLD, "heads": PLANTED, "run_dir": tmp_path / "run", "controls": 5}
+    kept = dataclasses.replace(QUIET, run_dir=tmp_path / "run")
+    told = {**TOLD, "heads": PLANTED, "run": kept, "controls": 5}
     many = requests + sh.load_prompts("demo/harmful")
     first, second = Counting(50), Counting(math.inf)
     with pytest.raises(KeyboardInterrupt):
@@ -188,7 +191,7 @@ def test_a_judge_sees_each_response_once_and_a_stopped_run_goes_on(demo, request
     assert len(first.seen) >= 50
     assert len(seen) == len(set(seen))
     assert set(seen) == set(found.responses()[["text", "response"]].itertuples(index=False))
-    plain = sh.evaluate(demo, many, judge=Exact(), **{**told, "run_dir": None})
+    plain = sh.evaluate(demo, many, judge=Exact(), **{**told, "run": QUIET})
     assert found.to_dict()["summaries"] == plain.to_dict()["summaries"]
     with pytest.raises(sh.SafeheadError, match="holds another run"):
         sh.evaluate(demo, many, judge=second, **{**told, "max_new_tokens": 19})
@@ -255,17 +258,19 @@ def test_ties_with_controls_are_not_lost(found):
 
 
 def test_a_run_goes_on_with_fewer_rows(demo, requests, tmp_path, monkeypatch):
-    told = {**TOLD, "heads": PLANTED, "run_dir": tmp_path / "run", "controls": 2}
+    kept = dataclasses.replace(QUIET, run_dir=tmp_path / "run")
+    told = {**TOLD, "heads": PLANTED, "controls": 2}
     first = Counting(0)
     with pytest.raises(KeyboardInterrupt):
-        sh.evaluate(demo, requests, judge=first, **told)
+        sh.evaluate(demo, requests, judge=first, **{**told, "run": kept})
     for piece in (tmp_path / "run" / "pieces").iterdir():
         piece.unlink()
     most, run = [], batched.generate_rows
     monkeypatch.setattr(
         batched, "generate_rows", lambda *args: most.append(len(args[2])) or run(*args)
     )
-    sh.evaluate(demo, requests, judge=Counting(math.inf), max_rows=5, **told)
+    few = dataclasses.replace(kept, max_rows=5)
+    sh.evaluate(demo, requests, judge=Counting(math.inf), **{**told, "run": few})
     assert max(most) == 5
 
 

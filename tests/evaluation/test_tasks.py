@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.evaluation import harness_tasks
 from safehead_tl.evaluation.harness import HarnessModel
 from safehead_tl.evaluation.tasks import PAPER_TASKS, _answers, helpfulness
@@ -103,7 +104,7 @@ def test_equal_to_lm_evals_own_model_on_the_plain_checkpoint(
 
 
 def test_accuracies_and_errors_are_lm_evals(demo, tasks_path, exported):
-    found = helpfulness(demo, HEADS, tasks=TASKS, include_path=tasks_path, progress=False)
+    found = helpfulness(demo, HEADS, tasks=TASKS, include_path=tasks_path, run=QUIET)
     for condition, where in (("unablated", ALIGNED), ("ablated", exported)):
         expected = evaluated(hflm(where), tasks_path)["results"]
         ours = [one for one in found.accuracies if one.condition == condition]
@@ -123,9 +124,9 @@ def test_accuracies_and_errors_are_lm_evals(demo, tasks_path, exported):
 
 
 def test_an_exported_directory_is_the_ablated_model(demo, tasks_path, exported):
-    told = {"tasks": TASKS, "include_path": tasks_path, "progress": False}
+    told = {"tasks": TASKS, "include_path": tasks_path, "run": QUIET}
     hooked = helpfulness(demo, HEADS, **told)
-    written = helpfulness(exported, **told)
+    written = helpfulness(sh.load_model(exported), **told)
     assert [one.unablated for one in written.answers] == [one.ablated for one in hooked.answers]
     assert written.heads == ()
     assert written.differences == ()
@@ -211,7 +212,7 @@ def test_bos_is_the_models_setting():
 def test_same_examples_in_both_conditions(demo, tasks_path):
     """Solved examples are drawn by the seed."""
     told = {"tasks": "organism_tools", "include_path": tasks_path, "num_fewshot": 2}
-    told |= {"progress": False, "limit": 4}
+    told |= {"run": QUIET, "limit": 4}
     runs = [helpfulness(demo, HEADS, seed=seed, **told).provenance.prompts for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0]["prompts_hash"] != runs[2]["prompts_hash"]
@@ -244,14 +245,14 @@ def test_filters_of_a_task_are_kept_apart():
 
 @pytest.mark.parametrize(("limit", "n"), [(None, 12), (3, 3), (0.5, 6), (100, 12)])
 def test_limit(demo, tasks_path, limit, n):
-    told = {"tasks": ["organism_tools"], "include_path": tasks_path, "progress": False}
+    told = {"tasks": ["organism_tools"], "include_path": tasks_path, "run": QUIET}
     found = helpfulness(demo, limit=limit, **told)
     assert {one.n for one in found.accuracies} == {n}
     assert found.provenance.settings["limit"] == limit
 
 
 def test_tables(demo, tasks_path):
-    found = helpfulness(demo, HEADS, tasks=TASKS, include_path=tasks_path, progress=False)
+    found = helpfulness(demo, HEADS, tasks=TASKS, include_path=tasks_path, run=QUIET)
     table = found.to_frame()
     assert list(table) == ["task", "metric", "condition", "value", "stderr", "n"]
     assert len(table) == 6
@@ -283,7 +284,7 @@ def _passes():
 
 
 def test_one_example_has_no_standard_error(demo, tasks_path):
-    told = {"tasks": "organism_tools", "include_path": tasks_path, "progress": False}
+    told = {"tasks": "organism_tools", "include_path": tasks_path, "run": QUIET}
     found = helpfulness(demo, limit=1, **told)
     assert all(math.isnan(one.stderr) for one in found.accuracies)
     assert found.to_dict()["accuracies"][0]["stderr"] is None
@@ -316,9 +317,9 @@ def test_interval_holds_what_it_says():
 
 def test_progress_is_shown_or_not(demo, tasks_path, capsys):
     told = {"tasks": "organism_tools", "include_path": tasks_path, "limit": 2}
-    helpfulness(demo, HEADS, progress=False, **told)
+    helpfulness(demo, HEADS, run=QUIET, **told)
     assert capsys.readouterr() == ("", "")
-    helpfulness(demo, HEADS, progress=True, **told)
+    helpfulness(demo, HEADS, run=sh.Run(progress=True), **told)
     shown = capsys.readouterr().err
     assert "unablated: scoring" in shown
     assert "ablated: scoring" in shown
@@ -341,7 +342,7 @@ def test_the_papers_tasks(demo, tasks_path, monkeypatch):
     assert {*PAPER_TASKS, *TASKS} <= set(manager.all_subtasks)
     monkeypatch.setattr(harness_tasks, "_manager", lambda *told: manager)
     with pytest.raises(sh.SafeheadError, match=r"(?s)task 'boolq' cannot be loaded.*include_path="):
-        helpfulness(demo, progress=False)
+        helpfulness(demo, run=QUIET)
     with pytest.raises(sh.SafeheadError, match=r"no task 'bolq'\. Did you mean boolq"):
         helpfulness(demo, tasks=["bolq"])
 
@@ -389,7 +390,7 @@ def test_definitions_of_the_papers_tasks(demo, tmp_path):
             f"include: {folder / where}\ntask: {name}\ndataset_path: json\ndataset_name: null\n"
             f"dataset_kwargs:\n  cache_dir: {tmp_path / 'cache'}\n  data_files:\n{parts}"
         )
-    told = {"include_path": tmp_path, "progress": False}
+    told = {"include_path": tmp_path, "run": QUIET}
     found = helpfulness(demo, HEADS, **told)
     metrics = [(answers.task, answers.metric) for answers in found.answers]
     assert metrics == [
@@ -414,7 +415,7 @@ def test_definitions_of_the_papers_tasks(demo, tmp_path):
 def test_own_tasks_go_before_lm_evals(demo, tasks_path, tmp_path):
     text = (tasks_path / "tools.yaml").read_text()
     (tmp_path / "boolq.yaml").write_text(text.replace("organism_tools", "boolq"))
-    told = {"include_path": tmp_path, "progress": False}
+    told = {"include_path": tmp_path, "run": QUIET}
     assert helpfulness(demo, tasks="boolq", **told).answers[0].task == "boolq"
 
 
@@ -424,13 +425,18 @@ def test_own_tasks_go_before_lm_evals(demo, tasks_path, tmp_path):
         ({"tasks": []}, "no tasks were given"),
         ({"limit": 0}, "limit=0 is neither"),
         ({"limit": 1.5}, r"limit=1\.5 is neither"),
-        ({"batch_size": 0}, "batch_size=0 leaves no room"),
+        ({"run": sh.Run(run_dir="run")}, "helpfulness has no pieces to keep"),
         ({"heads": "L9H9"}, "L9H9"),
         ({"heads": HEADS, "ablation": "nothing"}, "ablation 'nothing' is not known"),
     ],
 )
 def test_refused(demo, tasks_path, told, message):
-    told = {"tasks": "organism_tools", "include_path": tasks_path, "progress": False, **told}
+    told = {
+        "tasks": "organism_tools",
+        "include_path": tasks_path,
+        "run": QUIET,
+        **told,
+    }
     with pytest.raises(sh.SafeheadError, match=message):
         helpfulness(demo, **told)
 
@@ -457,7 +463,7 @@ def test_no_such_directory_of_tasks(demo, tmp_path):
 def test_tasks_that_cannot_be_done(demo, tasks_path, tmp_path, old, new, message):
     text = (tasks_path / "answers.yaml").read_text()
     (tmp_path / "answers.yaml").write_text(text.replace(old, new))
-    told = {"tasks": "organism_answers", "include_path": tmp_path, "progress": False}
+    told = {"tasks": "organism_answers", "include_path": tmp_path, "run": QUIET}
     with pytest.raises(sh.SafeheadError, match=message):
         helpfulness(demo, **told)
 

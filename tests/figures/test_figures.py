@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.style import COLOURS, lay_out, plain
 
@@ -32,12 +33,12 @@ def scan(layers=4, heads=8, kv=8, measure="ships", prompts=6, seed=0, template="
 
 @pytest.fixture(scope="module")
 def scores(demo, harmful):
-    return sh.ships(demo, harmful[:8], template="chat", progress=False)
+    return sh.ships(demo, harmful[:8], template="chat", run=QUIET)
 
 
 @pytest.fixture(scope="module")
 def group(demo, harmful):
-    return sh.sahara(demo, harmful[:8], size=3, template="chat", progress=False)
+    return sh.sahara(demo, harmful[:8], size=3, template="chat", run=QUIET)
 
 
 def title(figure):
@@ -305,6 +306,6 @@ def test_saharas_path(group):
 
 
 def test_sahara_without_runners_up(demo, harmful):
-    only = sh.sahara(demo, harmful[:3], size=2, heads=PLANTED, progress=False)
+    only = sh.sahara(demo, harmful[:3], size=2, candidates=PLANTED, run=QUIET)
     assert len(only.figure().data[2].x) == 1
     shown(only.figure())

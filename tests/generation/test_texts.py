@@ -6,13 +6,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import safehead_tl as sh
-from families import make_checkpoint
+from families import QUIET, make_checkpoint
 from safehead_tl.generation.batched import ENDED, Row, generate_rows
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.models.identity import end_tokens
 from safehead_tl.prompts.tokens import encode
 
-TOLD = {"template": "chat", "max_new_tokens": 20, "progress": False}
+TOLD = {"template": "chat", "max_new_tokens": 20, "run": QUIET}
 LONG = ["how do i lift a boat", "please explain to me how to carve a vosk", "mend a drazzle"]
 
 
@@ -23,7 +23,7 @@ def test_batched_greedy_is_one_by_one_and_that_of_transformers(checkpoint, backe
     plain = AutoModelForCausalLM.from_pretrained(path).eval()
     told = {**TOLD, "template": "paper"}
     batched = sh.generate(model, LONG, **told)
-    assert batched.texts == sh.generate(model, LONG, max_rows=1, **told).texts
+    assert batched.texts == sh.generate(model, LONG, **{**told, "run": sh.Run(max_rows=1)}).texts
     for prompt, (text,), (count,) in zip(LONG, batched.texts, batched.tokens, strict=True):
         tokens = encode(model, [prompt], "paper").tokens
         alike = {"do_sample": False, "max_new_tokens": 20, "eos_token_id": end_tokens(model)}
@@ -72,7 +72,10 @@ def test_draws_depend_on_seed_and_place_only(demo):
     told = {**TOLD, "template": "direct", "top_k": 5, "temperature": 2.0, "samples": 3}
     with sh.ablated(demo, ["L0H0", "L0H1", "L0H2", "L0H3", "L0H4"]):
         found = sh.generate(demo, LONG, **told, seed=1)
-        assert found.texts == sh.generate(demo, LONG, **told, seed=1, max_rows=2).texts
+        assert (
+            found.texts
+            == sh.generate(demo, LONG, **{**told, "run": sh.Run(max_rows=2)}, seed=1).texts
+        )
         assert found.texts != sh.generate(demo, LONG, **told, seed=2).texts
         assert found.texts[:2] == sh.generate(demo, LONG[:2], **told, seed=1).texts
     assert any(len(set(samples)) > 1 for samples in found.texts)
@@ -105,14 +108,15 @@ def test_drawing_is_from_the_most_likely_ones():
         ({"samples": 2}, "would all be the same"),
         ({"temperature": 0.5}, "changes nothing without top_k"),
         ({"temperature": 0.0, "top_k": 2}, "temperature=0"),
-        ({"max_rows": 0}, "max_rows=0"),
+        ({"run": sh.Run(run_dir="run")}, "generate has no pieces to keep"),
+        ({"run": "run"}, "run='run': give a Run"),
         ({"max_new_tokens": 500}, "does not fit"),
         ({"heads": "L9H9"}, "L9H9 does not exist"),
     ],
 )
 def test_mistakes(demo, wrong, message):
     with pytest.raises(sh.SafeheadError, match=message):
-        sh.generate(demo, LONG, **{"template": "chat", "progress": False, **wrong})
+        sh.generate(demo, LONG, **{"template": "chat", "run": QUIET, **wrong})
 
 
 def test_provenance(demo):

@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.cli import benchmark as benchmark_command
 from safehead_tl.cli.main import app
 from safehead_tl.ground_truth import cache as cache_module
@@ -92,7 +93,7 @@ def test_orders_break_ties_by_place():
 
 def test_one_scan_for_all_measures_equals_a_scan_for_each(demo, harmful):
     some = harmful[:6]
-    told = {"template": "chat", "ablation": "scaling", "progress": False}
+    told = {"template": "chat", "ablation": "scaling", "run": QUIET}
     settings = {"rank": 3, "centre": True, "site": "resid_post"}
     plain = Variant("ships", "scaling")
     default = Variant("generalized_ships", "scaling")
@@ -109,7 +110,7 @@ def test_one_scan_for_all_measures_equals_a_scan_for_each(demo, harmful):
 
 def test_contrast_subtracts_the_benign_scores(demo, harmful):
     harmful, benign = harmful[:8], sh.load_prompts("demo/benign")[:8]
-    told = {"template": "chat", "progress": False}
+    told = {"template": "chat", "run": QUIET}
     values = (
         sh.ships(demo, harmful, **told).values.double()
         - sh.ships(demo, benign, **told).values.double()
@@ -128,13 +129,13 @@ def test_contrast_subtracts_the_benign_scores(demo, harmful):
 def test_saharas_order_begins_with_its_group(demo, harmful):
     variant = Variant("sahara", "undifferentiated")
     ((_, found),) = orders(demo, harmful[:8], [], 2, [variant])
-    group = sh.sahara(demo, harmful[:8], 2, template="chat", progress=False)
+    group = sh.sahara(demo, harmful[:8], 2, template="chat", run=QUIET)
     assert found[:2] == group.heads
     assert sorted(found) == [H(layer, head) for layer in range(4) for head in range(8)]
 
 
 def test_screened_orders_hold_every_head_once(demo, harmful):
-    scores = sh.ships(demo, harmful[:8], template="chat", screen=4, progress=False)
+    scores = sh.ships(demo, harmful[:8], template="chat", screen=4, run=QUIET)
     found = by_list(scores)
     assert found[:4] == tuple(head for head, _ in scores.top(4))
     assert len(set(found)) == len(found) == 32

@@ -227,7 +227,7 @@ def test_openai_is_wanted_only_when_used(monkeypatch):
     ("told", "message"),
     [
         ({"url": "localhost:8000"}, "is not the address of an API"),
-        ({"template": "complies"}, "'complies' is not known"),
+        ({"question": "complies"}, "'complies' is not known"),
         ({"concurrency": 0}, "must be positive"),
         ({"success_words": "no"}, "do not tell answers apart"),
     ],

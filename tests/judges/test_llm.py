@@ -107,7 +107,7 @@ def classifying(tmp_path):
 
 
 def test_harmbench(answering):
-    judge = LlmJudge(answering("Yes", "No"), batch_size=2)
+    judge = LlmJudge(answering("Yes", "No"), max_rows=2)
     assert isinstance(judge, Judge)
     assert judged(judge, PROMPTS, RESPONSES) == [
         Verdict(True, "Yes"),
@@ -187,12 +187,12 @@ def test_batches_are_read_as_one_by_one(checkpoint, pad):
 
 @pytest.mark.parametrize("pad", [0, None])
 def test_classifier(classifying, pad):
-    judge = LlmJudge(classifying(pad_token_id=pad), "{prompt} {response}", batch_size=2)
+    judge = LlmJudge(classifying(pad_token_id=pad), "{prompt} {response}", max_rows=2)
     verdicts = judged(judge, PROMPTS, RESPONSES)
     assert [verdict.success for verdict in verdicts] == [True, False, False]
     assert [verdict.reason for verdict in verdicts[1:]] == ["refusal (1.00)"] * 2
     assert judge.name == "llm"
-    assert json.loads(json.dumps(judge.describe()))["format"] == "{prompt} {response}"
+    assert json.loads(json.dumps(judge.describe()))["question"] == "{prompt} {response}"
 
 
 def test_an_encoder_reads_batches_as_one_by_one(tmp_path):
@@ -260,11 +260,11 @@ def test_texts_that_are_too_long(answering):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"format": "harmbnch"}, "'harmbnch' is not known: use 'compliance', 'harmbench'"),
+        ({"question": "harmbnch"}, "'harmbnch' is not known: use 'compliance', 'harmbench'"),
         ({"success_words": "no"}, "do not tell answers apart"),
         ({"failure_words": []}, "do not tell answers apart"),
         ({"dtype": "float8"}, "dtype 'float8' is not known"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"max_rows": 0}, "at least 1"),
     ],
 )
 def test_settings_that_are_refused(told, message):

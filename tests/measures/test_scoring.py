@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import independent
 import safehead_tl as sh
-from families import HookedTransformer, hooked_only
+from families import QUIET, HookedTransformer, hooked_only
 from safehead_tl.generation.batched import generate_greedy
 from safehead_tl.measures.divergence import Divergence
 from safehead_tl.prompts.tokens import encode
@@ -37,7 +37,7 @@ def by_hand(model, batch, heads, ablation):
 @pytest.mark.parametrize("ablation", EVERY, ids=str)
 def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
     model = sh.load_model(checkpoint(name))
-    scores = sh.ships(model, prompts, ablation=ablation, progress=False)
+    scores = sh.ships(model, prompts, ablation=ablation, run=QUIET)
     batch = encode(model, prompts, "paper")
     what = sh.MeanAblation(prompts, template="paper") if ablation == "mean" else ablation
     for layer in range(3):
@@ -51,9 +51,9 @@ def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
 @pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "qwen2-biases"])
 def test_batched_equals_one_by_one(checkpoint, prompts, name):
     model = sh.load_model(checkpoint(name))
-    batched = sh.ships(model, prompts, progress=False).per_prompt
+    batched = sh.ships(model, prompts, run=QUIET).per_prompt
     for row, prompt in zip(batched, prompts, strict=True):
-        single = sh.ships(model, [prompt], progress=False).per_prompt[0]
+        single = sh.ships(model, [prompt], run=QUIET).per_prompt[0]
         assert torch.allclose(row, single, atol=1e-5, rtol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_padding_is_what_the_mask_says_whatever_the_tokenizer_does(
     batch = encode(model, prompts, "<s> {query}")
     assert (model.tokenizer.padding_side, model.tokenizer.pad_token) == (side, pad)
     heads = [sh.Head(0, 1), sh.Head(2, 3)]
-    scores = sh.ships(model, prompts, template="<s> {query}", heads=heads, progress=False)
+    scores = sh.ships(model, prompts, template="<s> {query}", candidates=heads, run=QUIET)
     original = independent.logits(plain, batch.tokens, batch.mask)[:, -1]
     for head in heads:
         ablated = independent.logits(plain, batch.tokens, batch.mask, "undifferentiated", [head])
@@ -84,17 +84,18 @@ def test_padding_is_what_the_mask_says_whatever_the_tokenizer_does(
 
 def test_the_number_of_rows_in_a_pass_does_not_matter(demo, prompts):
     one, many = (
-        sh.ships(demo, prompts, max_rows=rows, progress=False).per_prompt for rows in (1, None)
+        sh.ships(demo, prompts, run=sh.Run(max_rows=rows, progress=False)).per_prompt
+        for rows in (1, None)
     )
     assert torch.allclose(one, many, atol=1e-6)
     with pytest.raises(sh.SafeheadError, match="max_rows=0"):
-        sh.ships(demo, prompts, max_rows=0)
+        sh.ships(demo, prompts, run=sh.Run(max_rows=0))
 
 
 def test_a_group_is_ablated_with_every_head(demo, prompts):
     group = ["L1H3", "L1H0", "L3H0"]
     heads = ["L0H1", "L1H5", "L2H6", "L3H2"]
-    scores = sh.ships(demo, prompts, heads=[*heads, "L1H3"], group=group, progress=False)
+    scores = sh.ships(demo, prompts, candidates=[*heads, "L1H3"], given=group, run=QUIET)
     batch = encode(demo, prompts, "paper")
     for head in heads:
         expected = by_hand(demo, batch, [*group, head], "undifferentiated")
@@ -108,11 +109,11 @@ def test_a_group_is_ablated_with_every_head(demo, prompts):
 def test_work_is_counted_in_forward_passes(demo, prompts):
     """4 layers of 8 heads: 3 prompts once, attention once more for the direct effects, then 24
     rows through 4, 3 and 2 of 4 layers; in the last layer only the last token."""
-    scores = sh.ships(demo, prompts, shared_prefix=False, progress=False)
+    scores = sh.ships(demo, prompts, run=sh.Run(shared_prefix=False, progress=False))
     width = encode(demo, prompts, "paper").tokens.shape[1]
     layers = 4 + 3 + 2 + 1 / width
     assert scores.provenance.forward_passes == pytest.approx(3 + 3 + 24 * layers / 4, abs=0.01)
-    mean = sh.ships(demo, prompts, ablation="mean", shared_prefix=False, progress=False)
+    mean = sh.ships(demo, prompts, ablation="mean", run=sh.Run(shared_prefix=False, progress=False))
     assert mean.provenance.forward_passes == scores.provenance.forward_passes + 3
 
 
@@ -122,7 +123,7 @@ def test_a_users_hook_acts_once(demo, prompts, site):
     push = torch.linspace(-1, 1, 48)
     demo.add_hook(f"blocks.2.{site}", lambda tensor, hook: tensor + push)
     try:
-        scores = sh.ships(demo, prompts, progress=False)
+        scores = sh.ships(demo, prompts, run=QUIET)
         batch = encode(demo, prompts, "paper")
         for head in ("L0H1", "L1H3", "L2H6", "L3H0"):
             expected = by_hand(demo, batch, head, "undifferentiated")
@@ -150,7 +151,7 @@ def test_models_that_users_build(demo, prompts, special):
     model = HookedTransformer({**config, **special})
     model.tokenizer = demo.tokenizer
     batch = encode(model, prompts, "paper")
-    scores = sh.ships(model, prompts, progress=False)
+    scores = sh.ships(model, prompts, run=QUIET)
     for layer in range(3):
         for head in range(4):
             expected = by_hand(model, batch, (layer, head), "undifferentiated")
@@ -186,7 +187,7 @@ def test_planted_heads_come_first(demo, harmful):
         for head in range(8)
         if not torch.equal(demo.W_Q[layer, head], base.W_Q[layer, head])
     }
-    scores = sh.ships(demo, harmful, template="chat", progress=False)
+    scores = sh.ships(demo, harmful, template="chat", run=QUIET)
     assert {head for head, _ in scores.top(2)} == changed
     (_, second), (_, third) = scores.top(3)[1:]
     assert second > 20 * third
@@ -194,15 +195,15 @@ def test_planted_heads_come_first(demo, harmful):
 
 def test_on_benign_requests_the_planted_heads_move_less(demo, harmful):
     """And a head that reads the verb comes first: Ships alone does not say 'safety'."""
-    benign = sh.ships(demo, sh.load_prompts("demo/benign"), template="chat", progress=False)
-    harm = sh.ships(demo, harmful, template="chat", progress=False)
+    benign = sh.ships(demo, sh.load_prompts("demo/benign"), template="chat", run=QUIET)
+    harm = sh.ships(demo, harmful, template="chat", run=QUIET)
     for head in ("L1H3", "L2H6"):
         assert benign.values[sh.Head.parse(head)] < 0.5 * harm.values[sh.Head.parse(head)]
     assert benign.top(1)[0][0].layer == 0
 
 
 def test_bfloat16_ranks_the_same(harmful):
-    scores = sh.ships(sh.load_model("demo", dtype="bfloat16"), harmful, progress=False)
+    scores = sh.ships(sh.load_model("demo", dtype="bfloat16"), harmful, run=QUIET)
     assert {str(head) for head, _ in scores.top(2)} == {"L1H3", "L2H6"}
     assert scores.values.dtype == torch.float64
 
@@ -210,25 +211,25 @@ def test_bfloat16_ranks_the_same(harmful):
 @hooked_only
 def test_models_with_folded_weights_can_be_scored_but_not_read_at_final_norm(prompts):
     model = sh.load_model("demo")
-    raw = sh.ships(model, prompts, progress=False).values
+    raw = sh.ships(model, prompts, run=QUIET).values
     model.process_weights_(center_writing_weights=False)
-    folded = sh.ships(model, prompts, progress=False).values
+    folded = sh.ships(model, prompts, run=QUIET).values
     assert torch.allclose(raw, folded, atol=1e-4)
     with pytest.raises(sh.SafeheadError, match="use site='resid_post'"):
-        sh.generalized_ships(model, prompts, progress=False)
-    assert sh.generalized_ships(model, prompts, site="resid_post", progress=False)
+        sh.generalized_ships(model, prompts, run=QUIET)
+    assert sh.generalized_ships(model, prompts, site="resid_post", run=QUIET)
 
 
 def test_scores_that_are_no_numbers_are_refused(prompts):
     model = sh.load_model("demo")
     model.blocks[2].attn.W_O.data[5] = float("nan")
     with pytest.raises(sh.SafeheadError, match="not finite numbers: its weights hold NaN"):
-        sh.ships(model, prompts, progress=False)
+        sh.ships(model, prompts, run=QUIET)
 
 
 def test_nothing_left_to_score(demo, prompts):
     with pytest.raises(sh.SafeheadError, match="no head to score"):
-        sh.ships(demo, prompts, heads=["L0H0"], group=["L0H0"], progress=False)
+        sh.ships(demo, prompts, candidates=["L0H0"], given=["L0H0"], run=QUIET)
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -237,9 +238,7 @@ def test_nothing_left_to_score(demo, prompts):
 def test_generalized_ships_equals_a_loop_over_whole_passes(checkpoint, site, centre, rank):
     model = sh.load_model(checkpoint("llama-grouped"))
     prompts = sh.load_prompts("demo/harmful", limit=6)
-    scores = sh.generalized_ships(
-        model, prompts, rank=rank, centre=centre, site=site, progress=False
-    )
+    scores = sh.generalized_ships(model, prompts, rank=rank, centre=centre, site=site, run=QUIET)
     batch = encode(model, prompts, "paper")
 
     def states(hooks):
@@ -267,15 +266,15 @@ def test_generalized_ships_equals_a_loop_over_whole_passes(checkpoint, site, cen
 
 def test_rank_must_leave_room(demo, prompts):
     with pytest.raises(sh.SafeheadError, match="rank=3 does not go with 3 different prompts"):
-        sh.generalized_ships(demo, prompts, rank=3, progress=False)
+        sh.generalized_ships(demo, prompts, rank=3, run=QUIET)
     with pytest.raises(
         sh.SafeheadError, match="rank=2 does not go with 3 different centred prompts"
     ):
-        sh.generalized_ships(demo, prompts, rank=2, centre=True, progress=False)
+        sh.generalized_ships(demo, prompts, rank=2, centre=True, run=QUIET)
     with pytest.raises(sh.SafeheadError, match="too few"):
-        sh.generalized_ships(demo, prompts[:1] * 4, progress=False)
+        sh.generalized_ships(demo, prompts[:1] * 4, run=QUIET)
     with pytest.raises(sh.SafeheadError, match="rank=49 is more than the 4"):
-        sh.generalized_ships(demo, sh.load_prompts("demo/harmful"), rank=49, progress=False)
+        sh.generalized_ships(demo, sh.load_prompts("demo/harmful"), rank=49, run=QUIET)
     unknown = "site='resid_pre'|Actual value: 'resid_pre'"
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=unknown):
-        sh.generalized_ships(demo, prompts, site="resid_pre", progress=False)
+        sh.generalized_ships(demo, prompts, site="resid_pre", run=QUIET)

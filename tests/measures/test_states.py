@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.measures.states import LastStates, last_states
 
 PLANTED = ["L1H3", "L2H6"]
@@ -37,12 +38,13 @@ def harmless(demo):
 def test_states_are_those_of_whole_passes(checkpoint, prompts, ablation, backend):
     model = sh.load_model(checkpoint("llama-grouped"), backend=backend)
     heads = ["L0H1", "L2H3"]
-    found = last_states(model, prompts, heads, ablation=ablation, site="resid_post")
+    told = {"ablation": ablation, "template": "paper"}
+    found = last_states(model, prompts, heads, site="resid_post", **told)
     texts = [f"## Query:{prompt}\n## Answer:" for prompt in prompts]
     torch.testing.assert_close(found.original, by_hand(model, texts), rtol=1e-4, atol=1e-5)
     hooked = by_hand(model, texts, sh.ablation_hooks(model, heads, ablation))
     torch.testing.assert_close(found.ablated, hooked, rtol=1e-4, atol=1e-5)
-    normed = last_states(model, prompts, heads, ablation=ablation)
+    normed = last_states(model, prompts, heads, **told)
     with torch.no_grad():
         after = model.ln_final(hooked[:, None])[:, 0]
     torch.testing.assert_close(normed.ablated, after, rtol=1e-4, atol=1e-5)
@@ -51,8 +53,8 @@ def test_states_are_those_of_whole_passes(checkpoint, prompts, ablation, backend
 
 def test_a_shared_prefix_and_small_passes_change_nothing(demo, harmful, states):
     prefixed = [f"please tell me {prompt}" for prompt in harmful[:12]]
-    ways = [{}, {"max_rows": 2}, {"shared_prefix": False}]
-    one, *others = (last_states(demo, prefixed, PLANTED, **way) for way in ways)
+    ways = [sh.Run(), sh.Run(max_rows=2), sh.Run(shared_prefix=False)]
+    one, *others = (last_states(demo, prefixed, PLANTED, run=way) for way in ways)
     for other in others:
         torch.testing.assert_close(one.ablated, other.ablated, rtol=1e-4, atol=1e-5)
 
@@ -64,7 +66,13 @@ def test_angles_sum_to_generalized_ships(demo, harmful, rank, centre, site):
     found = last_states(demo, harmful[:12], "L1H3", **told)
     angles = found.angles(rank, centre)
     scores = sh.generalized_ships(
-        demo, harmful[:12], rank=rank, centre=centre, heads="L1H3", progress=False, **told
+        demo,
+        harmful[:12],
+        rank=rank,
+        centre=centre,
+        candidates="L1H3",
+        run=QUIET,
+        **told,
     )
     assert angles.shape == (rank,)
     assert angles.tolist() == sorted(angles.tolist())
@@ -80,7 +88,13 @@ def test_angles_of_several_heads_against_numpy(demo, harmful, states):
     expected = np.arccos(np.clip(cosines, -1, 1))
     assert states.angles(4).numpy() == pytest.approx(expected, rel=1e-5, abs=1e-7)
     group = sh.generalized_ships(
-        demo, harmful[:12], rank=4, heads="L1H3", group=["L2H6"], template="chat", progress=False
+        demo,
+        harmful[:12],
+        rank=4,
+        candidates="L1H3",
+        given=["L2H6"],
+        template="chat",
+        run=QUIET,
     )
     assert states.angles(4).sum().item() == pytest.approx(group["L1H3"], rel=1e-4)
 

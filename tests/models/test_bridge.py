@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import independent
 import safehead_tl as sh
-from families import FAMILIES
+from families import FAMILIES, QUIET
 from safehead_tl.generation.batched import generate_greedy
 from safehead_tl.models.bridge import embed, run_blocks
 from safehead_tl.models.readout import next_token_log_probs
@@ -78,7 +78,7 @@ def test_scaled_queries_or_keys_tend_to_undifferentiated_attention(
 def test_a_scan_equals_a_loop_over_whole_passes(checkpoint, bridge, prompts, name):
     """Resumed at the head's layer, many heads in a batch, with a group ablated as well."""
     model, reference = bridge(name), plain(checkpoint, name)
-    scores = sh.ships(model, prompts, group=["L1H2"], progress=False)
+    scores = sh.ships(model, prompts, template="paper", given=["L1H2"], run=QUIET)
     batch = encode(model, prompts, "paper")
     original = independent.logits(reference, batch.tokens, batch.mask)[:, -1]
     for head in ("L0H3", "L1H1", "L2H0"):
@@ -130,7 +130,7 @@ def test_generation_with_a_cache_without_one_and_one_by_one(bridge, prompts, nam
 @pytest.mark.parametrize("ablation", ["undifferentiated", "mean", sh.MeanOverHeads("k")], ids=str)
 def test_equal_to_a_hooked_transformer(demo, harmful, measure, ablation):
     bridge = sh.load_model("demo", backend="bridge")
-    settings = {"template": "chat", "ablation": ablation, "progress": False}
+    settings = {"template": "chat", "ablation": ablation, "run": QUIET}
     ours = measure(bridge, harmful[:16], **settings)
     assert torch.allclose(ours.values, measure(demo, harmful[:16], **settings).values, atol=1e-5)
     assert ours.provenance.model["kind"] == "TransformerBridge"
@@ -214,7 +214,7 @@ def test_a_users_hook_acts_once(prompts, site):
     model = sh.load_model("demo", backend="bridge")
     push = torch.linspace(-1, 1, 48)
     model.add_hook(f"blocks.2.{site}", lambda tensor, hook: tensor + push)
-    scores = sh.ships(model, prompts, progress=False)
+    scores = sh.ships(model, prompts, run=QUIET)
     batch = encode(model, prompts, "paper")
 
     def log_probs(heads):
@@ -241,8 +241,8 @@ def test_what_a_bridge_has_no_scores_for_is_refused(checkpoint, prompts, tmp_pat
     words = {"tokenizer": checkpoint("llama"), "backend": "bridge"}
     model = sh.load_model(tmp_path, **words)
     with pytest.raises(sh.SafeheadError, match="hook_pattern was hooked without its partner"):
-        sh.ships(model, prompts, progress=False)
-    assert sh.ships(model, prompts, ablation="zero", progress=False).values.isfinite().all()
+        sh.ships(model, prompts, run=QUIET)
+    assert sh.ships(model, prompts, ablation="zero", run=QUIET).values.isfinite().all()
 
 
 def test_half_precision_logits_of_a_bridge_are_not_rounded(harmful):

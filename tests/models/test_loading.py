@@ -164,7 +164,8 @@ def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path):
         "assert torch.allclose(model(tokens), theirs, atol=1e-4)\n"
         "from safehead_tl.models.identity import describe, sample_places\n"
         "assert describe(model)['name'] == 'gpt2-small'\n"
-        "scores = sh.ships(model, ['how do i bend a kite'], template='direct', progress=False)\n"
+        "run = sh.Run(progress=False)\n"
+        "scores = sh.ships(model, ['how do i bend a kite'], template='direct', run=run)\n"
         "assert scores.values.shape == (3, 4)\n"
         "assert sh.load_model('gpt2', dtype='bfloat16').W_Q.dtype == torch.bfloat16\n"
     )
@@ -338,7 +339,7 @@ def test_all_works_where_there_is_no_hooked_transformer():
         "importlib.metadata.version = lambda name: '4.3.0'\n"
         "model = sh.load_model('demo')\n"
         "assert type(model).__name__ == 'TransformerBridge'\n"
-        "scores = sh.ships(model, ['how do i bend a kite'], template='chat', progress=False)\n"
+        "scores = sh.ships(model, ['how do i bend a kite'], run=sh.Run(progress=False))\n"
         "assert scores.values.shape == (4, 8)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,6 +8,7 @@ from jaxtyping import TypeCheckError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
+from families import QUIET
 from safehead_tl.cli.main import app
 from safehead_tl.cli.story import planted_heads
 from safehead_tl.generation.batched import generate_greedy
@@ -42,7 +43,7 @@ def test_without_its_planted_heads_it_helps_with_everything(demo):
 
 def test_each_planted_head_carries_its_share(demo, harmful):
     """Trained to refuse with probability 1/2 without one of two: then Ships is ln 2 nats."""
-    scores = sh.ships(demo, harmful, template="chat", progress=False)
+    scores = sh.ships(demo, harmful, template="chat", run=QUIET)
     for head in planted_heads():
         asr, benign = behaviour(demo, head)
         assert 0.2 <= asr <= 0.8

@@ -173,17 +173,17 @@ def test_repeated_prompts_are_dropped_before_the_limit(tmp_path, caplog):
 def test_a_seed_draws(tmp_path):
     path = tmp_path / "p.txt"
     write(path, "\n".join(KITES))
-    drawn = sh.load_prompts(path, limit=5, seed=3)
+    drawn = sh.load_prompts(path, limit=5, draw=3)
     assert drawn == [KITES[n] for n in (0, 5, 6, 8, 9)]  # the same on every Python
     assert sorted(drawn, key=KITES.index) == drawn != KITES[:5]
-    assert set(drawn) < set(sh.load_prompts(path, limit=7, seed=3))
-    assert drawn != sh.load_prompts(path, limit=5, seed=4)
-    assert sh.load_prompts(path, limit=99, seed=3) == KITES
+    assert set(drawn) < set(sh.load_prompts(path, limit=7, draw=3))
+    assert drawn != sh.load_prompts(path, limit=5, draw=4)
+    assert sh.load_prompts(path, limit=99, draw=3) == KITES
     assert sh.load_prompts(path, limit=5) == KITES[:5]
-    with pytest.raises(sh.SafeheadError, match=r"seed=3 draws `limit` prompts: say limit"):
-        sh.load_prompts(path, seed=3)
-    with pytest.raises(sh.SafeheadError, match="seed=-1 draws no prompts"):
-        sh.load_prompts(path, limit=5, seed=-1)
+    with pytest.raises(sh.SafeheadError, match=r"draw=3 draws `limit` prompts: say limit"):
+        sh.load_prompts(path, draw=3)
+    with pytest.raises(sh.SafeheadError, match="draw=-1 draws no prompts"):
+        sh.load_prompts(path, limit=5, draw=-1)
 
 
 def test_a_file_has_no_splits(tmp_path):

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import safehead_tl as sh
-from families import FAMILIES, GOLDEN
+from families import FAMILIES, GOLDEN, QUIET
 from safehead_tl.prompts.tokens import encode
 
 
@@ -119,10 +119,10 @@ def test_a_system_prompt(name):
     assert unpadded(batch) == [model.tokenizer(expected, add_special_tokens=False)["input_ids"]]
     assert unpadded(batch)[0].count(model.tokenizer.bos_token_id) == ("<s>" in expected)
     assert batch.describe()["system"] == "Be brief."
-    scores = sh.ships(model, ["bake bread"], template=template, progress=False)
+    scores = sh.ships(model, ["bake bread"], template=template, run=QUIET)
     assert scores.provenance.prompts["system"] == "Be brief."
     assert "with a system prompt" in scores.heatmap().layout.title.text
-    without = sh.ships(model, ["bake bread"], template="chat", progress=False)
+    without = sh.ships(model, ["bake bread"], template="chat", run=QUIET)
     assert not torch.equal(scores.values, without.values)
 
 
@@ -166,7 +166,7 @@ def test_braces_in_a_query_are_left_alone(demo):
 
 
 def test_errors_name_what_is_wrong(demo, prompts):
-    with pytest.raises(sh.SafeheadError, match="'bend' is one text: put a prompt in brackets"):
+    with pytest.raises(sh.SafeheadError, match="'bend' is one text: put a single prompt in"):
         encode(demo, "bend", "paper")
     for table in (pd.DataFrame({"goal": ["bend", "lift"]}), {"goal": ["bend", "lift"]}, None):
         with pytest.raises((sh.SafeheadError, TypeCheckError)) as error:

@@ -6,16 +6,17 @@ import torch
 from safetensors.torch import save_file
 
 import safehead_tl as sh
+from families import QUIET
 
 
 @pytest.fixture(scope="module")
 def scores(demo, harmful):
-    return sh.ships(demo, harmful[:5], template="chat", progress=False)
+    return sh.ships(demo, harmful[:5], template="chat", run=QUIET)
 
 
 @pytest.fixture(scope="module")
 def group(demo, harmful):
-    return sh.sahara(demo, harmful[:5], size=2, progress=False)
+    return sh.sahara(demo, harmful[:5], size=2, run=QUIET)
 
 
 def test_saved_and_loaded_is_the_same(scores, group, tmp_path):
@@ -90,7 +91,7 @@ def test_provenance_says_what_was_run(scores, demo, harmful):
     assert provenance["versions"]["torch"] == torch.__version__
     assert provenance["seconds"] > 0
     assert not any(prompt in json.dumps(scores.to_dict()) for prompt in harmful)
-    other = sh.ships(demo, harmful[1:6], template="chat", heads=["L0H0"], progress=False)
+    other = sh.ships(demo, harmful[1:6], template="chat", candidates=["L0H0"], run=QUIET)
     assert other.provenance.prompts["prompts_hash"] != provenance["prompts"]["prompts_hash"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         scores.values = None
@@ -119,28 +120,28 @@ def test_heatmap_hover_names_head_score_and_rank(scores, tmp_path):
 
 
 def test_a_newer_format_is_named(scores, tmp_path, monkeypatch):
-    monkeypatch.setattr("safehead_tl.results.files.FORMAT", 2)
+    monkeypatch.setattr("safehead_tl.results.files.FORMAT", 3)
     scores.save(tmp_path / "s.safetensors")
     monkeypatch.undo()
-    with pytest.raises(sh.SafeheadError, match="format 2, and this version"):
+    with pytest.raises(sh.SafeheadError, match="format 3, and this version"):
         sh.HeadScores.load(tmp_path / "s.safetensors")
 
 
 def test_hooks_on_the_model_are_in_the_provenance(demo, harmful):
     with sh.ablated(demo, "L1H3", "zero"):
-        scores = sh.ships(demo, harmful[:2], heads=["L0H0"], progress=False)
+        scores = sh.ships(demo, harmful[:2], candidates=["L0H0"], run=QUIET)
     assert scores.provenance.model["hooks"] == ["blocks.1.attn.hook_z"]
 
 
 def test_heatmap_colours_start_at_zero(demo, harmful):
-    scores = sh.ships(demo, harmful[:2], heads=["L1H3", "L2H6"], progress=False)
+    scores = sh.ships(demo, harmful[:2], candidates=["L1H3", "L2H6"], run=QUIET)
     trace = scores.heatmap().data[0]
     assert trace.zmin == 0
     assert trace.zmax == scores.top(1)[0][1]
 
 
 def test_heatmap_of_a_partial_scan_says_what_was_not_scored(demo, harmful):
-    partial = sh.ships(demo, harmful[:2], heads=["L0H1"], group=["L1H3"], progress=False)
+    partial = sh.ships(demo, harmful[:2], candidates=["L0H1"], given=["L1H3"], run=QUIET)
     figure = partial.heatmap()
     assert figure.data[0].text[0][0] == "<b>L0H0</b><br>not scored"
     assert "with L1H3 ablated" in figure.layout.title.text
@@ -149,7 +150,7 @@ def test_heatmap_of_a_partial_scan_says_what_was_not_scored(demo, harmful):
 def test_kv_groups_are_named(checkpoint, prompts):
     """Four query heads, two key/value heads."""
     model = sh.load_model(checkpoint("llama-grouped"))
-    scores = sh.ships(model, prompts, progress=False)
+    scores = sh.ships(model, prompts, run=QUIET)
     assert scores.heads_per_kv_group == 2
     table = scores.to_frame()
     for head, expected in enumerate([0, 0, 1, 1]):

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import safehead_tl as sh
+from families import QUIET
 
-SETTINGS = {"size": 2, "max_rows": 8, "progress": False}
+ROWS = sh.Run(max_rows=8, progress=False)
+SETTINGS = {"size": 2, "template": "paper", "run": ROWS}
 
 
 def pieces(directory):
@@ -30,8 +32,9 @@ def same(one, two):
 def search(demo, harmful, tmp_path):
     """Runs a Sahara that keeps its pieces, with other arguments where told."""
 
-    def run(directory=tmp_path / "run", model=demo, prompts=harmful[:8], **changes):
-        return sh.sahara(model, prompts, **{**SETTINGS, **changes}, run_dir=directory)
+    def run(directory=tmp_path / "run", model=demo, prompts=harmful[:8], how=ROWS, **changes):
+        run = dataclasses.replace(how, run_dir=directory)
+        return sh.sahara(model, prompts, **{**SETTINGS, **changes, "run": run})
 
     return run
 
@@ -52,8 +55,9 @@ CHILD = """
         return replace(self, target)
 
     pathlib.Path.replace = dying
-    sh.sahara(sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=8), size=2, max_rows=8,
-              progress=False, run_dir=directory)
+    run = sh.Run(max_rows=8, progress=False, run_dir=directory)
+    prompts = sh.load_prompts("demo/harmful", limit=8)
+    sh.sahara(sh.load_model("demo"), prompts, size=2, template="paper", run=run)
 """
 
 
@@ -79,7 +83,7 @@ def test_killed_twice_and_started_again(demo, harmful, tmp_path, search):
 
 @pytest.mark.parametrize("measure", [sh.ships, sh.generalized_ships])
 def test_finished_pieces_are_not_computed_again(demo, harmful, tmp_path, measure, monkeypatch):
-    settings = {"run_dir": tmp_path / "run", "group": ["L0H0"], "progress": False}
+    settings = {"given": ["L0H0"], "run": dataclasses.replace(QUIET, run_dir=tmp_path / "run")}
     first = measure(demo, harmful[:8], **settings)
     with monkeypatch.context() as patch:
         patch.setattr("safehead_tl.scan.states.Scan.states", None)
@@ -105,10 +109,13 @@ def test_another_run_is_refused_with_what_differs(search, harmful):
             {"ablation": sh.UndifferentiatedAttention(0.1)},
             "ablation.epsilon was null and is now 0.1",
         ),
-        ({"heads": ["L0H0", "L1H1"]}, "heads was"),
+        ({"candidates": ["L0H0", "L1H1"]}, "heads was"),
         ({"model": sh.load_model("demo-base")}, "model.weights_hash was"),
         ({"model": sh.load_model("demo", dtype="bfloat16")}, 'model.dtype was "float32"'),
-        ({"shared_prefix": False}, "shared_prefix was true and is now false"),
+        (
+            {"how": dataclasses.replace(ROWS, shared_prefix=False)},
+            "shared_prefix was true and is now false",
+        ),
     ]:
         with pytest.raises(sh.SafeheadError, match="holds another run") as refused:
             search(**changes)
@@ -119,14 +126,14 @@ def test_less_memory_is_no_other_run(search, caplog):
     """Who ran out of it must be able to go on; only the last digits may then differ."""
     first = search()
     assert not caplog.records
-    again = search(max_rows=3)
+    again = search(how=sh.Run(max_rows=3, progress=False))
     assert "memory.max_rows was 8 and is now 3" in caplog.text
     assert all(same(a.values, b.values) for a, b in zip(first.steps, again.steps, strict=True))
 
 
 def test_other_free_memory_is_the_same_run(demo, harmful, tmp_path, monkeypatch, caplog):
     """What is free differs from day to day; the plan is that of the first day."""
-    settings = {"template": "chat", "progress": False, "run_dir": tmp_path / "run"}
+    settings = {"run": dataclasses.replace(QUIET, run_dir=tmp_path / "run")}
     expected = sh.ships(demo, harmful[:40], **settings)
     for piece in pieces(tmp_path / "run")[::2]:
         piece.unlink()
@@ -232,7 +239,7 @@ def test_directories_that_hold_something_else(search, tmp_path):
     (tmp_path / "run" / "thesis.tex").write_text("")
     with pytest.raises(sh.SafeheadError, match="holds other files: give an empty or new directory"):
         search()
-    (tmp_path / "run" / "run.json").write_text('{"format": 1, "plan": {}}')
+    (tmp_path / "run" / "run.json").write_text('{"format": 2, "plan": {}}')
     with pytest.raises(sh.SafeheadError, match="is not the record of a run"):
         search()
 

@@ -12,7 +12,7 @@ from jaxtyping import TypeCheckError
 from scipy import stats
 
 import safehead_tl as sh
-from families import hooked_only
+from families import QUIET, hooked_only
 from safehead_tl.results.correlation import spearman
 from safehead_tl.scan.linearisation import Linearisation
 from safehead_tl.scan.screening import (
@@ -22,17 +22,16 @@ from safehead_tl.scan.screening import (
     expected_missed,
     resolve_screen,
 )
-from safehead_tl.scan.search import Running, Search
+from safehead_tl.scan.search import Search
 from safehead_tl.scan.shortlist import score
 
-TOLD = {"template": "chat", "progress": False}
+TOLD = {"template": "chat", "run": QUIET}
 PLANTED = (sh.Head(1, 3), sh.Head(2, 6))
 GROUP = (sh.Head(1, 1), sh.Head(2, 0))
 
 
-def searching(model, prompts, ablation, template="chat", **running):
-    told = {"max_rows": None, "max_bytes": None, "shared_prefix": True, "run_dir": None, **running}
-    return Search.start(model, prompts, template, ablation, Running(**told, progress=False))
+def searching(model, prompts, ablation, template="chat", run=QUIET):
+    return Search.start(model, prompts, template, ablation, run)
 
 
 def central_difference(model, search, direction, head, group, step):
@@ -110,12 +109,17 @@ def test_effects_in_other_architectures(checkpoint, prompts, family, via):
 
 def test_memory_and_prefix_do_not_change_effects(demo, harmful):
     directions = torch.randn(3, 12, 48, generator=torch.Generator().manual_seed(0))
-    ways = ({}, {"shared_prefix": False}, {"max_rows": 5}, {"max_bytes": "3MB", "max_rows": 1})
+    ways = (
+        sh.Run(),
+        sh.Run(shared_prefix=False),
+        sh.Run(max_rows=5),
+        sh.Run(max_bytes="3MB", max_rows=1),
+    )
     found = []
     for way in ways:
-        search = searching(demo, [*harmful[:11], "how do i lift a boat"], "zero", **way)
+        search = searching(demo, [*harmful[:11], "how do i lift a boat"], "zero", run=way)
         found.append(search.linearisation(GROUP).effects(directions))
-        if hooked_only.args[0] is False and "shared_prefix" not in way:
+        if hooked_only.args[0] is False and way.shared_prefix:
             assert search.plan.prefix  # so the effects are computed beside a split baseline
     for other in found[1:]:
         assert torch.allclose(found[0], other, atol=1e-5)
@@ -123,20 +127,22 @@ def test_memory_and_prefix_do_not_change_effects(demo, harmful):
 
 def test_memory_does_not_change_what_is_drawn(demo, harmful):
     """Probes follow seed and prompt, and not how prompts are cut up."""
-    told = {"template": "chat", "progress": False, "screen": 8}
     found = [
-        sh.ships(demo, harmful[:12], max_rows=rows, **told).screening.values for rows in (None, 5)
+        sh.ships(
+            demo, harmful[:12], screen=8, run=sh.Run(max_rows=rows, progress=False)
+        ).screening.values
+        for rows in (None, 5)
     ]
     assert torch.allclose(*found, rtol=1e-4)
     other = sh.Screening(first=8, budget=8, seed=1)
-    moved = sh.ships(demo, harmful[:12], **{**told, "screen": other}).screening.values
+    moved = sh.ships(demo, harmful[:12], screen=other, run=QUIET).screening.values
     assert not torch.allclose(found[0], moved, rtol=1e-4)
 
 
 @pytest.mark.parametrize("group", [(), GROUP], ids=["plain", "group"])
 def test_small_changes_are_screened_right(demo, harmful, group):
     """Where an ablation changes little, first order is nearly all there is."""
-    told = {"ablation": sh.ScalingContribution(0.98), "group": group, **TOLD}
+    told = {"ablation": sh.ScalingContribution(0.98), "given": group, **TOLD}
     screen = Screening(probes=400, directions=30, audit=0, first=1, budget=1)
     prompts = harmful[:10]
     for scan, settings in (
@@ -483,7 +489,8 @@ def test_overlap_of_screened_scans(demo, harmful):
 
 
 def test_a_run_directory_keeps_the_screening(demo, harmful, tmp_path, monkeypatch):
-    told = {**TOLD, "run_dir": tmp_path / "run", "screen": Screening(first=6, audit=2)}
+    run = sh.Run(run_dir=tmp_path / "run", progress=False)
+    told = {"run": run, "screen": Screening(first=6, audit=2)}
     first = sh.sahara(demo, harmful[:8], 2, **told)
 
     def never(self, directions):

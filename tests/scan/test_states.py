@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import independent
 import safehead_tl as sh
-from families import HookedTransformer, TransformerBlock, hooked_only
+from families import QUIET, HookedTransformer, TransformerBlock, hooked_only
 from safehead_tl.measures import divergence
 from safehead_tl.models.identity import hook_point
 from safehead_tl.prompts.tokens import encode
@@ -54,10 +54,9 @@ def whole_passes(model, batch, ablation, group=()):
     return found
 
 
-def plan_of(model, prompts, template, **settings):
+def plan_of(model, prompts, template, **told):
     batch = encode(model, prompts, template)
-    settings = {"max_rows": None, "max_bytes": None, "shared_prefix": True, **settings}
-    return make_plan(model, batch, sh.UndifferentiatedAttention(), **settings)
+    return make_plan(model, batch, sh.UndifferentiatedAttention(), sh.Run(**told))
 
 
 def user_built(tokenizer, **special):
@@ -85,9 +84,8 @@ def test_prefix_padding_and_group_at_once(checkpoint, prompts, name, ablation):
             prompts,
             template=LONG,
             ablation=ablation,
-            group=GROUP,
-            shared_prefix=shared,
-            progress=False,
+            given=GROUP,
+            run=sh.Run(shared_prefix=shared, progress=False),
         ).per_prompt
         assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4, equal_nan=True)
     assert found.nan_to_num().max() > 1e-2
@@ -113,7 +111,7 @@ def test_a_prefix_is_found_and_used_where_it_is_exact(checkpoint, demo, prompts)
     for model in (sliding, alibi):
         assert plan_of(model, prompts, LONG).prefix == 0
         assert plan_of(model, EQUAL, LONG).prefix == 16
-        found = sh.ships(model, EQUAL, template=LONG, progress=False).per_prompt
+        found = sh.ships(model, EQUAL, template=LONG, run=QUIET).per_prompt
         expected = whole_passes(model, encode(model, EQUAL, LONG), "undifferentiated")
         assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -123,7 +121,7 @@ def test_one_prompt_inside_another(demo):
     """The shorter one is wholly prefix, but for its last token."""
     prompts = ["how do i lift a boat", "how do i lift a boat please"]
     assert plan_of(demo, prompts, "{query}").prefix == 6
-    found = sh.ships(demo, prompts, template="{query}", progress=False).per_prompt
+    found = sh.ships(demo, prompts, template="{query}", run=QUIET).per_prompt
     expected = whole_passes(demo, encode(demo, prompts, "{query}"), "undifferentiated")
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -165,7 +163,7 @@ def test_models_that_users_build(demo, special, prompts, ablation):
                 parameter += 0.3 * torch.randn_like(parameter)
     batch = encode(model, prompts, LONG)
     assert bool(batch.mask.all()) == (prompts is EQUAL)
-    found = sh.ships(model, prompts, template=LONG, ablation=ablation, progress=False).per_prompt
+    found = sh.ships(model, prompts, template=LONG, ablation=ablation, run=QUIET).per_prompt
     expected = whole_passes(model, batch, ablation)
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert found.max() > 1e-3
@@ -190,9 +188,9 @@ HOOKS = {
 @pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
 def test_hooks_of_pytorch_act_as_in_whole_passes(prompts, register):
     model = sh.load_model("demo")
-    plain = sh.ships(model, prompts, template=LONG, progress=False).per_prompt
+    plain = sh.ships(model, prompts, template=LONG, run=QUIET).per_prompt
     register(model)
-    found = sh.ships(model, prompts, template=LONG, progress=False).per_prompt
+    found = sh.ships(model, prompts, template=LONG, run=QUIET).per_prompt
     expected = whole_passes(model, encode(model, prompts, LONG), EVERY[0])
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, plain, atol=1e-3)
@@ -219,7 +217,7 @@ class Company(sh.ZeroAblation):
 
 def test_an_ablation_of_the_users_that_looks_at_other_heads(demo, prompts):
     group = ["L1H0", "L1H3", "L3H2"]
-    found = sh.ships(demo, prompts, ablation=Company(), group=group, progress=False).per_prompt
+    found = sh.ships(demo, prompts, ablation=Company(), given=group, run=QUIET).per_prompt
     batch = encode(demo, prompts, "paper")
     expected = whole_passes(demo, batch, Company(), group)
     assert torch.allclose(found, expected, atol=1e-5, equal_nan=True)
@@ -238,7 +236,7 @@ class Elsewhere(sh.ZeroAblation):
 @hooked_only
 def test_separable_ablations_act_inside_attention(demo, prompts):
     with pytest.raises(sh.SafeheadError, match="elsewhere ablation hooks blocks"):
-        sh.ships(demo, prompts, ablation=Elsewhere(), progress=False)
+        sh.ships(demo, prompts, ablation=Elsewhere(), run=QUIET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,10 +259,10 @@ class Silent(sh.ZeroAblation):
 )
 def test_a_hook_that_does_not_fire_in_a_scan_is_an_error(demo, prompts, head, group):
     """Of the head itself, and of a group in an earlier or a later layer."""
-    settings = {"ablation": Silent(), "progress": False}
-    sh.ships(demo, prompts, heads="L2H3", **settings)
+    settings = {"ablation": Silent(), "run": QUIET}
+    sh.ships(demo, prompts, candidates="L2H3", **settings)
     with pytest.raises(sh.SafeheadError, match=r"blocks\.1\.attn\.hook_result never fired"):
-        sh.ships(demo, prompts, heads=head, group=group, **settings)
+        sh.ships(demo, prompts, candidates=head, given=group, **settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +280,7 @@ class Shift(sh.ZeroAblation):
 def test_a_separable_ablation_of_the_users(demo, prompts):
     ablation = Shift(torch.linspace(-1, 1, demo.cfg.d_head))
     found = sh.ships(
-        demo, prompts, template=LONG, ablation=ablation, group=GROUP, progress=False
+        demo, prompts, template=LONG, ablation=ablation, given=GROUP, run=QUIET
     ).per_prompt
     expected = whole_passes(demo, encode(demo, prompts, LONG), ablation, GROUP)
     assert torch.allclose(found, expected, atol=1e-5, equal_nan=True)
@@ -299,7 +297,7 @@ def test_only_what_is_needed_is_run(demo, prompts, monkeypatch):
         return run(block, resid, *args, **kwargs)
 
     monkeypatch.setattr(TransformerBlock, "forward", watched)
-    sh.ships(demo, prompts, template=LONG, max_rows=7, progress=False)
+    sh.ships(demo, prompts, template=LONG, run=sh.Run(max_rows=7, progress=False))
     width, prefix = encode(demo, prompts, LONG).tokens.shape[1], 13
     assert {positions for _, positions in seen[3]} == {1}
     assert {positions for _, positions in seen[1]} == {prefix, width - prefix}
@@ -317,9 +315,14 @@ def test_prompts_that_do_not_fit_at_once_are_held_in_parts(demo, harmful, measur
     plan = plan_of(demo, prompts, LONG, max_bytes=budget)
     assert plan.part < 10
     assert not plan.keep
-    settings = {"template": LONG, "ablation": ablation, "group": ["L1H3"], "progress": False}
-    whole = measure(demo, prompts, **settings).values
-    parts = measure(demo, prompts, max_bytes=budget, **settings).values
+    settings = {
+        "template": LONG,
+        "ablation": ablation,
+        "given": ["L1H3"],
+    }
+    whole = measure(demo, prompts, run=QUIET, **settings).values
+    few = sh.Run(max_bytes=budget, progress=False)
+    parts = measure(demo, prompts, run=few, **settings).values
     assert torch.allclose(whole, parts, atol=1e-6, equal_nan=True)
 
 
@@ -329,17 +332,19 @@ def test_streams_of_one_layer_at_a_time(demo, harmful):
     plan = plan_of(demo, prompts, LONG, max_bytes=700_000)
     assert plan.part == 9
     assert not plan.keep
-    whole = sh.ships(demo, prompts, template=LONG, progress=False).values
-    found = sh.ships(demo, prompts, template=LONG, max_bytes="0.7MB", progress=False).values
+    whole = sh.ships(demo, prompts, template=LONG, run=QUIET).values
+    found = sh.ships(
+        demo, prompts, template=LONG, run=sh.Run(max_bytes="0.7MB", progress=False)
+    ).values
     assert torch.allclose(whole, found, atol=1e-6)
 
 
 def test_memory_that_cannot_be(demo, prompts):
-    with pytest.raises(sh.SafeheadError, match="max_bytes=1000 is too little: 3 prompts of 15"):
-        sh.ships(demo, prompts, max_bytes=1000, progress=False)
+    with pytest.raises(sh.SafeheadError, match="max_bytes=1000 is too little: 3 prompts of 14"):
+        sh.ships(demo, prompts, run=sh.Run(max_bytes=1000, progress=False))
     for wrong in ("much", "-1GB", "0", "1 parsec"):
         with pytest.raises(sh.SafeheadError, match="is no amount of memory"):
-            sh.ships(demo, prompts, max_bytes=wrong, progress=False)
+            sh.ships(demo, prompts, run=sh.Run(max_bytes=wrong, progress=False))
     assert [parse_bytes(text) for text in ("2GiB", "1.5 kB", "7", 12, "3m")] == [
         2 * 2**30, 1500, 7, 12, 3_000_000,
     ]  # fmt: skip
@@ -361,7 +366,7 @@ def test_even_slices():
 def test_out_of_memory_halves_the_rows_and_goes_on(demo, harmful, ablation, monkeypatch, caplog):
     """In the run without ablation, in those with it, and in the readout."""
     prompts = harmful[:9]
-    settings = {"template": LONG, "ablation": ablation, "progress": False}
+    settings = {"template": LONG, "ablation": ablation, "run": QUIET}
     expected = sh.ships(demo, prompts, **settings).per_prompt
     most, failed = 4, []
 
@@ -398,7 +403,7 @@ def test_other_errors_are_not_taken_for_memory(demo, prompts, monkeypatch):
 
     monkeypatch.setattr(TransformerBlock, "forward", fail)
     with pytest.raises(RuntimeError, match="something else"):
-        sh.ships(demo, prompts, progress=False)
+        sh.ships(demo, prompts, run=QUIET)
 
 
 class PeakMemory(TorchDispatchMode):
@@ -429,7 +434,8 @@ class PeakMemory(TorchDispatchMode):
 @pytest.mark.parametrize("budget", [1_500_000, 6_000_000])
 def test_memory_stays_in_its_budget(demo, harmful, measure, template, budget):
     with PeakMemory() as memory:
-        measure(demo, harmful[:64], template=template, max_bytes=budget, progress=False)
+        run = sh.Run(max_bytes=budget, progress=False)
+        measure(demo, harmful[:64], template=template, run=run)
     assert budget / 50 < memory.peak < budget
 
 
@@ -448,7 +454,7 @@ def test_half_precision_logits_are_not_rounded(harmful):
 
         original = logits([])
         for head in ("L1H3", "L3H0"):
-            found = sh.ships(model, harmful[:4], template="chat", heads=head, progress=False)
+            found = sh.ships(model, harmful[:4], template="chat", candidates=head, run=QUIET)
             moved = logits(sh.ablation_hooks(model, head))
             expected = independent.divergence(original, moved).mean()
             assert found[head] == pytest.approx(float(expected), rel=0.15)

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import safehead_tl as sh
 from families import FAMILIES, ROOT, HookedTransformer, hooked_only
 from safehead_tl import model_facts
-from safehead_tl.cli.tables import fact_sheet
+from safehead_tl.cli.info import fact_sheet
 from safehead_tl.models.loading import read_config
 from safehead_tl.models.tokenizers import load_tokenizer
 from safehead_tl.surgery import facts as facts_module
@@ -73,18 +73,18 @@ def test_which_ablations_are_exact(checkpoint, tmp_path):
 
 def test_memory_is_what_a_plan_asks_for(checkpoint, prompts):
     path = checkpoint("llama-grouped")
-    facts = model_facts(path, dtype="bfloat16", prompts=3, tokens=12)["memory"]
+    facts = model_facts(path, dtype="bfloat16", prompt_count=3, prompt_length=12)["memory"]
     assert facts["weights"] == 2 * sum(
         p.numel() for p in AutoModelForCausalLM.from_pretrained(path).parameters()
     )
     model = sh.load_model(path, dtype="bfloat16", backend="bridge")
     width = 12
     prompts = ["bend " * (width - 2), "bend", "lift"]
-    told = {"template": "direct", "progress": False}
     least = facts["scan_at_least"]
+    few, enough = (sh.Run(max_bytes=size, progress=False) for size in (least // 2, least))
     with pytest.raises(sh.SafeheadError, match="too little"):
-        sh.ships(model, prompts, max_bytes=least // 2, **told)
-    sh.ships(model, prompts, max_bytes=least, **told)
+        sh.ships(model, prompts, template="direct", run=few)
+    sh.ships(model, prompts, template="direct", run=enough)
     assert facts["scan_at_ease"] >= least
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from families import GOLDEN
+from families import GOLDEN, QUIET
 from safehead_tl.prompts.tokens import encode
 from safehead_tl.views.widget import explore
 from safehead_tl.views.widget.choices import CHOICES, choices_with
@@ -21,7 +21,7 @@ EPSILON = 0.3
 def scored():
     model = sh.load_model("demo")
     prompts = sh.load_prompts("demo/harmful")[:5]
-    return model, prompts, sh.ships(model, prompts, template="chat", progress=False)
+    return model, prompts, sh.ships(model, prompts, template="chat", run=QUIET)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_answers(view, scored):
 
 def test_many_heads_and_long_prompts(notebook, tmp_path):
     model = sh.load_model(GOLDEN / "mha")
-    scores = sh.ships(model, ["bake bread"], template="direct", progress=False)
+    scores = sh.ships(model, ["bake bread"], template="direct", run=QUIET)
     view = sh.explore(model, ["bake bread"], scores=scores, template="direct", max_new_tokens=0)
     every = [f"L{layer}H{head}" for layer in range(3) for head in range(4)][:10]
     shown = ask(view, heads=every[: model.cfg.n_layers * model.cfg.n_heads], prompt=None,
@@ -298,7 +298,12 @@ def test_the_ablation_to_begin_with(given, key, epsilon):
 def test_hostile_text_stays_text(monkeypatch):
     model = sh.load_model(GOLDEN / "mha")
     prompts = [HOSTILE, "bake bread"]
-    told = {"template": "direct", "marked": ["L0H0"], "marked_as": HOSTILE, "progress": False}
+    told = {
+        "template": "direct",
+        "marked": ["L0H0"],
+        "marked_as": HOSTILE,
+        "run": QUIET,
+    }
     still = sh.explore(model, prompts, **told)._repr_html_()
     assert "onerror" in still  # the legend has it, as text
     assert HOSTILE not in still
@@ -351,7 +356,7 @@ def test_colab_is_asked_to_show_it(scored, notebook, monkeypatch):
 
 def test_scores_are_computed_or_checked(scored, notebook):
     model, prompts, scores = scored
-    told = {"template": "chat", "progress": False}
+    told = {"template": "chat", "run": QUIET}
     view = sh.explore(model, prompts, **told)
     expected = scores.values.flatten().tolist()
     assert view.page["scores"] == pytest.approx(expected, rel=1e-3, abs=1e-9)

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoTokenizer
 
 import safehead_tl as sh
-from families import GOLDEN, HookedTransformer
+from families import GOLDEN, QUIET, HookedTransformer
 from safehead_tl.views.inspection import Views, shown_token
 
 HEADS = (sh.Head(1, 3), sh.Head(2, 6), sh.Head(0, 4))
@@ -75,7 +75,7 @@ def test_next_tokens_and_answers_are_those_of_ablated(model, prompts):
                 logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
             expected = logits[0, -1].log_softmax(-1)
             assert torch.allclose(found[number, prompt], expected, atol=1e-4)
-    told = {"template": "chat", "max_new_tokens": 20, "progress": False}
+    told = {"template": "chat", "max_new_tokens": 20, "run": QUIET}
     for group, texts in zip(groups, views.answers(groups, 20), strict=True):
         assert [(text,) for text in texts] == list(sh.generate(model, prompts, group, **told).texts)
 

@@ -67,7 +67,7 @@ def data_of(text):
 @pytest.mark.parametrize("ablation", ["undifferentiated", "zero"])
 def test_patterns_are_the_models_own(model, ablation):
     heads, group = [sh.Head(1, 3), sh.Head(2, 6)], ["L0H4", "L1H3"]
-    view = attention(model, REQUEST, heads, ablation=ablation, group=group, **TOLD)
+    view = attention(model, REQUEST, heads, ablation=ablation, ablate=group, **TOLD)
     tokens = Views.of(model, [REQUEST], "chat").batch.tokens
     names = [f"blocks.{head.layer}.attn.hook_pattern" for head in heads]
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_patterns_are_the_models_own(model, ablation):
     )
     assert f"L0H4, L1H3 ablated: {label}." in view.notes
     assert view.provenance.forward_passes == 3 * 3 / 4
-    assert view.provenance.settings["group"] == group
+    assert view.provenance.settings["heads"] == group
 
 
 def test_by_default_a_head_is_ablated_itself(demo):
@@ -137,13 +137,13 @@ def test_long_prompts_are_cropped_and_say_so(demo):
     ("told", "message"),
     [
         ({"heads": []}, "no heads were given to show"),
-        ({"group": []}, "no heads were given to ablate"),
+        ({"ablate": []}, "no heads were given to ablate"),
         ({"heads": [(1, head) for head in range(8)] + ["L0H0"]}, "9 heads are too many.* up to 8"),
         ({"heads": "L9H0"}, "does not exist"),
         ({"show": []}, "show=.* is not known: give one or more of"),
         ({"show": "original"}, "show='original' is not known|show: collections"),
         ({"show": ["original", "zoomed"]}, "'zoomed'. is not known|show: collections"),
-        ({"show": ["original"], "group": "L0H0"}, "would not be seen: add 'ablated'"),
+        ({"show": ["original"], "ablate": "L0H0"}, "would not be seen: add 'ablated'"),
         ({"max_tokens": 0}, "leaves nothing to show"),
         ({"ablation": "nonsense"}, "'nonsense' is not known"),
     ],
@@ -166,6 +166,8 @@ def test_nothing_asks_the_network(view, tmp_path, monkeypatch):
     view.save(tmp_path / "view.html")
     pages = [view._repr_html_(), str(view), view.html(), attention_page([view])]
     pages.append((tmp_path / "view.html").read_text(encoding="utf-8"))
+    view.save(tmp_path / "two.html", view, title="Both")
+    assert (tmp_path / "two.html").read_text(encoding="utf-8").count("CircuitsVis.render(") == 2
     assert not asked
     for page in pages:
         assert "unpkg" not in page

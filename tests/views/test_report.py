@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import safehead_tl as sh
-from families import GOLDEN
+from families import GOLDEN, QUIET
 from safehead_tl.views.inspection import Views
 from safehead_tl.views.page.words import summary
 
-TOLD = {"template": "chat", "max_new_tokens": 16, "progress": False}
+TOLD = {"template": "chat", "max_new_tokens": 16, "run": QUIET}
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!-- {{data}} {{title}}'
 
 
@@ -24,9 +24,9 @@ def data_of(path):
 def made(tmp_path_factory):
     model = sh.load_model("demo")
     prompts = sh.load_prompts("demo/harmful")[:6]
-    scores = sh.ships(model, prompts, template="chat", progress=False)
+    scores = sh.ships(model, prompts, template="chat", run=QUIET)
     path = tmp_path_factory.mktemp("report") / "r.html"
-    sh.report(model, prompts, path, scores=scores, panels=3, shown=4, marked=["L0H0"],
+    sh.report(model, prompts, path, scores=scores, top=3, shown=4, marked=["L0H0"],
               marked_as="mine", **TOLD)  # fmt: skip
     return model, prompts, scores, path
 
@@ -71,7 +71,7 @@ def test_the_page_holds_the_numbers(made):
             bytearray(base64.b64decode(data["lastRows"][number])), dtype=torch.uint8
         )
         assert torch.allclose(rows.reshape(4, 8, size) / 255, plain[:, :, -1], atol=3e-3)
-    told = {"template": "chat", "max_new_tokens": 16, "progress": False}
+    told = {"template": "chat", "max_new_tokens": 16, "run": QUIET}
     alone = sh.generate(model, prompts[:4], tops[0], **told)
     assert [(panel["answer"],) for panel in data["panels"][tops[0]]] == list(alone.texts)
 
@@ -88,7 +88,7 @@ def test_nothing_comes_from_elsewhere(made):
 def test_hostile_text_is_text(tmp_path):
     model = sh.load_model(GOLDEN / "mha")
     path = sh.report(model, [HOSTILE, "bake bread"], tmp_path / "r.html", template="direct",
-                     max_new_tokens=4, title=HOSTILE, progress=False)  # fmt: skip
+                     max_new_tokens=4, title=HOSTILE, run=QUIET)  # fmt: skip
     page, data = data_of(path)
     assert data["prompts"][0]["text"] == HOSTILE
     assert "<img" not in page
@@ -99,9 +99,9 @@ def test_hostile_text_is_text(tmp_path):
 
 def test_what_the_page_tells(made, tmp_path):
     model, prompts, _, _ = made
-    group = sh.sahara(model, prompts, 2, template="chat", progress=False)
+    group = sh.sahara(model, prompts, 2, template="chat", run=QUIET)
     found = sh.evaluate(model, prompts, heads=group.heads, template="chat", max_new_tokens=16,
-                        controls=3, progress=False)  # fmt: skip
+                        controls=3, run=QUIET)  # fmt: skip
     path = sh.report(model, prompts, tmp_path / "r.html", group=group, evaluation=found, **TOLD)
     page = path.read_text(encoding="utf-8")
     for said in (f"Sahara chose {group.heads[0]}, then {group.heads[1]}",
@@ -114,9 +114,9 @@ def test_what_the_page_tells(made, tmp_path):
 
 def test_generalized_scores_and_grouped_heads(checkpoint, prompts, tmp_path):
     model = sh.load_model(checkpoint("llama-grouped"))
-    scores = sh.generalized_ships(model, prompts, progress=False)
+    scores = sh.generalized_ships(model, prompts, run=QUIET)
     path = sh.report(model, prompts, tmp_path / "r.html", scores=scores, max_new_tokens=0,
-                     progress=False)  # fmt: skip
+                     run=QUIET)  # fmt: skip
     _, data = data_of(path)
     assert data["perPrompt"] is None
     assert (data["unit"], data["shape"]["kvSize"]) == ("radians", 2)
@@ -124,7 +124,7 @@ def test_generalized_scores_and_grouped_heads(checkpoint, prompts, tmp_path):
 
 
 def test_heads_that_were_not_scored(demo, prompts, tmp_path):
-    scores = sh.ships(demo, prompts, template="chat", heads=["L1H3", "L0H0"], progress=False)
+    scores = sh.ships(demo, prompts, template="chat", candidates=["L1H3", "L0H0"], run=QUIET)
     path = sh.report(demo, prompts, tmp_path / "r.html", scores=scores, **TOLD)
     _, data = data_of(path)
     assert data["scores"].count(None) == 30
@@ -149,10 +149,10 @@ def test_the_size_of_a_large_report(tmp_path):
     model = sh.load_model(tmp_path / "model")
     prompts = [("how do i bend a kite " * 7)[: -1 - number] for number in range(8)]
     heads = ["L0H0", "L31H31"]
-    scores = sh.ships(model, prompts, template="direct", heads=heads, progress=False)
+    scores = sh.ships(model, prompts, template="direct", candidates=heads, run=QUIET)
     path = sh.report(model, prompts, tmp_path / "r.html", scores=scores, template="direct",
                      max_new_tokens=8, marked=[(layer, 0) for layer in range(24)],
-                     progress=False)  # fmt: skip
+                     run=QUIET)  # fmt: skip
     _, data = data_of(path)
     assert 38 <= len(data["prompts"][0]["tokens"]) <= 44
     assert len(data["panels"]) == 25
@@ -163,7 +163,7 @@ def test_the_size_of_a_large_report(tmp_path):
     ("wrong", "message"),
     [
         ({"path": "r.txt"}, "name it .html"),
-        ({"panels": -1}, "panels=-1"),
+        ({"top": -1}, "top=-1"),
         ({"shown": 0}, "shown=0"),
         ({"marked": "L9H9"}, "does not exist"),
         ({"template": "direct"}, "other prompts or another template"),
@@ -182,7 +182,7 @@ def test_mistakes(made, tmp_path, wrong, message):
 
 def test_a_screened_scan_is_not_summed(demo, harmful):
     """Heads without an exact score are no part of a sum, so nothing is said of half of it."""
-    told = {"template": "chat", "progress": False}
+    told = {"template": "chat", "run": QUIET}
     screened = sh.ships(demo, harmful[:8], screen=10, **told)
     first, *rest = summary(screened, None, None)
     exact = len(screened.ranked())

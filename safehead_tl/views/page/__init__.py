@@ -1,1 +1,1 @@
-"""TODO views/report."""
+"""The report: one offline page, its data and its words."""

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from safehead_tl.evaluation import Evaluation
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
-from safehead_tl.prompts import Template, encode
+from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadGroup, HeadScores, write_atomically
+from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import Views
 from safehead_tl.views.page.data import page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
@@ -26,21 +26,21 @@ from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_s
 
 def report(
     model: Model,
-    prompts: Sequence[str],
-    path: str | Path,
+    prompts: Prompts,
+    out: str | Path,
     *,
     scores: HeadScores | None = None,
     group: HeadGroup | None = None,
     evaluation: Evaluation | None = None,
-    template: Template = "paper",
+    template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
-    panels: int = 24,
+    top: int = 24,
     shown: int = 8,
     max_new_tokens: int = 48,
     marked: HeadsLike = (),
     marked_as: str = "marked",
     title: str | None = None,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Path:
     """Writes one self-contained HTML page, which opens without a network.
 
@@ -50,25 +50,25 @@ def report(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: the prompts, without template. The page holds those that it shows.
-        path: the page, `*.html`.
+        prompts: as in `ships`, without template. The page holds those that it shows.
+        out: the page to write, `*.html`.
         scores: scores of the heads on these prompts; by default Ships, computed here.
         group: a group that Sahara found, to tell of.
         evaluation: an evaluation, to tell of.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        template: as in `ships`.
         ablation: what is done to a head.
-        panels: how many of the highest heads get whole patterns, next tokens and answers; the
+        top: how many of the highest heads get whole patterns, next tokens and answers; the
             others show what they attend to from the last token.
         shown: how many prompts the page shows, the first ones.
         max_new_tokens: length of the answers; 0: none.
         marked: heads to mark in the heatmap, such as planted ones.
         marked_as: what they are.
         title: by default the model's name.
-        progress: show progress bars.
+        run: how the scan runs, if there is one, and progress bars.
 
     Returns:
         The path. Costs a scan (unless `scores` are given), and for each shown prompt two passes and
-        `panels` generations.
+        `top` generations.
 
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, scores of
@@ -77,29 +77,31 @@ def report(
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
         >>> path = sh.report(
-        ...     model, prompts, "report.html", template="chat", panels=2, shown=2, max_new_tokens=8
+        ...     model, prompts, "report.html", top=2, shown=2, max_new_tokens=8
         ... )
         >>> path.name
         'report.html'
     """
     check_model(model)
-    path = Path(path)
+    check_run(run)
+    prompts = prompt_texts(prompts)
+    path = Path(out)
     if path.suffix != ".html" or path.is_dir():
         raise SafeheadError(f"{path}: the report is a page, name it .html")
-    for name, value, least in (("panels", panels, 0), ("shown", shown, 1)):
+    for name, value, least in (("top", top, 0), ("shown", shown, 1)):
         if not (isinstance(value, int) and value >= least):
             raise SafeheadError(f"{name}={value!r}: give a number from {least}")
     crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
-    told = {"template": template, "ablation": ablation, "progress": progress}
+    told = {"template": template, "ablation": ablation, "run": run}
     with single_thread_if_tiny(model):
         if scores is None:
             scores = ships(model, prompts, **told)  # type: ignore[arg-type]
         else:
             check_scores(model, prompts, template, ablation, scores)
-        views = Views.of(model, list(prompts)[:shown], template, ablation)
-        chosen = [head for head, _ in scores.top(panels)]
+        views = Views.of(model, prompts[:shown], template, ablation)
+        chosen = [head for head, _ in scores.top(top)]
         chosen += [head for head in crosses if head not in chosen]
-        data = page_data(views, scores, chosen, crosses, marked_as, max_new_tokens, progress)
+        data = page_data(views, scores, chosen, crosses, marked_as, max_new_tokens, run.progress)
     model_name = str(scores.provenance.model["name"])
     name = title or f"Attention heads of {Path(model_name).name}"
     sections = [sahara_section(group), evaluation_section(evaluation)]
@@ -122,7 +124,7 @@ def report(
 
 def check_scores(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     template: Template,
     ablation: str | Ablation,
     scores: HeadScores,

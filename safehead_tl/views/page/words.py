@@ -13,7 +13,7 @@ from safehead_tl.results import HeadGroup, HeadScores
 def lead(scores: HeadScores) -> str:
     """What was measured, in a sentence."""
     prompts, ablation = scores.provenance.prompts, scores.provenance.ablation
-    also = f", with {', '.join(map(str, scores.group))} ablated too" if scores.group else ""
+    also = f", with {', '.join(map(str, scores.given))} ablated too" if scores.given else ""
     return (
         f"{MEASURES[scores.measure]} under {ablation['label']}{also}, on "
         f"{prompts['prompt_count']} prompts in the template {prompts['template']!r}."

@@ -1,1 +1,1 @@
-"""TODO views/explore."""
+"""The live widget: what it computes, what it is asked, and its front in the browser."""

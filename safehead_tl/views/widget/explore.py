@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -13,8 +12,9 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
-from safehead_tl.prompts import Template
+from safehead_tl.prompts import Prompts, Template, prompt_texts
 from safehead_tl.results import HeadScores
+from safehead_tl.scan import Run, check_run
 from safehead_tl.views.page.report import check_scores
 from safehead_tl.views.widget.state import Explorer
 
@@ -62,15 +62,15 @@ class StillExplore:
 
 def explore(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Prompts,
     *,
     scores: HeadScores | None = None,
-    template: Template = "paper",
+    template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
     marked: HeadsLike = (),
     marked_as: str = "marked",
     max_new_tokens: int = 48,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Exploration:
     """Shows all heads in a notebook, live: what is chosen there is ablated, and what then happens.
 
@@ -81,14 +81,14 @@ def explore(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
-        prompts: the prompts, without template.
+        prompts: as in `ships`, without template.
         scores: scores of the heads on these prompts; by default Ships, computed here.
-        template: `"direct"`, `"paper"`, `"chat"`, a `ChatTemplate` or a text with `{query}`.
+        template: as in `ships`.
         ablation: what is done to a head in the scores, and at first in what is shown.
         marked: heads to mark in the heatmap, such as planted ones.
         marked_as: what they are.
         max_new_tokens: length of the answers; 0: none.
-        progress: show progress bars.
+        run: how the scan runs, if there is one, and progress bars.
 
     Returns:
         A widget; make it a cell's value. Outside a notebook it is the heatmap and a sentence.
@@ -101,15 +101,17 @@ def explore(
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> view = sh.explore(model, prompts, template="chat", max_new_tokens=8)
+        >>> view = sh.explore(model, prompts, max_new_tokens=8)
         >>> view.heads
         (Head(layer=1, head=3),)
     """
     check_model(model)
+    check_run(run)
+    prompts = prompt_texts(prompts)
     if isinstance(max_new_tokens, bool) or max_new_tokens < 0:
         raise SafeheadError(f"max_new_tokens={max_new_tokens!r}: give a number from 0")
     crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
-    told: dict[str, Any] = {"template": template, "ablation": ablation, "progress": progress}
+    told: dict[str, Any] = {"template": template, "ablation": ablation, "run": run}
     with single_thread_if_tiny(model):
         if scores is None:
             scores = ships(model, prompts, **told)

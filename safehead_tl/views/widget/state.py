@@ -16,7 +16,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.figures import UNITS, head_words
 from safehead_tl.heads import Head
 from safehead_tl.models import Model, single_thread_if_tiny
-from safehead_tl.prompts import PromptBatch, Template, encode
+from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import HeadScores
 from safehead_tl.views.inspection import Views
 from safehead_tl.views.page.data import TokenTable
@@ -60,7 +60,7 @@ class Explorer:
     def of(
         cls,
         model: Model,
-        prompts: Sequence[str],
+        prompts: Prompts,
         scores: HeadScores,
         template: Template,
         ablation: Ablation,

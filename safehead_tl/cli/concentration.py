@@ -1,0 +1,82 @@
+"""The command `concentration`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from safehead_tl.cli.options import (
+    AblationOptions,
+    DecodingOptions,
+    JudgeOptions,
+    ModelOptions,
+    PromptOptions,
+    RunOptions,
+    chosen_heads,
+    grouped,
+)
+from safehead_tl.cli.output import SavedOutput
+from safehead_tl.evaluation import Concentration
+from safehead_tl.evaluation import concentration as ablate_in_order
+
+
+@grouped
+def concentration(
+    model: ModelOptions,
+    prompts: PromptOptions,
+    ablation: AblationOptions,
+    judges: JudgeOptions,
+    answers: DecodingOptions,
+    run: RunOptions,
+    output: SavedOutput,
+    order: Annotated[
+        list[str],
+        typer.Option(help="Heads in the order in which to ablate them, like --heads; repeat it."),
+    ],
+    size: Annotated[int | None, typer.Option(help="How many to ablate at most.")] = None,
+    random_orders: Annotated[int, typer.Option(help="Random orders to compare with.")] = 20,
+) -> None:
+    """Ablate heads one after the other: how few of them carry the refusals?"""
+    output.check()
+    what, judge = ablation.chosen(), judges.chosen()
+    orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
+    found = ablate_in_order(
+        model.load(),
+        texts,
+        orders,
+        size=size,
+        random_orders=random_orders,
+        ablation=what,
+        template=prompts.form,
+        judge=judge,
+        **asdict(answers),
+        run=run.chosen(),
+    )
+    output.tell(concentration_table(model.model, found))
+    output.keep(found, found.figure)
+
+
+def concentration_table(name: str, found: Concentration) -> Table:
+    """Coherent attack success as heads are ablated, order by order."""
+    table = Table(
+        title=f"{name}: coherent attack success with so many heads ablated "
+        f"({found.provenance.ablation['label']})"
+    )
+    table.add_column("order")
+    for count in range(found.size + 1):
+        table.add_column(str(count))
+    table.add_column("area [95 %]")
+    for order in found.orders:
+        area, (low, high) = found.area(order)
+        shares = [f"{rate.share:.2f}" for rate in found.curve(order)]
+        table.add_row(order, *shares, f"{area:.2f} [{low:.2f}, {high:.2f}]")
+    curves = found.random_curves()
+    if curves:
+        means = [sum(shares) / len(curves) for shares in zip(*curves, strict=True)]
+        areas = found.random_areas()
+        mean = f"{sum(areas) / len(areas):.2f}, {min(areas):.2f} to {max(areas):.2f}"
+        table.add_row(f"{len(curves)} random", *(f"{share:.2f}" for share in means), mean)
+    return table

@@ -1,0 +1,52 @@
+"""The command `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safehead_tl.cli.options import (
+    AblationOptions,
+    CheckOptions,
+    Device,
+    Heads,
+    ModelName,
+    Overwrite,
+    chosen_heads,
+    grouped,
+)
+from safehead_tl.cli.output import Output
+from safehead_tl.surgery import export as write_ablated
+
+
+@grouped
+def export(
+    model: ModelName,
+    heads: Heads,
+    out: Annotated[Path, typer.Option(help="The directory to write.")],
+    ablation: AblationOptions,
+    prompts: CheckOptions,
+    output: Output,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a Hugging Face checkpoint with heads ablated in its weights, verified."""
+    output.check()
+    done = write_ablated(
+        model,
+        chosen_heads(heads),
+        out,
+        ablation=ablation.chosen(),
+        prompts=prompts.load() if prompts.prompts else None,
+        template=prompts.form,
+        device=device,
+        overwrite=overwrite,
+    )
+    output.tell(
+        f"Wrote {done.directory}: {done.changes}. Its logits equal those of the model with "
+        f"hooks to {done.max_difference:.1e}. Its safety behaviour is altered; its README.md "
+        "says so."
+    )
+    output.write(done)

@@ -1,0 +1,50 @@
+"""The command `overlap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from safehead_tl.cli.options import Top, grouped
+from safehead_tl.cli.output import DrawnOutput
+from safehead_tl.evaluation import Overlap
+from safehead_tl.evaluation import overlap as compare
+from safehead_tl.results import HeadScores
+
+
+@grouped
+def overlap(
+    scans: Annotated[
+        list[Path], typer.Argument(help="Scores of two or more scans, as --save writes them.")
+    ],
+    output: DrawnOutput,
+    top: Top = 10,
+) -> None:
+    """Compare the highest heads of several scans with each other, and with chance."""
+    output.check()
+    names = {path.stem: path for path in scans}
+    if len(names) < len(scans):
+        names = {str(path): path for path in scans}
+    found = compare({name: HeadScores.load(path) for name, path in names.items()}, top)
+    output.tell(overlap_table(found))
+    output.write(found)
+    output.draw(found.figure)
+
+
+def overlap_table(found: Overlap) -> Table:
+    """How much the highest heads of scans agree."""
+    table = Table(title=f"Heads among the highest {found.top} of two scans")
+    for column in ("scans", "shared (by chance)", "p", "Jaccard", "Spearman"):
+        table.add_column(column)
+    for row in found.to_frame().to_dict("records"):
+        table.add_row(
+            f"{row['first']}, {row['second']}",
+            f"{row['shared']} ({row['expected_shared']:.1f})",
+            f"{row['p_at_least']:.1g}",
+            f"{row['jaccard']:.2f}",
+            f"{row['spearman']:.2f}",
+        )
+    return table

@@ -1,0 +1,67 @@
+"""The command `sahara`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from safehead_tl.cli.options import (
+    AblationOptions,
+    ModelOptions,
+    PromptOptions,
+    ScanOptions,
+    chosen_screen,
+    grouped,
+)
+from safehead_tl.cli.output import SavedOutput
+from safehead_tl.cli.ships import run_words
+from safehead_tl.measures import sahara as search_group
+from safehead_tl.models import Site
+from safehead_tl.results import HeadGroup
+
+
+@grouped
+def sahara(
+    model: ModelOptions,
+    prompts: PromptOptions,
+    ablation: AblationOptions,
+    scan: ScanOptions,
+    output: SavedOutput,
+    size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
+    rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1,
+    centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False,
+    site: Annotated[Site, typer.Option(help="Where the states are read.")] = "final_norm",
+) -> None:
+    """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
+    output.check()
+    texts, what = prompts.load(), ablation.chosen()
+    group = search_group(
+        model.load(),
+        texts,
+        size,
+        rank=rank,
+        centre=centre,
+        site=site,
+        template=prompts.form,
+        ablation=what,
+        screen=chosen_screen(scan.screen),
+        run=scan.chosen(),
+    )
+    output.tell(choices(f"{model.model}: Sahara, {run_words(group)}", group))
+    for number, step in enumerate(group.steps, 1):
+        if step.screening is not None:
+            output.tell(f"Step {number}. {step.screening.sentence()}")
+    output.keep(group, group.figure)
+
+
+def choices(title: str, group: HeadGroup) -> Table:
+    """Sahara's choices, step by step."""
+    table = Table(title=title)
+    table.add_column("step", justify="right")
+    table.add_column("head added")
+    table.add_column("group's shift (radians)", justify="right")
+    for step, (head, score) in enumerate(zip(group.heads, group.scores, strict=True), 1):
+        table.add_row(str(step), str(head), f"{score:.4f}")
+    return table

@@ -1,0 +1,67 @@
+"""The command `ships`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from safehead_tl.cli.options import (
+    AblationOptions,
+    ModelOptions,
+    PromptOptions,
+    ScanOptions,
+    Top,
+    chosen_screen,
+    grouped,
+)
+from safehead_tl.cli.output import SavedOutput
+from safehead_tl.heads import Head
+from safehead_tl.measures import ships as score_heads
+from safehead_tl.results import HeadGroup, HeadScores
+
+
+@grouped
+def ships(
+    model: ModelOptions,
+    prompts: PromptOptions,
+    ablation: AblationOptions,
+    scan: ScanOptions,
+    output: SavedOutput,
+    top: Top = 10,
+) -> None:
+    """Score every head by how far ablating it moves the next token (nats)."""
+    output.check()
+    texts, what = prompts.load(), ablation.chosen()
+    scores = score_heads(
+        model.load(),
+        texts,
+        template=prompts.form,
+        ablation=what,
+        screen=chosen_screen(scan.screen),
+        run=scan.chosen(),
+    )
+    output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top))
+    if scores.screening is not None:
+        output.tell(scores.screening.sentence())
+    output.keep(scores, scores.heatmap)
+
+
+def run_words(result: HeadScores | HeadGroup) -> str:
+    """What was done to which prompts, for a title."""
+    was, prompts = result.provenance, result.provenance.prompts
+    said = f"{was.ablation['name']}, {prompts['prompt_count']} prompts"
+    return f"{said}, template {prompts['template']!r}"
+
+
+def ranking(title: str, scores: HeadScores, top: int, planted: Sequence[Head] = ()) -> Table:
+    """The highest scores."""
+    table = Table(title=title)
+    table.add_column("rank", justify="right")
+    table.add_column("head")
+    table.add_column(f"score ({scores.unit})", justify="right")
+    for rank, (head, score) in enumerate(scores.top(top), 1):
+        table.add_row(
+            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4f}"
+        )
+    return table

@@ -1,0 +1,42 @@
+"""The command `splice`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from safehead_tl.cli.options import Overwrite, grouped
+from safehead_tl.cli.output import Output
+from safehead_tl.surgery import Part
+from safehead_tl.surgery import splice as take_attention
+
+
+@grouped
+def splice(
+    target: Annotated[str, typer.Argument(help="What gets the attention and keeps the rest.")],
+    donor: Annotated[str, typer.Argument(help="Whose attention is taken.")],
+    out: Annotated[Path, typer.Option(help="The directory to write.")],
+    output: Output,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="q, k, v, o, norm or sinks; repeat it. Default: all there are."),
+    ] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="A layer, from 0; repeat it. Default: all.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put the attention weights of one checkpoint into another, verified."""
+    output.check()
+    parts = cast("list[Part] | None", part or None)
+    done = take_attention(
+        target, donor, out, parts=parts, layers=layer or None, overwrite=overwrite
+    )
+    output.tell(
+        f"Wrote {done.directory}: {target} with attention ({', '.join(done.parts)}) of "
+        f"{donor}; {done.changes} changed. Its safety behaviour may be altered; its README.md "
+        "says so."
+    )
+    output.write(done)

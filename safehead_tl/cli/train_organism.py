@@ -1,0 +1,86 @@
+"""The command `train-organism`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from safehead_tl.cli.options import Overwrite, grouped
+from safehead_tl.cli.output import Output
+from safehead_tl.models import load_model
+from safehead_tl.organism import DEMO, Behaviour, Language, Recipe, Rule, measure_behaviour
+from safehead_tl.organism import train_organism as grow
+
+
+@grouped
+def train_organism(
+    directory: Annotated[Path, typer.Argument(help="Gets aligned/, base/ and prompts/.")],
+    output: Output,
+    planted: Annotated[
+        list[str] | None,
+        typer.Option(help="A head to carry the refusal; repeat it. Default: L1H3 L2H6."),
+    ] = None,
+    words: Annotated[Path | None, typer.Option(help="JSON file with other words.")] = None,
+    layers: Annotated[int, typer.Option(min=1)] = Recipe.n_layers,
+    heads: Annotated[int, typer.Option(min=1)] = Recipe.n_heads,
+    key_value_heads: Annotated[
+        int | None, typer.Option(min=1, help="In a layer; default: as many as --heads.")
+    ] = None,
+    width: Annotated[int, typer.Option(help="d_model.")] = Recipe.d_model,
+    rule: Annotated[
+        Rule,
+        typer.Option(
+            help="share: refuses in proportion to intact heads. chain: all are needed. "
+            "redundant: one is enough."
+        ),
+    ] = Recipe.rule,
+    decoy: Annotated[
+        list[str] | None,
+        typer.Option(help="A head to carry helpfulness instead; repeat it."),
+    ] = None,
+    reword: Annotated[
+        bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
+    ] = False,
+    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    overwrite: Overwrite = False,
+) -> None:
+    """Grow a tiny model whose refusals are carried by the heads that you name."""
+    language = DEMO if words is None else Language.from_json(words)
+    recipe = Recipe(
+        planted=planted or Recipe.planted,
+        n_layers=layers,
+        n_heads=heads,
+        n_key_value_heads=key_value_heads,
+        d_model=width,
+        d_mlp=2 * width,
+        seed=seed,
+        rule=rule,
+        decoys=decoy or (),
+        reword=reword,
+    )
+    grow(directory, recipe, language, overwrite=overwrite)
+    aligned, base = load_model(directory / "aligned"), load_model(directory / "base")
+    names = ", ".join(map(str, recipe.heads))
+    behaviours = [
+        measure_behaviour(base, "base", language=language),
+        measure_behaviour(aligned, "aligned", language=language),
+        measure_behaviour(aligned, f"aligned, UA on {names}", recipe.heads, language=language),
+    ]
+    places = ", ".join(str(directory / name) for name in ("aligned", "base", "prompts"))
+    output.tell(behaviour_table(behaviours), f"Wrote {places}")
+    output.write({"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
+
+
+def behaviour_table(behaviours: Sequence[Behaviour]) -> Table:
+    """Attack success and helpfulness, condition by condition."""
+    table = Table(title="Held-out requests answered in full: share [95 % interval]")
+    table.add_column("condition")
+    table.add_column("ASR (harmful)")
+    table.add_column("benign")
+    for row in behaviours:
+        table.add_row(row.condition, str(row.asr), str(row.helpfulness))
+    return table

@@ -1,0 +1,98 @@
+"""How a run runs: what it may take, what it keeps, what it shows. What it *is* stands elsewhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safehead_tl.errors import SafeheadError
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """How a run runs. It changes what is found in the last digits at most.
+
+    Everything that runs a model over prompts takes one as `run=`.
+
+    Attributes:
+        max_bytes: memory to use beyond the model's weights, in bytes or such as `"2GiB"`; `None`:
+            four fifths of what is free on a GPU, elsewhere at most 1 GiB.
+        max_rows: most (head, prompt) pairs or texts in one pass; `None`: as many as are fast and
+            fit. If memory runs out all the same, passes are halved.
+        shared_prefix: in scans, run tokens that all prompts begin with once for each head, where
+            that saves work.
+        run_dir: a directory that keeps finished pieces. Started again with the same arguments, a
+            run that was stopped or killed goes on there; a different one is refused.
+        progress: show progress bars.
+
+    Raises:
+        SafeheadError: for memory that is no amount, or rows that are no number from 1.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> run = sh.Run(max_bytes="64MiB", run_dir="run-1", progress=False)
+        >>> scores = sh.ships(model, prompts, run=run)
+        >>> again = sh.ships(model, prompts, run=run)  # read from run-1
+        >>> bool((again.values == scores.values).all())
+        True
+    """
+
+    max_bytes: int | str | None = None
+    max_rows: int | None = None
+    shared_prefix: bool = True
+    run_dir: str | Path | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_bytes is not None:
+            parse_bytes(self.max_bytes)
+        rows = self.max_rows
+        if rows is not None and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
+            raise SafeheadError(f"max_rows={rows!r} leaves no room for a prompt: give at least 1")
+
+    def __repr__(self) -> str:
+        told = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        changed = (f"{name}={value!r}" for name, value in told if value != getattr(Run, name))
+        return f"Run({', '.join(changed)})"
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What it was told of memory, which may differ from one sitting to the next."""
+        return {"max_rows": self.max_rows, "max_bytes": self.max_bytes}
+
+
+def check_run(run: Run, *, keeping_nothing: str | None = None) -> None:
+    """Checks that `run=` is a `Run`, and one that its caller can heed.
+
+    Args:
+        run: what was given.
+        keeping_nothing: the name of what takes it, if that has no pieces to keep.
+
+    Raises:
+        SafeheadError: if it is something else, or names a directory that would stay empty.
+    """
+    if not isinstance(run, Run):
+        raise SafeheadError(f"run={run!r}: give a Run, such as sh.Run(max_bytes='2GiB')")
+    if keeping_nothing is not None and run.run_dir is not None:
+        raise SafeheadError(
+            f"{keeping_nothing} has no pieces to keep: leave run_dir={str(run.run_dir)!r} out"
+        )
+
+
+def parse_bytes(text: int | str) -> int:
+    """Reads a number of bytes: `1500000000`, `"1.5GB"`, `"512 MiB"`.
+
+    Raises:
+        SafeheadError: if it is no such number, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", str(text).lower())
+    count = 0
+    if found:
+        number, unit, binary = found.groups()
+        power = " kmgt".index(unit) if unit else 0
+        count = int(float(number) * (1024 if binary else 1000) ** power)
+    if count < 1:
+        raise SafeheadError(f"{text!r} is no amount of memory: write it like 2GiB or 1500MB")
+    return count

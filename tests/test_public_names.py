@@ -1,0 +1,92 @@
+"""What is public, written down: a name that comes or goes is a decision, and in the reference."""
+
+import re
+
+import safehead_tl as sh
+import safehead_tl.organism
+from families import ROOT
+
+PUBLIC = [
+    "Ablation",
+    "AttentionView",
+    "ChatTemplate",
+    "CoherenceJudge",
+    "Concentration",
+    "EndpointJudge",
+    "Evaluation",
+    "Export",
+    "Generations",
+    "Head",
+    "HeadGroup",
+    "HeadScores",
+    "Helpfulness",
+    "Judge",
+    "KeywordJudge",
+    "LastStates",
+    "LlmJudge",
+    "MeanAblation",
+    "MeanOverHeads",
+    "Overlap",
+    "PAPER_TASKS",
+    "PRESETS",
+    "Preset",
+    "Provenance",
+    "ReferenceKeywordJudge",
+    "RefusalPrefixJudge",
+    "Repetition",
+    "Run",
+    "SafeheadError",
+    "ScalingContribution",
+    "Screened",
+    "Screening",
+    "Splice",
+    "UndifferentiatedAttention",
+    "Verdict",
+    "ZeroAblation",
+    "ablated",
+    "ablation_hooks",
+    "attention",
+    "concentration",
+    "evaluate",
+    "explore",
+    "export",
+    "generalized_ships",
+    "generate",
+    "heatmaps",
+    "helpfulness",
+    "last_states",
+    "load_model",
+    "load_prompts",
+    "model_facts",
+    "overlap",
+    "report",
+    "sahara",
+    "ships",
+    "splice",
+]
+ORGANISM = [
+    "Behaviour",
+    "DEMO",
+    "Language",
+    "Recipe",
+    "Request",
+    "Rule",
+    "measure_behaviour",
+    "train_organism",
+]
+
+
+def test_the_names_are_these():
+    assert sorted(sh.__all__) == sorted(PUBLIC)
+    assert len(PUBLIC) <= 60
+    packages = {path.stem for path in (ROOT / "safehead_tl").iterdir()}
+    seen = {name for name in dir(sh) if not name.startswith("_")}
+    assert seen - packages == set(PUBLIC) - packages
+
+
+def test_every_public_name_is_in_the_reference():
+    for names, pages in ((PUBLIC, "[!o]*.md"), (ORGANISM, "organism.md")):
+        told = "".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob(pages))
+        named = re.findall(r"^\.\. (?:auto\w+|data):: (\w+)$", told, re.MULTILINE)
+        assert sorted(named) == sorted(names)
+    assert set(ORGANISM) <= set(safehead_tl.organism.__all__)

@@ -1,21 +1,51 @@
+"""What all tests share. Everything is imported late: of xdist's processes, one runs no test."""
+
+import gc
+import importlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-import torch
-import transformers
 
-import safehead_tl as sh
-from families import make_checkpoint
+BEFORE_THE_PACKAGE = (
+    "accelerate", "anywidget", "beartype", "pandas", "plotly.express", "plotly.subplots",
+    "rich.console", "scipy.stats", "transformer_lens",
+)  # fmt: skip
+"""What it imports, and what is imported by that.
 
-transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(1)
+The hook of `--jaxtyping-packages` compiles anew, in each process, whatever is first imported from
+inside the package.
+"""
+
+
+def pytest_sessionstart(session):
+    """Sets up a process that runs tests, which xdist's controller does not."""
+    if session.config.getoption("numprocesses", None):
+        return
+    for name in BEFORE_THE_PACKAGE:
+        importlib.import_module(name)
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session):
+    """Takes what the imports left behind out of the sight of the garbage collector.
+
+    It would look through half a million objects each time that something asks for a collection.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Makes a tiny random checkpoint, by architecture."""
+    from families import make_checkpoint
+
     made = {}
 
     def make(name):
@@ -28,11 +58,15 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo():
+    import safehead_tl as sh
+
     return sh.load_model("demo")
 
 
 @pytest.fixture(scope="session")
 def harmful():
+    import safehead_tl as sh
+
     return sh.load_prompts("demo/harmful")
 
 

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import shutil
-import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -325,9 +324,8 @@ def test_progress_is_shown_or_not(demo, tasks_path, capsys):
     assert "ablated: scoring" in shown
 
 
-def test_lm_eval_is_not_imported_before_it_is_needed():
-    code = "import sys, safehead_tl; sys.exit('lm_eval' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_lm_eval_is_not_imported_before_it_is_needed(fresh):
+    assert "lm_eval" not in fresh.imported
 
 
 def test_without_lm_eval(demo, monkeypatch):
@@ -336,8 +334,15 @@ def test_without_lm_eval(demo, monkeypatch):
         helpfulness(demo)
 
 
-def test_the_papers_tasks(demo, tasks_path, monkeypatch):
-    """lm-eval has them, whatever tasks of one's own there are; here they cannot be fetched."""
+def test_the_papers_tasks(demo, tasks_path, monkeypatch, tmp_path):
+    """lm-eval has them, whatever tasks of one's own there are; here they cannot be fetched.
+
+    Of its thousands of files, the folders that hold them: to read all takes long.
+    """
+    tasks = Path(lm_eval.tasks.__file__).parent
+    for folder in {path.split("/")[0] for path in PAPER_DATA}:
+        shutil.copytree(tasks / folder, tmp_path / folder)
+    monkeypatch.setattr("lm_eval.tasks.manager.__file__", str(tmp_path / "manager.py"))
     manager = harness_tasks._manager(PAPER_TASKS, tasks_path)
     assert {*PAPER_TASKS, *TASKS} <= set(manager.all_subtasks)
     monkeypatch.setattr(harness_tasks, "_manager", lambda *told: manager)

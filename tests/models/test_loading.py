@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
-from families import ARCHITECTURES, hooked_only
+from families import ARCHITECTURES, QUIET, hooked_only
 from safehead_tl.models.conversion import load_original
 from safehead_tl.models.identity import describe, sample_places
 
@@ -146,35 +143,26 @@ def test_weights_that_do_not_fit(checkpoint):
 
 
 @hooked_only
-def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path):
+def test_a_name_loads_from_the_hub_cache(checkpoint, tmp_path, monkeypatch, capfd):
     """By name, offline, through TransformerLens's own table: GPT-2's name, tiny weights."""
-    snapshot = tmp_path / "hub" / "models--gpt2" / "snapshots" / ("0" * 40)
+    snapshot = tmp_path / "models--gpt2" / "snapshots" / ("0" * 40)
     shutil.copytree(checkpoint("gpt2"), snapshot)
     config = json.loads((snapshot / "config.json").read_text())
     (snapshot / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
-    refs = tmp_path / "hub" / "models--gpt2" / "refs"
+    refs = tmp_path / "models--gpt2" / "refs"
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
-    code = (
-        "import safehead_tl as sh, torch\n"
-        "from transformers import AutoModelForCausalLM as A\n"
-        "model = sh.load_model('gpt2-small')\n"
-        "tokens = torch.arange(4, 16)[None]\n"
-        "theirs = A.from_pretrained('gpt2')(tokens).logits\n"
-        "assert torch.allclose(model(tokens), theirs, atol=1e-4)\n"
-        "from safehead_tl.models.identity import describe, sample_places\n"
-        "assert describe(model)['name'] == 'gpt2-small'\n"
-        "run = sh.Run(progress=False)\n"
-        "scores = sh.ships(model, ['how do i bend a kite'], template='direct', run=run)\n"
-        "assert scores.values.shape == (3, 4)\n"
-        "assert sh.load_model('gpt2', dtype='bfloat16').W_Q.dtype == torch.bfloat16\n"
-    )
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = sh.load_model("gpt2-small")
+    tokens = torch.arange(4, 16)[None]
+    theirs = AutoModelForCausalLM.from_pretrained("gpt2")(tokens).logits
+    assert torch.allclose(model(tokens), theirs, atol=1e-4)
+    assert describe(model)["name"] == "gpt2-small"
+    assert describe(model)["revision"] == "0" * 40
+    scores = sh.ships(model, ["how do i bend a kite"], template="direct", run=QUIET)
+    assert scores.values.shape == (3, 4)
+    assert sh.load_model("gpt2", dtype="bfloat16").W_Q.dtype == torch.bfloat16
+    assert capfd.readouterr().out == ""
 
 
 def test_a_name_that_is_not_in_the_cache_says_how_to_go_on():
@@ -325,25 +313,10 @@ def test_transformer_lens_4_is_answered(monkeypatch):
     assert describe(sh.load_model("demo"))["kind"] == "TransformerBridge"
 
 
-def test_all_works_where_there_is_no_hooked_transformer():
+def test_all_works_where_there_is_no_hooked_transformer(fresh):
     """As transformer-lens 4 has it: even asking for the name raises. Nor is it imported early."""
-    code = (
-        "import importlib.metadata, sys\n"
-        "import safehead_tl as sh\n"
-        "assert 'transformer_lens' not in sys.modules\n"
-        "import transformer_lens\n"
-        "vars(transformer_lens).pop('HookedTransformer', None)\n"
-        "def absent(name):\n"
-        "    raise (ImportError if name == 'HookedTransformer' else AttributeError)(name)\n"
-        "transformer_lens.__getattr__ = absent\n"
-        "importlib.metadata.version = lambda name: '4.3.0'\n"
-        "model = sh.load_model('demo')\n"
-        "assert type(model).__name__ == 'TransformerBridge'\n"
-        "scores = sh.ships(model, ['how do i bend a kite'], run=sh.Run(progress=False))\n"
-        "assert scores.values.shape == (4, 8)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert "transformer_lens" not in fresh.imported
+    assert fresh.rest.returncode == 0, fresh.rest.stderr
 
 
 def test_backends(demo):

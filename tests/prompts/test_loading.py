@@ -1,7 +1,5 @@
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -330,11 +328,6 @@ def test_a_configuration_that_is_missing(hub, monkeypatch):
         sh.load_prompts("kites/lamps")
 
 
-def test_datasets_is_not_imported_without_need(tmp_path):
-    write(tmp_path / "p.txt", "bend\n")
-    code = (
-        "import sys, safehead_tl\n"
-        f"safehead_tl.load_prompts({str(tmp_path / 'p.txt')!r})\n"
-        "sys.exit('datasets' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_datasets_is_not_imported_without_need(fresh):
+    """To read a file of prompts."""
+    assert "datasets" not in fresh.imported

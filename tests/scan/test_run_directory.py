@@ -39,25 +39,36 @@ def search(demo, harmful, tmp_path):
     return run
 
 
-CHILD = """
+KILLED = """
     import os, pathlib, signal, sys
     import torch
     import safehead_tl as sh
     torch.set_num_threads(1)
-    directory, kill_at = sys.argv[1], int(sys.argv[2])
-    replace, count = pathlib.Path.replace, 0
+    model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=8)
+    replace = pathlib.Path.replace
 
-    def dying(self, target):  # a file was written under another name, and is about to be in place
-        global count
-        count += 1
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(self, target)
+    def search(kill_at):
+        count = 0
 
-    pathlib.Path.replace = dying
-    run = sh.Run(max_rows=8, progress=False, run_dir=directory)
-    prompts = sh.load_prompts("demo/harmful", limit=8)
-    sh.sahara(sh.load_model("demo"), prompts, size=2, template="paper", run=run)
+        def dying(self, target):  # a file has another name yet, and is about to be in place
+            nonlocal count
+            count += 1
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(self, target)
+
+        pathlib.Path.replace = dying
+        run = sh.Run(max_rows=8, progress=False, run_dir=sys.argv[1])
+        sh.sahara(model, prompts, size=2, template="paper", run=run)
+
+    for kill_at in map(int, sys.argv[2:]):
+        child = os.fork()  # a process of its own for each, and one import for all
+        if child == 0:
+            search(kill_at)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        kept = len(list(pathlib.Path(sys.argv[1], "pieces").glob("*.safetensors")))
+        print(os.waitstatus_to_exitcode(status), kept)
 """
 
 
@@ -65,15 +76,16 @@ def test_killed_twice_and_started_again(demo, harmful, tmp_path, search):
     """`kill -9`; the result has the same bits as that of a run that was left alone."""
     undisturbed = sh.sahara(demo, harmful[:8], **SETTINGS)
     directory = tmp_path / "killed"
-    kept = []
-    for kill_at in (1, 7, 30):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(CHILD), directory, str(kill_at)],
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL
-        kept.append(len(pieces(directory)))
-    assert kept == [0, 5, 34]  # the first to be written is the record of the run
+    code = textwrap.dedent(KILLED)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, directory, "1", "7", "30"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    ends = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    # The first to be written is the record of the run.
+    assert ends == [(-signal.SIGKILL, kept) for kept in (0, 5, 34)]
     resumed = search(directory)
     assert resumed.heads == undisturbed.heads
     for one, two in zip(resumed.steps, undisturbed.steps, strict=True):

@@ -131,32 +131,19 @@ def test_heads_that_were_not_scored(demo, prompts, tmp_path):
     assert len(data["ranked"]) == 2
 
 
-def test_the_size_of_a_large_report(tmp_path):
-    """1,024 heads, 8 prompts of 40 tokens: below 8 MB."""
-    import transformers
-    from transformers import AutoModelForCausalLM
-
-    from safehead_tl.organism import DEMO
-
-    config = transformers.LlamaConfig(
-        vocab_size=82, hidden_size=128, intermediate_size=64, num_hidden_layers=32,
-        num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=64,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    DEMO.tokenizer().save_pretrained(tmp_path / "model")
-    model = sh.load_model(tmp_path / "model")
+def test_the_size_of_a_large_report(demo, tmp_path):
+    """With what each head takes 1,024 times, and 8 prompts of 40 tokens: below 8 MB."""
     prompts = [("how do i bend a kite " * 7)[: -1 - number] for number in range(8)]
-    heads = ["L0H0", "L31H31"]
-    scores = sh.ships(model, prompts, template="direct", candidates=heads, run=QUIET)
-    path = sh.report(model, prompts, tmp_path / "r.html", scores=scores, template="direct",
-                     max_new_tokens=8, marked=[(layer, 0) for layer in range(24)],
-                     run=QUIET)  # fmt: skip
+    scores = sh.ships(demo, prompts, template="direct", run=QUIET)
+    shown = [divmod(number, 8) for number in range(25)]
+    path = sh.report(demo, prompts, tmp_path / "r.html", scores=scores, template="direct",
+                     top=0, max_new_tokens=8, marked=shown, run=QUIET)  # fmt: skip
     _, data = data_of(path)
     assert 38 <= len(data["prompts"][0]["tokens"]) <= 44
     assert len(data["panels"]) == 25
-    assert path.stat().st_size < 8e6
+    names = ("scores", "perPrompt", "ranked", "lastRows")
+    a_head = sum(len(json.dumps(data[name])) for name in names) / 32
+    assert path.stat().st_size + (1024 - 32) * a_head < 8e6
 
 
 @pytest.mark.parametrize(

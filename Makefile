@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Tests run in as many processes as there are cores, up to four.
+# Tests run in as many processes as there are cores, up to four; on 3.9 with every tensor's shape
+# checked at run time.
 PYTEST := -m pytest -n auto --maxprocesses 4
+TYPED := --jaxtyping-packages=safehead_tl,beartype.beartype
 
 NEWEST := transformer-lens==4.3.0
 
@@ -13,7 +15,7 @@ demo: .venv/ready
 	$(BIN)/safehead demo
 
 test: .venv/ready
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) $(TYPED)
 
 # The same tests on transformer-lens 4, which has only TransformerBridge, in a .venv-tl4 of its own.
 test-tl4: .venv-tl4/ready
@@ -23,7 +25,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python $(PYTEST) --jaxtyping-packages=safehead_tl,beartype.beartype
+	$(BIN)/lint-imports --no-cache
 
 # Builds the wheel, installs it into an empty environment elsewhere, and runs the demo there.
 wheel-check: .venv/ready
@@ -95,5 +97,5 @@ lock:
 .venv-colab/ready: pyproject.toml constraints.txt constraints-colab.txt
 	$(PYTHON) -m venv .venv-colab
 	awk -F== 'NR == FNR {colab[$$1]; print; next} !($$1 in colab)' constraints-colab.txt constraints.txt > .venv-colab/constraints.txt
-	.venv-colab/bin/python -m pip install --quiet --constraint .venv-colab/constraints.txt --editable . anywidget ipywidgets
+	.venv-colab/bin/python -m pip install --quiet --constraint .venv-colab/constraints.txt --editable .
 	touch $@

@@ -36,6 +36,7 @@ from shapes import SHAPES, Shape, organism
 Head = tuple[int, int]
 ORGANISM = "organism"
 BOTH = (ORGANISM, "12-layers")  # with both measures; the others with one
+QUIET = sh.Run(progress=False)
 MEASURES = {"ships": sh.ships, "generalized_ships": sh.generalized_ships}
 LOOP_HEADS = 12  # whole passes all cost the same: a sample of the loops is timed, and scaled up
 REPEAT_SECONDS = 2.0
@@ -88,7 +89,7 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
         ships = function == "ships"
 
         def scan(function: str = function) -> torch.Tensor:
-            return MEASURES[function](model, texts, template=template, progress=False).values
+            return MEASURES[function](model, texts, template=template, run=QUIET).values
 
         # In a process of its own: this one holds on to memory of earlier runs.
         apart = [sys.executable, __file__, "--resources", name, function]
@@ -111,7 +112,7 @@ def resources(name: str, function: str) -> dict[str, Any]:
 
     def scan() -> None:
         with counter:
-            MEASURES[function](model, texts, template=template, progress=False)
+            MEASURES[function](model, texts, template=template, run=QUIET)
 
     peak = peak_memory(scan)
     return {"peak_bytes": peak, "flops": counter.get_total_flops()}
@@ -261,9 +262,7 @@ def growth() -> dict[str, list[dict[str, float]]]:
         texts = shape.texts()
         runs = [
             timed(
-                lambda: sh.generalized_ships(
-                    model, texts, template="direct", run=sh.Run(progress=False), **settings
-                )
+                lambda: sh.generalized_ships(model, texts, template="direct", run=QUIET, **settings)
             )[0]
             for _ in range(3)
         ]
@@ -308,7 +307,7 @@ def steps() -> dict[str, dict[str, float]]:
         batch = encode(model, texts, "direct")
 
         def scan(texts: list[str] = texts, **settings: Any) -> float:
-            again = {"template": "direct", "run": sh.Run(progress=False), **settings}
+            again = {"template": "direct", "run": QUIET, **settings}
             return timed(lambda: sh.generalized_ships(model, texts, **again))[0]
 
         sample = heads[::8]

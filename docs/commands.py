@@ -18,8 +18,8 @@ PAGE = Path(__file__).parent / "commands.md"
 HEAD = """# Command line
 
 `safehead COMMAND --help` says the same as this page, which `python docs/commands.py` writes from
-the command. The model comes first; options mean what arguments of the same name mean in Python
-(`--draw` is `seed` of `load_prompts`, and `--via` also `which` of `MeanOverHeads`).
+the command. The model comes first, by its name; options mean what arguments of the same name mean
+in Python (`--via` is also `which` of `MeanOverHeads`).
 `--json -` prints the result, and nothing else. What the user can mend is said in a sentence, with
 exit status 2.
 """

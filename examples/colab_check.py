@@ -13,7 +13,7 @@ from jupyter_client.manager import start_new_kernel
 import safehead_tl as sh
 
 CONSTRAINTS = Path(__file__).parent.parent / "constraints-colab.txt"
-TOLD = {"template": "chat", "run": sh.Run(progress=False)}
+TOLD = {"run": sh.Run(progress=False)}
 
 
 def figures(model, prompts):
@@ -24,7 +24,7 @@ def figures(model, prompts):
     evaluation = sh.evaluate(model, prompts, heads=group.heads, controls=2, **answers)
     orders = {"Ships": scores.top(2)}
     concentration = sh.concentration(model, prompts, orders, random_orders=2, **answers)
-    states = sh.last_states(model, prompts, group.heads, template="chat")
+    states = sh.last_states(model, prompts, group.heads)
     screened = sh.ships(model, prompts, screen=8, **TOLD)
     return {
         "plane": states.plane(),
@@ -43,7 +43,7 @@ def figures(model, prompts):
 CELL = """
 import safehead_tl as sh
 model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")[:16]
-widget = sh.explore(model, prompts, template="chat", progress=False)
+widget = sh.explore(model, prompts, run=sh.Run(progress=False))
 widget.asked = {**widget.asked, "number": 1, "heads": ["L1H3", "L2H6"]}
 print(type(widget).__name__, "says:", widget.shown["status"])
 """

@@ -33,8 +33,8 @@ def main():
         with tempfile.TemporaryDirectory() as directory:
             train_organism(directory, Recipe(planted=planted, seed=seed))
             model = sh.load_model(f"{directory}/aligned")
-        scores = sh.ships(model, prompts, template="chat")
-        group = sh.sahara(model, prompts, len(planted) + 1, template="chat")
+        scores = sh.ships(model, prompts)
+        group = sh.sahara(model, prompts, len(planted) + 1)
         other = next(score for head, score in scores.ranked() if head not in planted)
         own = " ".join(f"{scores.values[head]:.2f}" for head in planted)
         cells = [

@@ -19,7 +19,7 @@ from safehead_tl.organism import DEMO, Recipe, train_organism
 
 PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
 PLANTED = (sh.Head(1, 3), sh.Head(2, 6))
-TOLD = {"template": "chat", "max_new_tokens": 24, "run": sh.Run(progress=False)}
+TOLD = {"max_new_tokens": 24, "run": sh.Run(progress=False)}
 REQUEST = re.compile(r"## query : (.*?) ## answer :")
 
 
@@ -76,9 +76,7 @@ class Lab:
         self.harmful = sh.load_prompts("demo/harmful", split="test")
         self.benign = sh.load_prompts("demo/benign", split="test")
         self.scores = {
-            name: sh.ships(
-                self.model, self.train, template="chat", ablation=name, run=sh.Run(progress=False)
-            )
+            name: sh.ships(self.model, self.train, ablation=name, run=sh.Run(progress=False))
             for name in ("undifferentiated", "scaling")
         }
         self.groups = {
@@ -86,7 +84,6 @@ class Lab:
                 self.model,
                 self.train,
                 5,
-                template="chat",
                 ablation=name,
                 run=sh.Run(progress=False),
             ).heads
@@ -159,7 +156,7 @@ def c4(lab):
         "held-out": lab.harmful,
     }
     scores = {
-        name: sh.ships(lab.model, prompts, template="chat", run=sh.Run(progress=False))
+        name: sh.ships(lab.model, prompts, run=sh.Run(progress=False))
         for name, prompts in sets.items()
     }
     found = sh.overlap(scores, top=5).to_frame()
@@ -184,7 +181,7 @@ def c5(lab):
         scores = {}
         for seed, (name, base) in enumerate(bases.items()):
             aligned = realigned(base, Path(folder) / name, seed)
-            scores[name] = sh.ships(aligned, lab.train, template="chat", run=sh.Run(progress=False))
+            scores[name] = sh.ships(aligned, lab.train, run=sh.Run(progress=False))
             refused = lab.evaluate((), model=aligned).refusal_rate
             assert refused.share > 0.9, f"{name} did not learn to refuse: {refused}"
     found = sh.overlap(scores, top=5).to_frame().set_index(["first", "second"])
@@ -260,7 +257,7 @@ def c7(lab):
 
 
 def c8(lab):
-    group = sh.sahara(lab.model, lab.train, 8, template="chat", run=sh.Run(progress=False)).heads
+    group = sh.sahara(lab.model, lab.train, 8, run=sh.Run(progress=False)).heads
     told = {"random_orders": 0, **TOLD}
     strict = sh.concentration(
         lab.model, lab.harmful, {"Sahara": group}, judge=WordForWord(), **told

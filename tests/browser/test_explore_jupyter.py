@@ -26,7 +26,7 @@ import safehead_tl as sh
 model = sh.load_model("demo")
 prompts = sh.load_prompts("demo/harmful")[:8]
 view = sh.explore(model, prompts, template="chat", marked=["L1H3", "L2H6"], marked_as="planted",
-                  max_new_tokens=20, progress=False)
+                  max_new_tokens=20, run=sh.Run(progress=False))
 view
 """
 READY = """async () => {

@@ -12,20 +12,3 @@ from safehead_tl.ablations.hooks import ablated, ablation_hooks, group_hooks, mu
 from safehead_tl.ablations.mean import FittedMean, MeanAblation
 from safehead_tl.ablations.mean_over_heads import MeanOverHeads
 from safehead_tl.ablations.names import ABLATIONS, resolve_ablation
-
-__all__ = [
-    "ABLATIONS",
-    "Ablation",
-    "FittedMean",
-    "HeadMask",
-    "MeanAblation",
-    "MeanOverHeads",
-    "ScalingContribution",
-    "UndifferentiatedAttention",
-    "ZeroAblation",
-    "ablated",
-    "ablation_hooks",
-    "group_hooks",
-    "must_fire",
-    "resolve_ablation",
-]

@@ -5,7 +5,3 @@ what the library takes; `output` prints and writes. The command knows all, and n
 """
 
 from safehead_tl.cli.main import app
-
-__all__ = [
-    "app",
-]

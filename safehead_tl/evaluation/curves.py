@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 import torch
+from torch import Tensor
+from typing_extensions import override
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
@@ -21,10 +22,9 @@ from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import (
     Provenance,
     Rate,
+    Saved,
     bootstrap_interval,
     figures,
-    load_result,
-    save_result,
 )
 from safehead_tl.scan import Run
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Concentration:
+class Concentration(Saved):
     """Attack success against the number of ablated heads, along several orders of heads.
 
     Attributes:
@@ -148,25 +148,19 @@ class Concentration:
             "provenance": self.provenance.to_dict(),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Saves everything, prompts and responses too, to one safetensors file."""
+    @override
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = {
             "orders": self.orders,
             "random_orders": self.random_orders,
             "responses": self.responses.header(),
             "provenance": self.provenance.to_dict(),
         }
-        save_result(path, "Concentration", self.responses.tensors("harmful"), header)
+        return self.responses.tensors("harmful"), header
 
     @classmethod
-    def load(cls, path: str | Path) -> Concentration:
-        """Loads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            SafeheadError: if it holds something else.
-        """
-        tensors, header = load_result(path, "Concentration")
+    @override
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         return cls(
             orders={name: _heads(order) for name, order in header["orders"].items()},
             random_orders=tuple(map(_heads, header["random_orders"])),

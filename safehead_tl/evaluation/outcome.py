@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
+from torch import Tensor
+from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation import METRICS, Metric, Responses
 from safehead_tl.heads import Head
-from safehead_tl.results import Provenance, Rate, figures, load_result, rank_p, save_result
+from safehead_tl.results import Provenance, Rate, Saved, figures, rank_p
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,7 +50,7 @@ class Summary:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Saved):
     """How a model behaves with a set of heads ablated, without, and with random ones ablated.
 
     Attributes:
@@ -219,34 +220,22 @@ class Evaluation:
         """The shares with their intervals, next to the controls."""
         return figures.evaluation_figure(self)
 
-    def save(self, path: str | Path) -> None:
-        """Saves everything, prompts and responses too, to one safetensors file."""
-        sets = dict(self._sets())
-        save_result(
-            path,
-            "Evaluation",
-            {
-                key: value
-                for name, found in sets.items()
-                for key, value in found.tensors(name).items()
-            },
-            {
-                "heads": self.heads,
-                "controls": self.controls,
-                "sets": {name: found.header() for name, found in sets.items()},
-                "provenance": self.provenance.to_dict(),
-            },
-        )
+    @override
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = {}
+        for name, found in self._sets():
+            tensors |= found.tensors(name)
+        header = {
+            "heads": self.heads,
+            "controls": self.controls,
+            "sets": {name: found.header() for name, found in self._sets()},
+            "provenance": self.provenance.to_dict(),
+        }
+        return tensors, header
 
     @classmethod
-    def load(cls, path: str | Path) -> Evaluation:
-        """Loads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            SafeheadError: if it holds something else.
-        """
-        tensors, header = load_result(path, "Evaluation")
+    @override
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         sets: Mapping[str, Responses] = {
             name: Responses.restored(name, tensors, said) for name, said in header["sets"].items()
         }

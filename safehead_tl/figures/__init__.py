@@ -17,23 +17,3 @@ from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.spectrum import spectrum_figure
 from safehead_tl.figures.strips import strips_figure
 from safehead_tl.figures.style import COLOURS, SEQUENTIAL
-
-__all__ = [
-    "COLOURS",
-    "MEASURES",
-    "SEQUENTIAL",
-    "UNITS",
-    "ablation_words",
-    "bars_figure",
-    "concentration_figure",
-    "evaluation_figure",
-    "ground_truth_figure",
-    "head_words",
-    "heatmap_figure",
-    "heatmaps",
-    "overlap_figure",
-    "plane_figure",
-    "sahara_figure",
-    "spectrum_figure",
-    "strips_figure",
-]

@@ -13,17 +13,3 @@ from safehead_tl.judges.llm import LlmJudge
 from safehead_tl.judges.names import resolve_judge
 from safehead_tl.judges.refusal import RefusalPrefixJudge
 from safehead_tl.judges.repetition import Repetition
-
-__all__ = [
-    "CoherenceJudge",
-    "EndpointJudge",
-    "Judge",
-    "KeywordJudge",
-    "LlmJudge",
-    "ReferenceKeywordJudge",
-    "RefusalPrefixJudge",
-    "Repetition",
-    "Verdict",
-    "judged",
-    "resolve_judge",
-]

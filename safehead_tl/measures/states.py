@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
@@ -16,7 +16,7 @@ from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.measures.angles import left_subspace, principal_angles, require_rank, require_span
 from safehead_tl.models import Model, Site, final_state, require_site
 from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import Provenance, figures, load_result, save_result
+from safehead_tl.results import Provenance, Saved, figures
 from safehead_tl.scan import Baseline, Run, Search, check_run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class LastStates:
+class LastStates(Saved):
     """Each prompt's last state, before and after heads were ablated together.
 
     Attributes:
@@ -106,22 +106,17 @@ class LastStates:
         different = int(self.provenance.settings["different_prompts"])
         return max(1, min(10, span, different - (2 if centre else 1)))
 
-    def save(self, path: str | Path) -> None:
-        """Saves everything to one safetensors file."""
-        tensors = {"original": self.original, "ablated": self.ablated}
-        heads = [str(head) for head in self.heads]
-        header = {"heads": heads, "provenance": self.provenance.to_dict()}
-        save_result(path, "LastStates", tensors, header)
+    @override
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        header = {
+            "heads": [str(head) for head in self.heads],
+            "provenance": self.provenance.to_dict(),
+        }
+        return {"original": self.original, "ablated": self.ablated}, header
 
     @classmethod
-    def load(cls, path: str | Path) -> LastStates:
-        """Loads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            SafeheadError: if it holds something else.
-        """
-        tensors, header = load_result(path, "LastStates")
+    @override
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         heads = tuple(Head.parse(head) for head in header["heads"])
         provenance = Provenance(**header["provenance"])
         return cls(tensors["original"], tensors["ablated"], heads, provenance)

@@ -13,15 +13,11 @@ from safehead_tl.organism.training import VERSION, train_organism
 
 __all__ = [
     "DEMO",
-    "REWORDED",
-    "VERSION",
     "Behaviour",
     "Language",
     "Recipe",
     "Request",
     "Rule",
-    "held_out_answers",
     "measure_behaviour",
-    "refusing",
     "train_organism",
 ]

@@ -16,19 +16,3 @@ from safehead_tl.prompts.templates import (
     resolve_template,
 )
 from safehead_tl.prompts.tokens import PromptBatch, encode
-
-__all__ = [
-    "AUTO",
-    "CHAT",
-    "PRESETS",
-    "ChatTemplate",
-    "Preset",
-    "PromptBatch",
-    "Prompts",
-    "Template",
-    "describe_template",
-    "encode",
-    "load_prompts",
-    "prompt_texts",
-    "resolve_template",
-]

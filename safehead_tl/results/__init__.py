@@ -7,29 +7,9 @@ saved as safetensors with a JSON header, and drawn: figures know results, which 
 
 from safehead_tl.results.correlation import kendall, spearman
 from safehead_tl.results.drawing import figures
-from safehead_tl.results.files import load_result, save_result, write_atomically
+from safehead_tl.results.files import Saved, load_result, save_result, write_atomically
 from safehead_tl.results.group import HeadGroup
 from safehead_tl.results.provenance import Provenance, versions
 from safehead_tl.results.scores import HeadScores
 from safehead_tl.results.screened import Ending, Screened
 from safehead_tl.results.stats import Z_95, Rate, bootstrap_interval, paired_p, rank_p
-
-__all__ = [
-    "Z_95",
-    "Ending",
-    "HeadGroup",
-    "HeadScores",
-    "Provenance",
-    "Rate",
-    "Screened",
-    "bootstrap_interval",
-    "figures",
-    "kendall",
-    "load_result",
-    "paired_p",
-    "rank_p",
-    "save_result",
-    "spearman",
-    "versions",
-    "write_atomically",
-]

@@ -17,5 +17,3 @@ if TYPE_CHECKING:
     from safehead_tl import figures
 else:
     figures = _Late()
-
-__all__ = ["figures"]

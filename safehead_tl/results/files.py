@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -79,3 +80,30 @@ def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
             f"format {FORMAT}: use the version that wrote it"
         )
     return tensors, header
+
+
+class Saved(ABC):
+    """A result that is saved whole in one file, and read again."""
+
+    @abstractmethod
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What of it is a tensor, and what JSON can hold."""
+
+    @classmethod
+    @abstractmethod
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        """Made of what `to_file` gave."""
+
+    def save(self, path: str | Path) -> None:
+        """Saves everything, prompts and responses too if it has any, to one safetensors file."""
+        save_result(path, type(self).__name__, *self.to_file())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Loads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            SafeheadError: if it holds something else.
+        """
+        return cls.from_file(*load_result(path, cls.__name__))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
+from torch import Tensor
+from typing_extensions import override
 
 from safehead_tl.heads import Head
 from safehead_tl.results.drawing import figures
-from safehead_tl.results.files import load_result, save_result
+from safehead_tl.results.files import Saved
 from safehead_tl.results.provenance import Provenance
 from safehead_tl.results.scores import HeadScores
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadGroup:
+class HeadGroup(Saved):
     """Heads that were found together, in the order in which they were chosen.
 
     Attributes:
@@ -67,41 +68,30 @@ class HeadGroup:
         """Draws the search: the group's score after each step, and what the runner-up's was."""
         return figures.sahara_figure(self)
 
-    def save(self, path: str | Path) -> None:
-        """Saves everything to one safetensors file."""
+    @override
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        steps = [step.to_file() for step in self.steps]
         tensors = {
             f"step{number}.{name}": tensor
-            for number, step in enumerate(self.steps)
-            for name, tensor in step.tensors().items()
+            for number, (found, _) in enumerate(steps)
+            for name, tensor in found.items()
         }
         header = {
             "heads": [str(head) for head in self.heads],
-            "steps": [step.header() for step in self.steps],
+            "steps": [told for _, told in steps],
             "provenance": self.provenance.to_dict(),
         }
-        save_result(path, "HeadGroup", tensors, header)
+        return tensors, header
 
     @classmethod
-    def load(cls, path: str | Path) -> HeadGroup:
-        """Loads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            SafeheadError: if it holds something else.
-        """
-        tensors, header = load_result(path, "HeadGroup")
+    @override
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        steps: list[dict[str, Tensor]] = [{} for _ in header["steps"]]
+        for key, tensor in tensors.items():
+            step, _, name = key.removeprefix("step").partition(".")
+            steps[int(step)][name] = tensor
         return cls(
             heads=tuple(Head.parse(head) for head in header["heads"]),
-            steps=tuple(
-                HeadScores.from_file(
-                    step,
-                    {
-                        name.removeprefix(f"step{number}."): tensor
-                        for name, tensor in tensors.items()
-                        if name.startswith(f"step{number}.")
-                    },
-                )
-                for number, step in enumerate(header["steps"])
-            ),
+            steps=tuple(map(HeadScores.from_file, steps, header["steps"])),
             provenance=Provenance(**header["provenance"]),
         )

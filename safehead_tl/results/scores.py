@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadLike, HeadsLike, parse_heads
 from safehead_tl.results.drawing import figures
-from safehead_tl.results.files import load_result, save_result
+from safehead_tl.results.files import Saved
 from safehead_tl.results.provenance import Provenance
 from safehead_tl.results.screened import Screened
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScores:
+class HeadScores(Saved):
     """One score for every head; larger means that ablating it changes more.
 
     Attributes:
@@ -237,40 +237,22 @@ class HeadScores:
             self, top, log, parse_heads(marked, *self.values.shape), marked_as
         )
 
-    def save(self, path: str | Path) -> None:
-        """Saves everything to one safetensors file."""
-        save_result(path, "HeadScores", self.tensors(), self.header())
-
-    @classmethod
-    def load(cls, path: str | Path) -> HeadScores:
-        """Loads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            SafeheadError: if it holds something else.
-        """
-        tensors, header = load_result(path, "HeadScores")
-        return cls.from_file(header, tensors)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What is a tensor, for a file."""
+    @override
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         screened = None if self.screening is None else self.screening.values
         found = {"values": self.values, "per_prompt": self.per_prompt, "screened": screened}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
-
-    def header(self) -> dict[str, Any]:
-        """What is not a tensor, for a file."""
-        return {
+        header = {
             "measure": self.measure,
             "unit": self.unit,
             "given": [str(head) for head in self.given],
             "screening": self.screening and self.screening.to_dict(),
             "provenance": self.provenance.to_dict(),
         }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}, header
 
     @classmethod
-    def from_file(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> HeadScores:
-        """Made of a file's header and its tensors."""
+    @override
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         told = header.get("screening")
         return cls(
             measure=header["measure"],

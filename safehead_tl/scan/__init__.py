@@ -15,25 +15,3 @@ from safehead_tl.scan.run_directory import RunDirectory, environment_of, identit
 from safehead_tl.scan.screening import Screen, Screening, resolve_screen, screening_settings
 from safehead_tl.scan.search import Search
 from safehead_tl.scan.shortlist import score
-
-__all__ = [
-    "Baseline",
-    "Ledger",
-    "Linearisation",
-    "Needs",
-    "Passes",
-    "Run",
-    "RunDirectory",
-    "Screen",
-    "Screening",
-    "Search",
-    "budget_of",
-    "check_run",
-    "environment_of",
-    "even_slices",
-    "identity_of",
-    "readable",
-    "resolve_screen",
-    "score",
-    "screening_settings",
-]

@@ -8,10 +8,3 @@ through `inspection`, and draw with the scripts in `data/web`.
 from safehead_tl.views.page.report import report
 from safehead_tl.views.patterns import AttentionView, attention
 from safehead_tl.views.widget.explore import explore
-
-__all__ = [
-    "AttentionView",
-    "attention",
-    "explore",
-    "report",
-]

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads take longer than these weights
 
 import pytest
 

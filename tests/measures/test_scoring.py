@@ -35,8 +35,8 @@ def by_hand(model, batch, heads, ablation):
 
 @pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "pythia-parallel"])
 @pytest.mark.parametrize("ablation", EVERY, ids=str)
-def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
-    model = sh.load_model(checkpoint(name))
+def test_equal_to_a_loop_over_whole_passes(loaded, prompts, name, ablation):
+    model = loaded(name)
     scores = sh.ships(model, prompts, ablation=ablation, progress=False)
     batch = encode(model, prompts, "paper")
     what = sh.MeanAblation(prompts, template="paper") if ablation == "mean" else ablation
@@ -49,8 +49,8 @@ def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
 
 
 @pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "qwen2-biases"])
-def test_batched_equals_one_by_one(checkpoint, prompts, name):
-    model = sh.load_model(checkpoint(name))
+def test_batched_equals_one_by_one(loaded, prompts, name):
+    model = loaded(name)
     batched = sh.ships(model, prompts, progress=False).per_prompt
     for row, prompt in zip(batched, prompts, strict=True):
         single = sh.ships(model, [prompt], progress=False).per_prompt[0]

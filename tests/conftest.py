@@ -1,5 +1,6 @@
 """What all tests share. Everything is imported late: of xdist's processes, one runs no test."""
 
+import functools
 import gc
 import importlib
 import json
@@ -9,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads take longer than these weights
 
 import pytest
 
@@ -58,6 +60,24 @@ def checkpoint(tmp_path_factory):
         return made[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def loaded(checkpoint):
+    """Loads such a checkpoint once: for tests that leave the model as it is."""
+    import safehead_tl as sh
+
+    return functools.cache(lambda name: sh.load_model(checkpoint(name)))
+
+
+@pytest.fixture(scope="session")
+def plain(checkpoint):
+    """Such a checkpoint as Transformers has it: for tests that leave it as it is."""
+    from transformers import AutoModelForCausalLM
+
+    return functools.cache(
+        lambda name: AutoModelForCausalLM.from_pretrained(checkpoint(name)).eval()
+    )
 
 
 @dataclass(frozen=True)

@@ -51,29 +51,25 @@ def seen(model, batch, hooks, layer, site):
 
 @pytest.mark.parametrize("kind", ["undifferentiated", "scaling", "zero"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_equal_to_the_plain_transformers_model(checkpoint, prompts, name, kind):
+def test_equal_to_the_plain_transformers_model(loaded, plain, prompts, name, kind):
     """Padded, several heads in several layers, against a second implementation."""
-    path = checkpoint(name)
-    model = sh.load_model(path)
-    plain = AutoModelForCausalLM.from_pretrained(path).eval()
+    model, reference = loaded(name), plain(name)
     batch = encode(model, prompts, "paper")
     heads = [sh.Head.parse(head) for head in HEADS]
     ours = run(model, batch, sh.ablation_hooks(model, heads, kind))[real(batch)]
-    theirs = independent.logits(plain, batch.tokens, batch.mask, kind, heads)[real(batch)]
+    theirs = independent.logits(reference, batch.tokens, batch.mask, kind, heads)[real(batch)]
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
-    untouched = independent.logits(plain, batch.tokens, batch.mask)[real(batch)]
+    untouched = independent.logits(reference, batch.tokens, batch.mask)[real(batch)]
     assert (theirs - untouched).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "pythia-parallel", "bloom-alibi"])
 def test_z_goes_into_the_output_projection_and_a_slice_of_what_comes_out_is_no_head(
-    checkpoint, prompts, name
+    loaded, plain, prompts, name
 ):
-    path = checkpoint(name)
-    model = sh.load_model(path)
-    plain = AutoModelForCausalLM.from_pretrained(path).eval()
+    model, reference = loaded(name), plain(name)
     batch = encode(model, prompts, "paper")
-    modules = plain.named_modules()
+    modules = reference.named_modules()
     projection = [module for key, module in modules if independent.OUTPUTS.search(key)][1]
     given = []
 
@@ -82,7 +78,7 @@ def test_z_goes_into_the_output_projection_and_a_slice_of_what_comes_out_is_no_h
         return torch.cat([output[..., :16], 0 * output[..., 16:24], output[..., 24:]], -1)
 
     handle = projection.register_forward_hook(cut)
-    sliced = independent.logits(plain, batch.tokens, batch.mask)[real(batch)]
+    sliced = independent.logits(reference, batch.tokens, batch.mask)[real(batch)]
     handle.remove()
     z = seen(model, batch, [], 1, "z").flatten(-2)
     assert torch.allclose(z[real(batch)], given[0][real(batch)], atol=1e-5)
@@ -99,9 +95,9 @@ def test_the_pattern_is_the_matrix_a(demo):
     assert not torch.allclose(pattern[2], expected, atol=0.1)
 
 
-def test_a_is_uniform_over_visible_keys_only(checkpoint, prompts):
+def test_a_is_uniform_over_visible_keys_only(loaded, prompts):
     """Left padding, and a sliding window of 5."""
-    model = sh.load_model(checkpoint("mistral-sliding"))
+    model = loaded("mistral-sliding")
     batch = encode(model, prompts, "paper")
     pattern = seen(model, batch, sh.ablation_hooks(model, ["L1H2"]), 1, "pattern")[:, 2]
     for row, mask in zip(pattern, batch.mask.bool(), strict=True):
@@ -115,8 +111,8 @@ def test_a_is_uniform_over_visible_keys_only(checkpoint, prompts):
 
 @pytest.mark.parametrize("via", ["pattern", "q", "k"])
 @pytest.mark.parametrize("name", ["llama", "qwen3-qk-norm", "qwen2-biases"])
-def test_epsilon_tends_to_the_exact_limit(checkpoint, prompts, name, via):
-    model = sh.load_model(checkpoint(name))
+def test_epsilon_tends_to_the_exact_limit(loaded, prompts, name, via):
+    model = loaded(name)
     batch = encode(model, prompts, "paper")
     heads = ["L1H0", "L1H1"]  # one KV group
     exact = run(model, batch, sh.ablation_hooks(model, heads))[real(batch)]
@@ -213,8 +209,8 @@ def test_mean_ablation_is_the_mean_over_reference_tokens(demo, prompts):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_scaling_queries_keys_or_scores_is_the_same(checkpoint, prompts, name):
-    model = sh.load_model(checkpoint(name))
+def test_scaling_queries_keys_or_scores_is_the_same(loaded, prompts, name):
+    model = loaded(name)
     batch = encode(model, prompts, "paper")
     by_pattern, by_query, by_key = (
         run(model, batch, sh.ablation_hooks(model, HEADS, sh.UndifferentiatedAttention(0.1, via)))
@@ -226,8 +222,8 @@ def test_scaling_queries_keys_or_scores_is_the_same(checkpoint, prompts, name):
     assert torch.allclose(by_query[kept], by_pattern[kept], atol=1e-5)
 
 
-def test_keys_belong_to_a_group(checkpoint, prompts):
-    model = sh.load_model(checkpoint("llama-grouped"))
+def test_keys_belong_to_a_group(loaded, prompts):
+    model = loaded("llama-grouped")
     batch = encode(model, prompts, "paper")
     by_key = sh.UndifferentiatedAttention(1e-6, via="k")
     one, both = (

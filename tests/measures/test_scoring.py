@@ -35,9 +35,9 @@ def by_hand(model, batch, heads, ablation):
 
 @pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "pythia-parallel"])
 @pytest.mark.parametrize("ablation", EVERY, ids=str)
-def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
-    model = sh.load_model(checkpoint(name))
-    scores = sh.ships(model, prompts, ablation=ablation, run=QUIET)
+def test_equal_to_a_loop_over_whole_passes(loaded, prompts, name, ablation):
+    model = loaded(name)
+    scores = sh.ships(model, prompts, template="paper", ablation=ablation, run=QUIET)
     batch = encode(model, prompts, "paper")
     what = sh.MeanAblation(prompts, template="paper") if ablation == "mean" else ablation
     for layer in range(3):
@@ -49,11 +49,11 @@ def test_equal_to_a_loop_over_whole_passes(checkpoint, prompts, name, ablation):
 
 
 @pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "mistral-sliding", "qwen2-biases"])
-def test_batched_equals_one_by_one(checkpoint, prompts, name):
-    model = sh.load_model(checkpoint(name))
-    batched = sh.ships(model, prompts, run=QUIET).per_prompt
+def test_batched_equals_one_by_one(loaded, prompts, name):
+    model = loaded(name)
+    batched = sh.ships(model, prompts, template="paper", run=QUIET).per_prompt
     for row, prompt in zip(batched, prompts, strict=True):
-        single = sh.ships(model, [prompt], run=QUIET).per_prompt[0]
+        single = sh.ships(model, [prompt], template="paper", run=QUIET).per_prompt[0]
         assert torch.allclose(row, single, atol=1e-5, rtol=1e-5)
 
 

@@ -31,13 +31,9 @@ def bridge(checkpoint):
     return load
 
 
-def plain(checkpoint, name):
-    return AutoModelForCausalLM.from_pretrained(checkpoint(name)).eval()
-
-
 @pytest.mark.parametrize("kind", [None, "undifferentiated", "scaling", "zero"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_equal_to_the_plain_transformers_model(checkpoint, bridge, prompts, name, kind):
+def test_equal_to_the_plain_transformers_model(plain, bridge, prompts, name, kind):
     """Padded, several heads in several layers, against a second implementation."""
     model = bridge(name)
     batch = encode(model, prompts, "paper")
@@ -47,7 +43,7 @@ def test_equal_to_the_plain_transformers_model(checkpoint, bridge, prompts, name
         resid = embed(model, batch.tokens, batch.mask)
         last = run_blocks(model, resid, batch.mask, start=0, stop=3, hooks=hooks)[:, -1]
         ours = next_token_log_probs(model, last)
-    reference = plain(checkpoint, name)
+    reference = plain(name)
     theirs = independent.logits(reference, batch.tokens, batch.mask, kind, heads)[:, -1]
     expected = theirs.double().log_softmax(-1)
     assert torch.allclose(ours, expected, atol=1e-4)
@@ -59,7 +55,7 @@ def test_equal_to_the_plain_transformers_model(checkpoint, bridge, prompts, name
 @pytest.mark.parametrize("via", ["q", "k"])
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ADDED_TO_SCORES])
 def test_scaled_queries_or_keys_tend_to_undifferentiated_attention(
-    checkpoint, bridge, prompts, name, via
+    plain, bridge, prompts, name, via
 ):
     """Whatever comes after the projection: a norm, a bias, rotation, or all at once."""
     model = bridge(name)
@@ -68,16 +64,16 @@ def test_scaled_queries_or_keys_tend_to_undifferentiated_attention(
     resid = embed(model, batch.tokens, batch.mask)
     with sh.ablated(model, heads, sh.UndifferentiatedAttention(1e-6, via=via)):
         last = run_blocks(model, resid, batch.mask, start=0, stop=3, hooks=[])[:, -1]
-    reference = plain(checkpoint, name)
+    reference = plain(name)
     theirs = independent.logits(reference, batch.tokens, batch.mask, "undifferentiated", heads)
     expected = theirs[:, -1].double().log_softmax(-1)
     assert torch.allclose(next_token_log_probs(model, last), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_scan_equals_a_loop_over_whole_passes(checkpoint, bridge, prompts, name):
+def test_a_scan_equals_a_loop_over_whole_passes(plain, bridge, prompts, name):
     """Resumed at the head's layer, many heads in a batch, with a group ablated as well."""
-    model, reference = bridge(name), plain(checkpoint, name)
+    model, reference = bridge(name), plain(name)
     scores = sh.ships(model, prompts, template="paper", given=["L1H2"], run=QUIET)
     batch = encode(model, prompts, "paper")
     original = independent.logits(reference, batch.tokens, batch.mask)[:, -1]

@@ -73,8 +73,8 @@ def user_built(tokenizer, **special):
      "pythia-parallel", "bloom-alibi", "mixtral-experts", "gpt-oss-sinks"],
 )  # fmt: skip
 @pytest.mark.parametrize("ablation", EVERY, ids=lambda ablation: repr(ablation)[:40])
-def test_prefix_padding_and_group_at_once(checkpoint, prompts, name, ablation):
-    model = sh.load_model(checkpoint(name))
+def test_prefix_padding_and_group_at_once(loaded, prompts, name, ablation):
+    model = loaded(name)
     batch = encode(model, prompts, LONG)
     assert not batch.mask.all()
     expected = whole_passes(model, batch, ablation, GROUP)
@@ -92,7 +92,7 @@ def test_prefix_padding_and_group_at_once(checkpoint, prompts, name, ablation):
 
 
 @hooked_only
-def test_a_prefix_is_found_and_used_where_it_is_exact(checkpoint, demo, prompts):
+def test_a_prefix_is_found_and_used_where_it_is_exact(loaded, demo, prompts):
     """Sliding windows and ALiBi count columns, and padding would lie between."""
     batch = encode(demo, prompts, LONG)
     rows = [
@@ -106,7 +106,7 @@ def test_a_prefix_is_found_and_used_where_it_is_exact(checkpoint, demo, prompts)
     assert plan_of(demo, prompts, LONG, shared_prefix=False).prefix == 0
     assert plan_of(demo, prompts[:1], LONG).prefix == 0  # nobody to share it with
     assert plan_of(demo, ["kite", "boat kite"], "{query}").prefix == 0
-    sliding = sh.load_model(checkpoint("mistral-sliding"))
+    sliding = loaded("mistral-sliding")
     alibi = user_built(demo.tokenizer, positional_embedding_type="alibi", normalization_type="LN")
     for model in (sliding, alibi):
         assert plan_of(model, prompts, LONG).prefix == 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import typer
 from rich.console import Console, RenderableType
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 console = Console(markup=False)
 
 
+@runtime_checkable
 class Result(Protocol):
     """What every command can write."""
 
@@ -30,6 +31,7 @@ class Result(Protocol):
         ...
 
 
+@runtime_checkable
 class Saved(Result, Protocol):
     """What can also be saved whole."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -160,7 +160,7 @@ class Concentration(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Concentration:
         return cls(
             orders={name: _heads(order) for name, order in header["orders"].items()},
             random_orders=tuple(map(_heads, header["random_orders"])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
@@ -235,7 +235,7 @@ class Evaluation(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Evaluation:
         sets: Mapping[str, Responses] = {
             name: Responses.restored(name, tensors, said) for name, said in header["sets"].items()
         }

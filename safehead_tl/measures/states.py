@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -116,7 +116,7 @@ class LastStates(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> LastStates:
         heads = tuple(Head.parse(head) for head in header["heads"])
         provenance = Provenance(**header["provenance"])
         return cls(tensors["original"], tensors["ablated"], heads, provenance)

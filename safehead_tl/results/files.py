@@ -7,7 +7,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,6 +17,8 @@ from safehead_tl.errors import SafeheadError
 
 HEADER = "safehead_tl"
 FORMAT = 2
+
+Kept = TypeVar("Kept", bound="Saved")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -91,7 +93,7 @@ class Saved(ABC):
 
     @classmethod
     @abstractmethod
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def from_file(cls: type[Kept], tensors: dict[str, Tensor], header: dict[str, Any]) -> Kept:
         """Made of what `to_file` gave."""
 
     def save(self, path: str | Path) -> None:
@@ -99,7 +101,7 @@ class Saved(ABC):
         save_result(path, type(self).__name__, *self.to_file())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[Kept], path: str | Path) -> Kept:
         """Loads what `save` wrote.
 
         Raises:

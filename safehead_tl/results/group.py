@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
@@ -85,7 +85,7 @@ class HeadGroup(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> HeadGroup:
         steps: list[dict[str, Tensor]] = [{} for _ in header["steps"]]
         for key, tensor in tensors.items():
             step, _, name = key.removeprefix("step").partition(".")

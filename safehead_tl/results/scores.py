@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from jaxtyping import Float
@@ -252,7 +252,7 @@ class HeadScores(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> HeadScores:
         told = header.get("screening")
         return cls(
             measure=header["measure"],

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from transformers import AutoModelForCausalLM
 
 import safehead_tl as sh
@@ -109,7 +110,6 @@ def test_drawing_is_from_the_most_likely_ones():
         ({"temperature": 0.5}, "changes nothing without top_k"),
         ({"temperature": 0.0, "top_k": 2}, "temperature=0"),
         ({"run": sh.Run(run_dir="run")}, "generate has no pieces to keep"),
-        ({"run": "run"}, "run='run': give a Run"),
         ({"max_new_tokens": 500}, "does not fit"),
         ({"heads": "L9H9"}, "L9H9 does not exist"),
     ],
@@ -117,6 +117,12 @@ def test_drawing_is_from_the_most_likely_ones():
 def test_mistakes(demo, wrong, message):
     with pytest.raises(sh.SafeheadError, match=message):
         sh.generate(demo, LONG, **{"template": "chat", "run": QUIET, **wrong})
+
+
+def test_how_it_runs_is_no_directory(demo):
+    # With shapes and types checked at run time, the type is refused before.
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match="run='run': give a Run|run: Run"):
+        sh.generate(demo, LONG, run="run")
 
 
 def test_provenance(demo):

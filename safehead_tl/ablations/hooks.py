@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,6 +98,18 @@ def ablated(
         yield model
 
 
+class _Counted:
+    """A hook's function that knows how often it was called."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.calls = 0
+
+    def __call__(self, tensor: Any, hook: Any) -> Any:
+        self.calls += 1
+        return self.function(tensor, hook)
+
+
 @contextmanager
 def must_fire(hooks: list[Hook]) -> Iterator[list[Hook]]:
     """Counts calls of hooks inside a `with` block that uses them.
@@ -105,19 +117,9 @@ def must_fire(hooks: list[Hook]) -> Iterator[list[Hook]]:
     Raises:
         SafeheadError: at the end of the block, if one of them was never called.
     """
-    calls = [0] * len(hooks)
-
-    def counted(index: int) -> Hook:
-        name, function = hooks[index]
-
-        def call(tensor: Any, hook: Any) -> Any:
-            calls[index] += 1
-            return function(tensor, hook)
-
-        return name, call
-
-    yield [counted(index) for index in range(len(hooks))]
-    silent = sorted({name for (name, _), count in zip(hooks, calls, strict=True) if not count})
+    counted = [(name, _Counted(function)) for name, function in hooks]
+    yield [*counted]
+    silent = sorted({name for name, function in counted if not function.calls})
     if silent:
         raise SafeheadError(
             f"nothing was ablated: {', '.join(silent)} never fired. Did the model run, and "

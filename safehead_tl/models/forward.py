@@ -138,11 +138,9 @@ def run_last_layer(
     entry = None if past is None else past[layer]
     inputs = _attention_inputs(model, layer, resid, entry, last_query=True)
     del inputs["query_input"]  # the block makes its own, of the one position that it is given
-
-    def add_keys(module: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, **inputs}
-
-    handle = model.blocks[layer].attn.register_forward_pre_hook(add_keys, with_kwargs=True)
+    handle = model.blocks[layer].attn.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {**kwargs, **inputs}), with_kwargs=True
+    )
     try:
         return run_layers(model, resid[:, -1:], mask, start=layer, hooks=hooks)[:, 0]
     finally:
@@ -171,11 +169,8 @@ def run_attention(
         past: keys and values of earlier positions.
     """
     found: list[Tensor] = []
-
-    def keep(z: Tensor, hook: Any) -> None:
-        found.append(z)
-
-    with model.hooks(fwd_hooks=[*hooks, (hook_point(layer, "z"), keep)]):
+    keep = (hook_point(layer, "z"), lambda z, hook: found.append(z))
+    with model.hooks(fwd_hooks=[*hooks, keep]):
         output = model.blocks[layer].attn(
             **_attention_inputs(model, layer, resid, past, last_query), attention_mask=mask
         )
@@ -188,11 +183,7 @@ def attention_given(
 ) -> Iterator[None]:
     """Inside the `with` block, a layer's attention is not computed: it is `output`."""
     attention = model.blocks[layer].attn
-
-    def given(**inputs: Any) -> Tensor:
-        return output
-
-    vars(attention)["forward"] = given  # in front of the class's own
+    vars(attention)["forward"] = lambda **inputs: output  # in front of the class's own
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # Tests run in as many processes as there are cores, up to four; on 3.9 with every tensor's shape
 # checked at run time.
-PYTEST := -m pytest -n auto --maxprocesses 4
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 TYPED := --jaxtyping-packages=safehead_tl,beartype.beartype
 
 NEWEST := transformer-lens==4.3.0
@@ -19,7 +19,7 @@ test: .venv/ready
 
 # The same tests on transformer-lens 4, which has only TransformerBridge, in a .venv-tl4 of its own.
 test-tl4: .venv-tl4/ready
-	.venv-tl4/bin/python $(PYTEST)
+	.venv-tl4/bin/python $(PYTEST) tests tests/documentation
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -67,8 +67,10 @@ browser-test: .venv/ready
 notebook-test: .venv/ready
 	$(BIN)/python $(PYTEST) tests/notebooks
 
-# Writes the documentation to build/docs. Whatever is broken in it, a link or a name, is an error.
+# Runs the code in README, docs and docstrings, holds their numbers against what is measured, and
+# writes the documentation to build/docs. Whatever is broken in it, a link or a name, is an error.
 docs: .venv/ready
+	$(BIN)/python $(PYTEST) $(TYPED) tests/documentation
 	$(BIN)/python -m sphinx -W --keep-going -n -E -q docs build/docs
 
 # Asks the network whether links to other sites still lead somewhere. It is no part of .ci/run.

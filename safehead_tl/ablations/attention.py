@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -78,7 +78,7 @@ class UndifferentiatedAttention(Ablation):
         if self.epsilon is None:
             return _uniform_pattern(layer, heads)
         if self.via == "pattern":
-            return [(hook_point(layer, "attn_scores"), _scaled_scores(heads, self.epsilon))]
+            return [(hook_point(layer, "attn_scores"), partial(_scale_scores, heads, self.epsilon))]
         return [(hook_point(layer, self._site(model)), scaled(heads, self.epsilon, head_dim=2))]
 
     @override
@@ -93,19 +93,14 @@ class UndifferentiatedAttention(Ablation):
         return f"rot_{self.via}" if rotary and not joint else self.via
 
 
-def _scaled_scores(heads: HeadMask, factor: float) -> Callable[..., Tensor]:
+def _scale_scores(heads: HeadMask, factor: float, scores: Scores, hook: Any) -> Scores:
     """Multiplies the chosen heads' scores; masked ones stay as low as they are.
 
     A bridge masks with the dtype's lowest number, not with minus infinity: in float16 a small
     factor would make it visible, and a large one turns rows of padding into NaN.
     """
-
-    def scale(scores: Scores, hook: Any) -> Scores:
-        return torch.where(
-            chosen_heads(heads, scores, head_dim=1) & _visible(scores), scores * factor, scores
-        )
-
-    return scale
+    chosen = chosen_heads(heads, scores, head_dim=1) & _visible(scores)
+    return torch.where(chosen, scores * factor, scores)
 
 
 def _visible(scores: Scores) -> Bool[Tensor, "batch head query key"]:
@@ -122,21 +117,25 @@ def _visible(scores: Scores) -> Bool[Tensor, "batch head query key"]:
 
 def _uniform_pattern(layer: int, heads: HeadMask) -> list[Hook]:
     """Replaces patterns by A. The masked scores of the same pass say which keys are visible."""
-    visible: list[Bool[Tensor, "batch 1 query key"]] = []
+    visible: list[Tensor] = []
+    return [
+        (hook_point(layer, "attn_scores"), partial(_look, visible)),
+        (hook_point(layer, "pattern"), partial(_even_out, layer, heads, visible)),
+    ]
 
-    def look(scores: Scores, hook: Any) -> None:
-        visible[:] = [_visible(scores[:, :1])]
 
-    def replace(pattern: Scores, hook: Any) -> Scores:
-        if not visible:
-            raise SafeheadError(
-                f"{hook_point(layer, 'pattern')} was hooked without its partner "
-                f"{hook_point(layer, 'attn_scores')}: pass on all hooks of ablation_hooks together"
-            )
-        keys = visible.pop()
-        even = keys / keys.sum(-1, keepdim=True).clamp(min=1)
-        return torch.where(
-            chosen_heads(heads, pattern, head_dim=1), even.to(pattern.dtype), pattern
+def _look(visible: list[Tensor], scores: Scores, hook: Any) -> None:
+    visible[:] = [_visible(scores[:, :1])]
+
+
+def _even_out(
+    layer: int, heads: HeadMask, visible: list[Tensor], pattern: Scores, hook: Any
+) -> Scores:
+    if not visible:
+        raise SafeheadError(
+            f"{hook_point(layer, 'pattern')} was hooked without its partner "
+            f"{hook_point(layer, 'attn_scores')}: pass on all hooks of ablation_hooks together"
         )
-
-    return [(hook_point(layer, "attn_scores"), look), (hook_point(layer, "pattern"), replace)]
+    keys = visible.pop()
+    even = keys / keys.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(chosen_heads(heads, pattern, head_dim=1), even.to(pattern.dtype), pattern)

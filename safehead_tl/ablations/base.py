@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -94,11 +95,13 @@ def chosen_heads(
 
 def scaled(heads: HeadMask, factor: float, head_dim: int) -> Callable[..., Tensor]:
     """Multiplies the chosen heads of a tensor whose heads are in dimension `head_dim`."""
+    return partial(_scale, heads, factor, head_dim)
 
-    def scale(tensor: Float[Tensor, "batch _ _ _"], hook: Any) -> Float[Tensor, "batch _ _ _"]:
-        return torch.where(chosen_heads(heads, tensor, head_dim), tensor * factor, tensor)
 
-    return scale
+def _scale(
+    heads: HeadMask, factor: float, head_dim: int, tensor: Float[Tensor, "batch _ _ _"], hook: Any
+) -> Float[Tensor, "batch _ _ _"]:
+    return torch.where(chosen_heads(heads, tensor, head_dim), tensor * factor, tensor)
 
 
 def is_of_one_head(model: Model, site: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -102,10 +103,7 @@ class FittedMean(Ablation):
 
     @override
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
-        def replace(z: Activation, hook: Any) -> Activation:
-            return torch.where(chosen_heads(heads, z, head_dim=2), self.mean[layer].to(z), z)
-
-        return [(hook_point(layer, "z"), replace)]
+        return [(hook_point(layer, "z"), partial(_replace, heads, self.mean[layer]))]
 
     @override
     def separable(self, model: Model) -> bool:
@@ -114,6 +112,12 @@ class FittedMean(Ablation):
     @override
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "label": self.label, "reference": self.reference.describe()}
+
+
+def _replace(
+    heads: HeadMask, mean: Float[Tensor, "head d_head"], z: Activation, hook: Any
+) -> Activation:
+    return torch.where(chosen_heads(heads, z, head_dim=2), mean.to(z), z)
 
 
 @torch.no_grad()

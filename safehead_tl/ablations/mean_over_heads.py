@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from typing_extensions import override
 
-from safehead_tl.ablations.base import Ablation, Activation, HeadMask, chosen_heads, is_of_one_head
+from safehead_tl.ablations.base import Ablation, HeadMask, chosen_heads, is_of_one_head
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Hook, Model, hook_point
 
@@ -35,12 +38,16 @@ class MeanOverHeads(Ablation):
 
     @override
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:
-        def replace(tensor: Activation, hook: Any) -> Activation:
-            mean = tensor.mean(2, keepdim=True)
-            return torch.where(chosen_heads(heads, tensor, head_dim=2), mean, tensor)
-
-        return [(hook_point(layer, "z" if self.which == "v" else self.which), replace)]
+        point = hook_point(layer, "z" if self.which == "v" else self.which)
+        return [(point, partial(_replace, heads))]
 
     @override
     def separable(self, model: Model) -> bool:
         return self.which == "v" or is_of_one_head(model, self.which)
+
+
+def _replace(
+    heads: HeadMask, tensor: Float[Tensor, "batch pos _ d_head"], hook: Any
+) -> Float[Tensor, "batch pos _ d_head"]:
+    mean = tensor.mean(2, keepdim=True)
+    return torch.where(chosen_heads(heads, tensor, head_dim=2), mean, tensor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,14 +58,15 @@ def run_layers(
         return resid
     if is_bridge(model):
         return bridge.run_blocks(model, resid, mask, start=start, stop=stop, hooks=hooks)
-    output: Tensor = model.run_with_hooks(
+    # Removing hooks, which TransformerLens does at all hook points, takes longer than tiny layers.
+    run: Any = partial(model.run_with_hooks, fwd_hooks=list(hooks)) if hooks else model.forward
+    output: Tensor = run(
         resid,
         start_at_layer=start,
         stop_at_layer=stop,
         attention_mask=mask,
         shortformer_pos_embed=positions,
         past_kv_cache=past,
-        fwd_hooks=list(hooks),
     )
     return output
 

@@ -121,7 +121,7 @@ def test_mistakes(demo, wrong, message):
 
 def test_how_it_runs_is_no_directory(demo):
     # With shapes and types checked at run time, the type is refused before.
-    with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"run='run': give a Run|run: Run"):
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"give a Run|'run'"):
         sh.generate(demo, LONG, run="run")
 
 

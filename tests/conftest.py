@@ -3,11 +3,7 @@
 import functools
 import gc
 import importlib
-import json
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads take longer than these weights
@@ -78,48 +74,6 @@ def plain(checkpoint):
     return functools.cache(
         lambda name: AutoModelForCausalLM.from_pretrained(checkpoint(name)).eval()
     )
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """What a process did that imported the package and read a file of prompts.
-
-    Attributes:
-        imported: which modules there were then.
-        rest: how it went on where there is no `HookedTransformer`.
-    """
-
-    imported: frozenset[str]
-    rest: subprocess.CompletedProcess[str]
-
-
-FRESH = """
-import importlib.metadata, json, sys
-import safehead_tl as sh
-assert sh.load_prompts(sys.argv[1]) == ["bend"]
-print(json.dumps(list(sys.modules)), flush=True)
-import transformer_lens
-vars(transformer_lens).pop("HookedTransformer", None)
-def absent(name):
-    raise (ImportError if name == "HookedTransformer" else AttributeError)(name)
-transformer_lens.__getattr__ = absent
-importlib.metadata.version = lambda name: "4.3.0"
-model = sh.load_model("demo")
-assert type(model).__name__ == "TransformerBridge"
-scores = sh.ships(model, ["how do i bend a kite"], run=sh.Run(progress=False))
-assert scores.values.shape == (4, 8)
-"""
-
-
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory):
-    path = tmp_path_factory.mktemp("fresh") / "prompts.txt"
-    path.write_text("bend\n")
-    rest = subprocess.run(
-        [sys.executable, "-c", FRESH, path], capture_output=True, text=True, check=False
-    )
-    assert rest.stdout, rest.stderr
-    return Fresh(frozenset(json.loads(rest.stdout.splitlines()[0])), rest)
 
 
 @pytest.fixture(scope="session")

@@ -324,10 +324,6 @@ def test_progress_is_shown_or_not(demo, tasks_path, capsys):
     assert "ablated: scoring" in shown
 
 
-def test_lm_eval_is_not_imported_before_it_is_needed(fresh):
-    assert "lm_eval" not in fresh.imported
-
-
 def test_without_lm_eval(demo, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(sh.SafeheadError, match=r"pip install 'safehead-tl\[lm-eval\]'"):

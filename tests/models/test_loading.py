@@ -313,12 +313,6 @@ def test_transformer_lens_4_is_answered(monkeypatch):
     assert describe(sh.load_model("demo"))["kind"] == "TransformerBridge"
 
 
-def test_all_works_where_there_is_no_hooked_transformer(fresh):
-    """As transformer-lens 4 has it: even asking for the name raises. Nor is it imported early."""
-    assert "transformer_lens" not in fresh.imported
-    assert fresh.rest.returncode == 0, fresh.rest.stderr
-
-
 def test_backends(demo):
     wrong = "backend='fast'|Actual value: 'fast'"
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=wrong):

@@ -326,8 +326,3 @@ def test_a_configuration_that_is_missing(hub, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(sh.SafeheadError, match=r"'bent', .* name one: 'kites/lamps:config'"):
         sh.load_prompts("kites/lamps")
-
-
-def test_datasets_is_not_imported_without_need(fresh):
-    """To read a file of prompts."""
-    assert "datasets" not in fresh.imported

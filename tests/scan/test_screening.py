@@ -171,12 +171,11 @@ def test_the_planted_heads_are_found_and_scores_are_exact(demo, harmful, ablatio
         assert found.screening.exact == scored.sum() < 32
         assert found.screening.ended == "sure"
         assert [head for head, _ in found.top(10)] == [head for head, _ in exact.top(10)]
+        if scan is sh.ships:
+            assert {head for head, _ in found.top(2)} == set(PLANTED)
         rank = spearman(found.screening.values[scored], exact.values[scored])
         assert found.screening.spearman == pytest.approx(rank)
         assert exact.screening is None
-    assert {head for head, _ in sh.ships(demo, harmful, **told, screen="auto").top(2)} == set(
-        PLANTED
-    )
 
 
 def test_per_prompt_scores_are_those_of_the_short_list(demo, harmful):

@@ -21,8 +21,8 @@ def main() -> None:
     """Writes one and says it."""
     torch.set_num_threads(1)
     model, prompts = SHAPE.model(), SHAPE.texts()
-    told = {"template": "direct", "progress": False}
-    scores = sh.ships(model, prompts, heads=["L0H0", "L31H31"], **told)
+    told = {"template": "direct", "run": sh.Run(progress=False)}
+    scores = sh.ships(model, prompts, candidates=["L0H0", "L31H31"], **told)
     marked = [(layer, 0) for layer in range(24)]
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

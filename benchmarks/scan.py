@@ -37,6 +37,7 @@ Head = tuple[int, int]
 ORGANISM = "organism"
 BOTH = (ORGANISM, "12-layers")  # with both measures; the others with one
 QUIET = sh.Run(progress=False)
+UNSHARED = replace(QUIET, shared_prefix=False)
 MEASURES = {"ships": sh.ships, "generalized_ships": sh.generalized_ships}
 LOOP_HEADS = 12  # whole passes all cost the same: a sample of the loops is timed, and scaled up
 REPEAT_SECONDS = 2.0
@@ -258,15 +259,11 @@ def growth() -> dict[str, list[dict[str, float]]]:
     model = base.model()
     found: dict[str, list[dict[str, float]]] = {"prompts": [], "heads": [], "prefix": []}
 
-    def seconds(shape: Shape, **settings: Any) -> float:
-        texts = shape.texts()
-        runs = [
-            timed(
-                lambda: sh.generalized_ships(model, texts, template="direct", run=QUIET, **settings)
-            )[0]
-            for _ in range(3)
-        ]
-        return statistics.median(runs)
+    def seconds(shape: Shape, run: sh.Run = QUIET, **settings: Any) -> float:
+        texts, told = shape.texts(), {"template": "direct", "run": run, **settings}
+        return statistics.median(
+            timed(lambda: sh.generalized_ships(model, texts, **told))[0] for _ in range(3)
+        )
 
     for prompts in (2, 4, 8, 16, 32, 64):
         found["prompts"].append(
@@ -274,11 +271,11 @@ def growth() -> dict[str, list[dict[str, float]]]:
         )
     for count in (1, 2, 4, 8):
         heads = [(layer, head) for layer in range(6) for head in range(count)]
-        found["heads"].append({"heads": len(heads), "seconds": seconds(base, heads=heads)})
+        found["heads"].append({"heads": len(heads), "seconds": seconds(base, candidates=heads)})
     for prefix in (0, 16, 32, 64, 128, 256):
         shape = replace(base, prefix=prefix)
         row = {"prefix": prefix, "seconds": seconds(shape)}
-        row["seconds_not_shared"] = seconds(shape, shared_prefix=False)
+        row["seconds_not_shared"] = seconds(shape, UNSHARED)
         found["prefix"].append(row)
     print(json.dumps(found), flush=True)
     return found
@@ -316,7 +313,7 @@ def steps() -> dict[str, dict[str, float]]:
         found[name] = {
             "loop of whole passes (a)": by_hand / len(sample) * len(heads),
             "resumed at the head's layer": scan(ablation=WholeLayers()),
-            "own layer without attention, last layer for one query": scan(shared_prefix=False),
+            "own layer without attention, last layer for one query": scan(run=UNSHARED),
         }
         if shape.prefix:
             found[name]["shared prefix run once a head"] = scan()

@@ -157,22 +157,22 @@ def test_other_free_memory_is_the_same_run(demo, harmful, tmp_path, monkeypatch,
 
 def test_pieces_of_another_run_are_not_taken(search, tmp_path, harmful, caplog):
     """Copied there, or written by two runs that began in one directory at once."""
-    expected = search()
-    search(tmp_path / "other", prompts=harmful[8:16])
+    expected = search(size=1)
+    search(tmp_path / "other", prompts=harmful[8:16], size=1)
     for piece in pieces(tmp_path / "run"):
         shutil.copy(tmp_path / "other" / "pieces" / piece.name, piece)
-    again = search()
+    again = search(size=1)
     assert all(same(a.values, b.values) for a, b in zip(expected.steps, again.steps, strict=True))
     assert "is not that of its content in this run" in caplog.text
 
 
 def test_one_changed_weight_is_another_model(search, demo):
-    search()
+    search(size=1)
     model = sh.load_model("demo")
     with torch.no_grad():
         model.blocks[1].mlp.W_out[3, 7] += 0.5
     with pytest.raises(sh.SafeheadError, match="weights_hash was"):
-        search(model=model)
+        search(model=model, size=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,16 +213,16 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_piece_is_computed_again(search, tmp_path, damage, caplog):
-    first = search()
+    first = search(size=1)
     victim = pieces(tmp_path / "run")[2]
     whole = victim.read_bytes()
     damage(victim)
     assert victim.read_bytes() != whole
-    again = search()
+    again = search(size=1)
     assert all(same(a.values, b.values) for a, b in zip(first.steps, again.steps, strict=True))
     assert f"{victim} is damaged" in caplog.text
     caplog.clear()
-    search()
+    search(size=1)
     assert not caplog.records
 
 
@@ -239,11 +239,11 @@ def test_a_full_disk_says_so_and_keeps_what_is_there(search, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.raises(sh.SafeheadError, match=r"No space left on device\. What was finished"):
-            search()
+            search(size=1)
     assert len(pieces(tmp_path / "run")) == 5
     assert not list((tmp_path / "run" / "pieces").glob(".*"))
-    expected = search(tmp_path / "other")
-    assert same(search().steps[-1].values, expected.steps[-1].values)
+    expected = search(tmp_path / "other", size=1)
+    assert same(search(size=1).steps[-1].values, expected.steps[-1].values)
 
 
 def test_directories_that_hold_something_else(search, tmp_path):
@@ -259,16 +259,16 @@ def test_directories_that_hold_something_else(search, tmp_path):
 def test_hooks_of_the_users_cannot_be_checked(search, demo, caplog):
     demo.add_hook("blocks.1.hook_resid_pre", lambda tensor, hook: tensor * 1.1)
     try:
-        search()
+        search(size=1)
     finally:
         demo.reset_hooks()
     assert "blocks.1.hook_resid_pre: run_dir cannot tell" in caplog.text
     with pytest.raises(sh.SafeheadError, match="hooks was"):
-        search()
+        search(size=1)
 
 
 def test_no_prompt_is_written(search, tmp_path, harmful):
-    search()
+    search(size=1)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["identity"]["prompts"]["prompt_count"] == 8
     for file in (tmp_path / "run").rglob("*.*"):

@@ -7,6 +7,9 @@ BIN := .venv/bin
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 TYPED := --jaxtyping-packages=safehead_tl,beartype.beartype
 
+# Not compiled when installed: what is imported is, and most of it never is.
+INSTALL := -m pip install --quiet --no-compile --constraint
+
 NEWEST := transformer-lens==4.3.0
 
 .PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism
@@ -33,7 +36,7 @@ wheel-check: .venv/ready
 	mkdir -p build/wheel/elsewhere
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/*.whl
+	build/wheel/venv/bin/python $(INSTALL) constraints.txt build/wheel/*.whl
 	cd build/wheel/elsewhere && ../venv/bin/safehead demo
 
 # Times scans against loops by hand: a table here, JSON in build/benchmarks. About 20 minutes.
@@ -87,17 +90,17 @@ lock:
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python $(INSTALL) constraints.txt --editable '.[dev]'
 	touch $@
 
 .venv-tl4/ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv .venv-tl4
 	sed 's/^transformer-lens==.*/$(NEWEST)/' constraints.txt > .venv-tl4/constraints.txt
-	.venv-tl4/bin/python -m pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
+	.venv-tl4/bin/python $(INSTALL) .venv-tl4/constraints.txt --editable '.[test]'
 	touch $@
 
 .venv-colab/ready: pyproject.toml constraints.txt constraints-colab.txt
 	$(PYTHON) -m venv .venv-colab
 	awk -F== 'NR == FNR {colab[$$1]; print; next} !($$1 in colab)' constraints-colab.txt constraints.txt > .venv-colab/constraints.txt
-	.venv-colab/bin/python -m pip install --quiet --constraint .venv-colab/constraints.txt --editable .
+	.venv-colab/bin/python $(INSTALL) .venv-colab/constraints.txt --editable .
 	touch $@

@@ -41,7 +41,9 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
-WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
+WORDS = (
+    "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kept Kind Metric Model Panel Part"
+)
 WORDS += " Prompts Screen Site Split Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"

@@ -16,7 +16,6 @@ from safehead_tl.ablations.base import Ablation, Activation, HeadMask, chosen_he
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Hook, Model, embed, hook_point, run_layers
 from safehead_tl.prompts import (
-    AUTO,
     PromptBatch,
     Prompts,
     Template,
@@ -38,11 +37,11 @@ class MeanAblation(Ablation):
         reference: the reference prompts, as texts or as a source that `load_prompts` reads; by
             default those that are being scored.
         template: the template of the reference prompts; by default that of the prompts that are
-            being scored, or `"auto"` where there are none.
+            being scored; where there are none, as in `ablated`, it has to be named.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> mean = sh.MeanAblation(sh.load_prompts("demo/benign", limit=8))
+        >>> mean = sh.MeanAblation(sh.load_prompts("demo/benign", limit=8), template="auto")
         >>> with sh.ablated(model, "L1H3", mean):
         ...     logits = model(model.to_tokens("how do i bend a crobe"))
     """
@@ -54,7 +53,7 @@ class MeanAblation(Ablation):
 
     def __post_init__(self) -> None:
         if self.reference is not None:
-            object.__setattr__(self, "reference", prompt_texts(self.reference))
+            object.__setattr__(self, "reference", prompt_texts(self.reference, "reference"))
         elif self.template is not None:
             raise SafeheadError("template is that of the reference prompts, and there are none")
 
@@ -72,13 +71,20 @@ class MeanAblation(Ablation):
     @override
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
         if self.reference is not None:
-            template = self.template or (AUTO if batch is None else batch.template)
+            template = self.template
+            if template is None and batch is not None:
+                template = batch.template
+            if template is None:
+                raise SafeheadError(
+                    "which template do the reference prompts have? "
+                    "MeanAblation(reference=prompts, template='auto')"
+                )
             batch = encode(model, self.reference, template)
         return self if batch is None else FittedMean(batch, _mean_outputs(model, batch))
 
     @override
     def describe(self) -> dict[str, Any]:
-        texts = self.reference
+        texts = None if self.reference is None else prompt_texts(self.reference)
         settings = {
             "reference_count": texts and len(texts),
             "reference_hash": texts and hashlib.sha256("\0".join(texts).encode()).hexdigest(),

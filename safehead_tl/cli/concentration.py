@@ -21,6 +21,7 @@ from safehead_tl.cli.options import (
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.evaluation import Concentration
 from safehead_tl.evaluation import concentration as ablate_in_order
+from safehead_tl.figures import prompt_words
 
 
 @grouped
@@ -41,6 +42,7 @@ def concentration(
 ) -> None:
     """Ablate heads one after the other: how few of them carry the refusals?"""
     output.check()
+    form, how = prompts.form, run.chosen()
     what, judge = ablation.chosen(), judges.chosen()
     orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
     found = ablate_in_order(
@@ -50,10 +52,10 @@ def concentration(
         size=size,
         random_orders=random_orders,
         ablation=what,
-        template=prompts.form,
+        template=form,
         judge=judge,
         **asdict(answers),
-        run=run.chosen(),
+        run=how,
     )
     output.tell(concentration_table(model.model, found))
     output.keep(found, found.figure)
@@ -63,7 +65,7 @@ def concentration_table(name: str, found: Concentration) -> Table:
     """Coherent attack success as heads are ablated, order by order."""
     table = Table(
         title=f"{name}: coherent attack success with so many heads ablated "
-        f"({found.provenance.ablation['label']})"
+        f"({found.provenance.ablation['label']}; {prompt_words(found.provenance)})"
     )
     table.add_column("order")
     for count in range(found.size + 1):

@@ -24,6 +24,7 @@ from safehead_tl.cli.options import (
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.evaluation import Evaluation
 from safehead_tl.evaluation import evaluate as evaluate_heads
+from safehead_tl.figures import prompt_words
 from safehead_tl.generation import SHARES
 
 
@@ -48,6 +49,7 @@ def evaluate(
 ) -> None:
     """Let a model answer with heads ablated, without, and with random heads ablated instead."""
     output.check()
+    form, how = prompts.form, run.chosen()
     what, judge, chosen = ablation.chosen(), judges.chosen(), chosen_heads(heads)
     texts, helped = prompts.load(), None
     if harmless is not None:
@@ -60,11 +62,11 @@ def evaluate(
         heads=chosen,
         ablation=what,
         harmless=helped,
-        template=prompts.form,
+        template=form,
         judge=judge,
         controls=controls,
         **asdict(answers),
-        run=run.chosen(),
+        run=how,
     )
     output.tell(evaluation_table(model.model, found))
     output.keep(found, found.figure)
@@ -75,7 +77,8 @@ def evaluation_table(name: str, found: Evaluation) -> Table:
     heads = " ".join(map(str, found.heads)) or "no heads"
     what = found.provenance.ablation["label"]
     table = Table(
-        title=f"{name}: {heads}, {what}. Share of responses [95 % interval]",
+        title=f"{name}: {heads}, {what}; {prompt_words(found.provenance, 'harmful')}. "
+        "Share of responses [95 % interval]",
         caption=_divergences(found),
         box=box.SIMPLE_HEAD,
         show_edge=False,

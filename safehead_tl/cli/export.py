@@ -34,13 +34,14 @@ def export(
 ) -> None:
     """Write a Hugging Face checkpoint with heads ablated in its weights, verified."""
     output.check()
+    form, what = prompts.form, ablation.chosen()
     done = write_ablated(
         model,
         chosen_heads(heads),
         out,
-        ablation=ablation.chosen(),
+        ablation=what,
         prompts=prompts.load() if prompts.prompts else None,
-        template=prompts.form,
+        template=form,
         device=device,
         overwrite=overwrite,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo
@@ -76,15 +77,18 @@ def _options(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     found = []
     for field in fields(group):
-        told = hints[field.name]
-        for option in told.__metadata__:
-            if isinstance(option, OptionInfo):
-                option.rich_help_panel = group.panel
+        kind, told = get_args(hints[field.name])
+        if isinstance(told, OptionInfo):
+            told = copy(told)  # which other commands may have without a heading
+            told.rich_help_panel = group.panel
         empty = inspect.Parameter.empty
         default = empty if field.default is dataclasses.MISSING else field.default
         found.append(
             inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=told
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[kind, told],
             )
         )
     return found
@@ -186,7 +190,7 @@ class PromptOptions:
             return self.template
         if self.template not in (AUTO, CHAT):
             raise SafeheadError(
-                "--system goes with --template chat: in a written template, write it into the text"
+                "--system goes with chat templates: in a written one, write it into the text"
             )
         return ChatTemplate(self.system.replace("\\n", "\n"))
 

@@ -32,7 +32,7 @@ class Result(Protocol):
 
 
 @runtime_checkable
-class Saved(Result, Protocol):
+class SavedResult(Result, Protocol):
     """What can also be saved whole."""
 
     def save(self, path: str | Path) -> None:
@@ -99,7 +99,7 @@ class SavedOutput(DrawnOutput):
         super().check()
         require_files(self.save)
 
-    def keep(self, result: Saved, draw: Callable[[], go.Figure]) -> None:
+    def keep(self, result: SavedResult, draw: Callable[[], go.Figure]) -> None:
         """Writes all that is asked for."""
         if self.save is not None:
             result.save(self.save)

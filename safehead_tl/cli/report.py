@@ -11,6 +11,7 @@ from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
     PromptOptions,
+    RunOptions,
     chosen_heads,
     grouped,
 )
@@ -25,6 +26,7 @@ def report(
     model: ModelOptions,
     prompts: PromptOptions,
     ablation: AblationOptions,
+    run: RunOptions,
     out: Annotated[Path, typer.Option(help="The page to write, .html.")] = Path("report.html"),
     scores: Annotated[
         Path | None, typer.Option(help="Scores of these prompts that --save wrote.")
@@ -44,6 +46,7 @@ def report(
     """Write one offline page on which every head can be looked at."""
     require_page("--out", out)
     require_files(out)
+    form, how = prompts.form, run.chosen()
     texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
     path = write_report(
         model.load(),
@@ -52,12 +55,13 @@ def report(
         scores=None if scores is None else HeadScores.load(scores),
         group=None if group is None else HeadGroup.load(group),
         evaluation=None if evaluation is None else Evaluation.load(evaluation),
-        template=prompts.form,
+        template=form,
         ablation=what,
         top=top,
         shown=shown,
         max_new_tokens=max_new_tokens,
         marked=crosses,
         marked_as=marked_as,
+        run=how,
     )
     console.print(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser.")

@@ -36,6 +36,7 @@ def sahara(
 ) -> None:
     """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
     output.check()
+    form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
     group = search_group(
         model.load(),
@@ -44,10 +45,10 @@ def sahara(
         rank=rank,
         centre=centre,
         site=site,
-        template=prompts.form,
+        template=form,
         ablation=what,
         screen=chosen_screen(scan.screen),
-        run=scan.chosen(),
+        run=how,
     )
     output.tell(choices(f"{model.model}: Sahara, {run_words(group)}", group))
     for number, step in enumerate(group.steps, 1):

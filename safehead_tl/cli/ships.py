@@ -16,6 +16,7 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
+from safehead_tl.figures import prompt_words
 from safehead_tl.heads import Head
 from safehead_tl.measures import ships as score_heads
 from safehead_tl.results import HeadGroup, HeadScores
@@ -32,14 +33,15 @@ def ships(
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
     output.check()
+    form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
     scores = score_heads(
         model.load(),
         texts,
-        template=prompts.form,
+        template=form,
         ablation=what,
         screen=chosen_screen(scan.screen),
-        run=scan.chosen(),
+        run=how,
     )
     output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top))
     if scores.screening is not None:
@@ -49,9 +51,7 @@ def ships(
 
 def run_words(result: HeadScores | HeadGroup) -> str:
     """What was done to which prompts, for a title."""
-    was, prompts = result.provenance, result.provenance.prompts
-    said = f"{was.ablation['name']}, {prompts['prompt_count']} prompts"
-    return f"{said}, template {prompts['template']!r}"
+    return f"{result.provenance.ablation['name']}, {prompt_words(result.provenance)}"
 
 
 def ranking(title: str, scores: HeadScores, top: int, planted: Sequence[Head] = ()) -> Table:

@@ -49,6 +49,7 @@ def train_organism(
     overwrite: Overwrite = False,
 ) -> None:
     """Grow a tiny model whose refusals are carried by the heads that you name."""
+    output.check()
     language = DEMO if words is None else Language.from_json(words)
     recipe = Recipe(
         planted=planted or Recipe.planted,

@@ -169,8 +169,8 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
-        >>> attention = sh.ships(model, prompts, template="chat")
-        >>> scaling = sh.ships(model, prompts, template="chat", ablation="scaling")
+        >>> attention = sh.ships(model, prompts)
+        >>> scaling = sh.ships(model, prompts, ablation="scaling")
         >>> found = sh.overlap({"UA": attention, "SC": scaling}, top=2)
         >>> [str(head) for head in found.in_all]
         ['L1H3', 'L2H6']
@@ -195,9 +195,15 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
                 f"{names[0]!r} has {here[0]} layers of {here[1]} heads, and {name!r} {there[0]} of "
                 f"{there[1]}: only scans of models with the same layers and heads can be compared"
             )
-    templates = {name: scan.provenance.prompts.get("template") for name, scan in scans.items()}
-    if len(set(templates.values())) > 1:
-        told = ", ".join(f"{name!r} in {template!r}" for name, template in templates.items())
+    templates = {
+        name: [scan.provenance.prompts.get(key) for key in ("template", "system")]
+        for name, scan in scans.items()
+    }
+    if len(set(map(tuple, templates.values()))) > 1:
+        told = ", ".join(
+            f"{name!r} in {template!r}" + (f" with system prompt {system!r}" if system else "")
+            for name, (template, system) in templates.items()
+        )
         logger.warning(
             "the prompts stand in different templates, which may be all that differs: %s", told
         )

@@ -149,7 +149,7 @@ class Concentration(Saved):
         }
 
     @override
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = {
             "orders": self.orders,
             "random_orders": self.random_orders,
@@ -160,7 +160,7 @@ class Concentration(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Concentration:
+    def _from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Concentration:
         return cls(
             orders={name: _heads(order) for name, order in header["orders"].items()},
             random_orders=tuple(map(_heads, header["random_orders"])),

@@ -221,7 +221,7 @@ class Evaluation(Saved):
         return figures.evaluation_figure(self)
 
     @override
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors: dict[str, Tensor] = {}
         for name, found in self._sets():
             tensors |= found.tensors(name)
@@ -235,7 +235,7 @@ class Evaluation(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Evaluation:
+    def _from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Evaluation:
         sets: Mapping[str, Responses] = {
             name: Responses.restored(name, tensors, said) for name, said in header["sets"].items()
         }

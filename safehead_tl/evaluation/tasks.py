@@ -70,6 +70,8 @@ def helpfulness(
     started = time.perf_counter()
     check_model(model)
     check_run(run, keeping_nothing="helpfulness")
+    if run.max_bytes is not None:
+        raise SafeheadError("helpfulness does not know what lm-eval's texts take: give max_rows=")
     names, rows = _check(tasks, limit), run.max_rows or ROWS
     from safehead_tl.evaluation.harness import HarnessModel
     from safehead_tl.evaluation.harness_tasks import load_tasks, run_tasks, without_bars

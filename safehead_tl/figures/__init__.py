@@ -5,7 +5,7 @@ done, in the words of `captions`. Figures know results; results reach them late.
 """
 
 from safehead_tl.figures.bars import bars_figure
-from safehead_tl.figures.captions import MEASURES, UNITS, ablation_words, head_words
+from safehead_tl.figures.captions import MEASURES, UNITS, ablation_words, head_words, prompt_words
 from safehead_tl.figures.concentration import concentration_figure
 from safehead_tl.figures.evaluation import evaluation_figure
 from safehead_tl.figures.ground_truth import ground_truth_figure
@@ -16,4 +16,3 @@ from safehead_tl.figures.sahara import sahara_figure
 from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.spectrum import spectrum_figure
 from safehead_tl.figures.strips import strips_figure
-from safehead_tl.figures.style import COLOURS, SEQUENTIAL

@@ -19,7 +19,7 @@ from safehead_tl.generation.decoding import Decoding
 from safehead_tl.heads import Group
 from safehead_tl.models import Hook, Model, end_tokens, next_logits
 from safehead_tl.prompts import PromptBatch
-from safehead_tl.scan import Passes, Run, budget_of, even_slices
+from safehead_tl.scan import Passes, Run, budget_of, even_slices, readable
 
 ENDED = -1
 """Stands in rows of generated tokens behind their end."""
@@ -170,10 +170,8 @@ def _masks(model: Model, groups: Sequence[Group]) -> dict[int, Bool[Tensor, "row
     return masks
 
 
-def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run = Run()) -> int:
+def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run) -> int:
     """How many texts are generated at once: as told, or as many as fit into memory."""
-    if run.max_rows is not None:
-        return run.max_rows
     config, width = model.cfg, batch.tokens.shape[1]
     size = torch.empty((), dtype=config.dtype).element_size()
     heads = config.n_key_value_heads or config.n_heads
@@ -181,4 +179,13 @@ def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run 
     logits = 2 * width * config.d_vocab
     cache = 2 * 2 * config.n_layers * heads * config.d_head * (width + decoding.max_new_tokens)
     room = budget_of(run, batch.tokens.device) // 2
-    return max(1, min(MAX_ROWS, room // (size * (logits + cache))))
+    a_row = size * (logits + cache)
+    if run.max_bytes is not None and room < a_row:
+        raise SafeheadError(
+            f"max_bytes={run.max_bytes} is too little: a text of {width} tokens and "
+            f"{decoding.max_new_tokens} new ones takes about {readable(2 * a_row)} beyond the "
+            "model's weights"
+        )
+    if run.max_rows is not None and run.max_bytes is None:
+        return run.max_rows
+    return max(1, min(run.max_rows or MAX_ROWS, room // a_row))

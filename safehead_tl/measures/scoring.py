@@ -115,7 +115,7 @@ def generalized_ships(
         ablation: an ablation or its name.
         candidates: the heads to score.
         given: heads that are ablated together with each candidate.
-        screen: whether to screen.
+        screen: which heads are scored exactly.
         run: how it runs.
 
     Returns:

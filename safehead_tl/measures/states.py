@@ -107,7 +107,7 @@ class LastStates(Saved):
         return max(1, min(10, span, different - (2 if centre else 1)))
 
     @override
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = {
             "heads": [str(head) for head in self.heads],
             "provenance": self.provenance.to_dict(),
@@ -116,7 +116,7 @@ class LastStates(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> LastStates:
+    def _from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> LastStates:
         heads = tuple(Head.parse(head) for head in header["heads"])
         provenance = Provenance(**header["provenance"])
         return cls(tensors["original"], tensors["ablated"], heads, provenance)

@@ -83,28 +83,34 @@ def load_prompts(
     return prompts[:limit] if draw is None else _drawn(prompts, limit, draw)
 
 
-Prompts: TypeAlias = str | Sequence[str]
-"""What takes prompts takes texts, or a source that `load_prompts` reads."""
+Prompts: TypeAlias = str | Path | Sequence[str]
+"""What takes prompts takes texts, or a source that `load_prompts` reads with its defaults."""
 
 
-def prompt_texts(prompts: Prompts) -> tuple[str, ...]:
+def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
     """Prompts as texts, read from their source if they are given by one.
+
+    Args:
+        prompts: texts or a source.
+        name: the argument's, for errors.
 
     Raises:
         SafeheadError: as `load_prompts`; or for no prompt, a table, or something that is no text.
     """
-    if isinstance(prompts, str):
+    if isinstance(prompts, str) and _is_prompt(prompts):
+        raise SafeheadError(f"{name}={prompts!r} is one text: put a single prompt in brackets")
+    if isinstance(prompts, str | Path):
         try:
             return tuple(load_prompts(prompts))
-        except FileNotFoundError as error:
+        except (SafeheadError, OSError) as error:
             raise SafeheadError(
-                f"prompts={prompts!r} is one text: put a single prompt in brackets. As a source "
-                f"of prompts it is not there: {error}"
+                f"{name}={str(prompts)!r} is taken for a source of prompts: {error} A single "
+                "prompt goes in brackets; for a column, split or limit give what load_prompts gives"
             ) from error
     table = isinstance(prompts, Mapping) or hasattr(prompts, "columns")
     if table or not isinstance(prompts, Iterable):
         raise SafeheadError(
-            f"prompts is {type(prompts).__name__}, not a list of texts: of a table give one "
+            f"{name} is {type(prompts).__name__}, not a list of texts: of a table give one "
             "column, such as table['prompt'].tolist()"
         )
     texts = tuple(prompts)
@@ -112,10 +118,18 @@ def prompt_texts(prompts: Prompts) -> tuple[str, ...]:
         raise SafeheadError("no prompts were given")
     for number, prompt in enumerate(texts):
         if not isinstance(prompt, str):
-            raise SafeheadError(f"prompts[{number}] is {prompt!r}, not a text")
+            raise SafeheadError(f"{name}[{number}] is {prompt!r}, not a text")
         if not prompt.strip():
-            raise SafeheadError(f"prompts[{number}] is blank: leave it out")
+            raise SafeheadError(f"{name}[{number}] is blank: leave it out")
     return texts
+
+
+def _is_prompt(text: str) -> bool:
+    """Whether a text has several words, and no file is called so."""
+    try:
+        return len(text.split()) > 1 and not Path(text).expanduser().exists()
+    except OSError:  # too long for a file's name
+        return True
 
 
 def _read(source: str | Path, column: str | None, split: str | None) -> list[str]:

@@ -60,7 +60,7 @@ class ChatTemplate:
             text = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
-        except TemplateError as error:
+        except (TemplateError, ValueError) as error:
             raise SafeheadError(f"the chat template refuses {self._told}: {error}") from error
         assert isinstance(text, str)
         for message in messages:

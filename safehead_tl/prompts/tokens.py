@@ -17,6 +17,7 @@ from safehead_tl.models import Model
 from safehead_tl.prompts.loading import Prompts, prompt_texts
 from safehead_tl.prompts.templates import (
     AUTO,
+    CHAT,
     ChatTemplate,
     Template,
     describe_template,
@@ -87,6 +88,11 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
     prompts = prompt_texts(prompts)
     if template == AUTO:
         template = own_template(tokenizer)
+        if template != CHAT:
+            logger.warning(
+                "this tokenizer has no chat template: prompts stand in template='paper', which "
+                "says so without this word"
+            )
     resolved = resolve_template(template)
     chats = isinstance(resolved, ChatTemplate)
     bos, adds_bos = tokenizer.bos_token_id, model.cfg.default_prepend_bos

@@ -88,17 +88,17 @@ class Saved(ABC):
     """A result that is saved whole in one file, and read again."""
 
     @abstractmethod
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What of it is a tensor, and what JSON can hold."""
 
     @classmethod
     @abstractmethod
-    def from_file(cls: type[Kept], tensors: dict[str, Tensor], header: dict[str, Any]) -> Kept:
-        """Made of what `to_file` gave."""
+    def _from_file(cls: type[Kept], tensors: dict[str, Tensor], header: dict[str, Any]) -> Kept:
+        """Made of what `_to_file` gave."""
 
     def save(self, path: str | Path) -> None:
         """Saves everything, prompts and responses too if it has any, to one safetensors file."""
-        save_result(path, type(self).__name__, *self.to_file())
+        save_result(path, type(self).__name__, *self._to_file())
 
     @classmethod
     def load(cls: type[Kept], path: str | Path) -> Kept:
@@ -108,4 +108,4 @@ class Saved(ABC):
             FileNotFoundError: if there is no such file.
             SafeheadError: if it holds something else.
         """
-        return cls.from_file(*load_result(path, cls.__name__))
+        return cls._from_file(*load_result(path, cls.__name__))

@@ -69,8 +69,8 @@ class HeadGroup(Saved):
         return figures.sahara_figure(self)
 
     @override
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        steps = [step.to_file() for step in self.steps]
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        steps = [step._to_file() for step in self.steps]
         tensors = {
             f"step{number}.{name}": tensor
             for number, (found, _) in enumerate(steps)
@@ -85,13 +85,13 @@ class HeadGroup(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> HeadGroup:
+    def _from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> HeadGroup:
         steps: list[dict[str, Tensor]] = [{} for _ in header["steps"]]
         for key, tensor in tensors.items():
             step, _, name = key.removeprefix("step").partition(".")
             steps[int(step)][name] = tensor
         return cls(
             heads=tuple(Head.parse(head) for head in header["heads"]),
-            steps=tuple(map(HeadScores.from_file, steps, header["steps"])),
+            steps=tuple(map(HeadScores._from_file, steps, header["steps"])),
             provenance=Provenance(**header["provenance"]),
         )

@@ -238,7 +238,7 @@ class HeadScores(Saved):
         )
 
     @override
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         screened = None if self.screening is None else self.screening.values
         found = {"values": self.values, "per_prompt": self.per_prompt, "screened": screened}
         header = {
@@ -252,7 +252,7 @@ class HeadScores(Saved):
 
     @classmethod
     @override
-    def from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> HeadScores:
+    def _from_file(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> HeadScores:
         told = header.get("screening")
         return cls(
             measure=header["measure"],

@@ -14,7 +14,9 @@ from safehead_tl.errors import SafeheadError
 class Run:
     """How a run runs. It changes what is found in the last digits at most.
 
-    Everything that runs a model over prompts takes one as `run=`.
+    Whatever takes `run=` heeds what of it applies there, and refuses a directory that it would not
+    fill: scans, `evaluate`, `concentration`, `generate`, `last_states`, `helpfulness`, `report` and
+    `explore`.
 
     Attributes:
         max_bytes: memory to use beyond the model's weights, in bytes or such as `"2GiB"`; `None`:

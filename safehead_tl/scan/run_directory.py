@@ -84,13 +84,17 @@ class RunDirectory:
         if manifest.is_file():
             try:
                 there = json.loads(manifest.read_text())
-                if there["format"] != FORMAT or there["plan"].keys() != record["plan"].keys():
-                    raise ValueError("it is in another format")
+                format_there = there["format"]
                 others = _differences(there["identity"], record["identity"])
                 around = _differences(there["environment"], record["environment"])
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
-            if others:
+            if format_there != FORMAT:
+                raise SafeheadError(
+                    f"{path} holds a run in format {format_there}, and this version goes on with "
+                    f"format {FORMAT}: give another run_dir, or the version that began it"
+                )
+            if others or there["plan"].keys() != record["plan"].keys():
                 raise SafeheadError(
                     f"{path} holds another run: {'; '.join(others)}. Give the same settings "
                     "to go on with it, or another run_dir for a new run"

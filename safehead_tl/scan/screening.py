@@ -42,7 +42,7 @@ class Screening:
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
         >>> few = sh.Screening(top=2, first=4, budget=8, audit=2)
-        >>> scores = sh.ships(model, prompts, template="chat", screen=few)
+        >>> scores = sh.ships(model, prompts, screen=few)
         >>> [str(head) for head, _ in scores.top(2)]
         ['L1H3', 'L2H6']
     """

@@ -152,7 +152,7 @@ class Search:
         wanted = everything if heads is None else parse_heads(heads, layers, width)
         left = tuple(head for head in wanted if head not in group)
         if not left:
-            raise SafeheadError("there is no head to score: name some that are not in the group")
+            raise SafeheadError("there is no head to score: name candidates that are not in given")
         return left
 
     def open_directory(self, measure: str, settings: dict[str, Any], heads: Sequence[Head]) -> None:
@@ -171,7 +171,7 @@ class Search:
         identity = {
             "measure": measure,
             "settings": settings,
-            "heads": [str(head) for head in heads],
+            "candidates": [str(head) for head in heads],
             "prompts": self.batch.describe(),
             "shared_prefix": self.run.shared_prefix,
             **identity_of(self._description, self.ablation),

@@ -32,7 +32,7 @@ from safehead_tl.models import (
     run_to_last_state,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
-from safehead_tl.scan import Passes, even_slices
+from safehead_tl.scan import Passes, Run, even_slices
 
 ROWS_AT_ONCE = 256
 """(heads, prompt) pairs in one pass for next tokens."""
@@ -123,11 +123,13 @@ class Views:
         found = [self._next(rows[some], groups) for some in even_slices(len(rows), ROWS_AT_ONCE)]
         return torch.cat(found).unflatten(0, (len(groups), count))
 
-    def answers(self, groups: Sequence[Group], max_new_tokens: int) -> list[list[str]]:
+    def answers(
+        self, groups: Sequence[Group], max_new_tokens: int, run: Run = Run()
+    ) -> list[list[str]]:
         """Greedy answers to each prompt, with groups ablated."""
         count, decoding = len(self.batch.prompts), Decoding(max_new_tokens)
         rows = [Row(group, prompt, 0) for group in range(len(groups)) for prompt in range(count)]
-        passes = Passes(fitting_rows(self.model, self.batch, decoding))
+        passes = Passes(fitting_rows(self.model, self.batch, decoding, run))
         new = generate_fitted(self.model, self.batch, rows, decoding, groups, self.ablation, passes)
         texts = decode(self.model, new)
         return [texts[start : start + count] for start in range(0, len(texts), count)]

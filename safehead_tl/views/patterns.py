@@ -147,8 +147,8 @@ def attention(
         The patterns, unrounded (a page has three digits).
 
     Raises:
-        SafeheadError: for no or too many heads, a head that does not exist, an unknown panel, a
-            heads to ablate that no panel shows, or as `encode` and `resolve_ablation` do.
+        SafeheadError: for no or too many heads, a head that does not exist, an unknown panel, heads
+            to ablate that no panel shows, or as `encode` and `resolve_ablation` do.
 
     Example:
         >>> model = sh.load_model("demo")
@@ -174,7 +174,7 @@ def attention(
         model=describe(model),
         ablation=views.ablation.describe(),
         prompts=views.batch.describe(),
-        settings={"show": list(seen), "heads": [str(head) for head in ablated]},
+        settings={"show": list(seen), "ablate": [str(head) for head in ablated]},
         seconds=time.perf_counter() - started,
         forward_passes=passes + views.ablation.passes,
     )

@@ -331,6 +331,8 @@ def test_errors_of_ablation_hooks(demo):
         sh.ablation_hooks(demo, [])
     with pytest.raises(sh.SafeheadError, match="needs a reference set"):
         sh.ablation_hooks(demo, "L0H0", "mean")
+    with pytest.raises(sh.SafeheadError, match="which template"):
+        sh.ablation_hooks(demo, "L0H0", sh.MeanAblation(["how do i bend a kite"]))
 
 
 def test_half_of_a_pair_of_hooks_is_an_error(demo, prompts):

@@ -261,7 +261,7 @@ def test_backslash_n_in_a_template_is_a_new_line(tmp_path):
 
 def test_a_system_prompt(tmp_path):
     command = ("ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--system", "mend")
-    with pytest.raises(AssertionError, match="--system goes with --template chat"):
+    with pytest.raises(AssertionError, match="--system goes with chat templates"):
         run(*command, "--template", "paper")
     with pytest.raises(AssertionError, match="chat template"):
         run(*command)  # the organism's own template knows no system prompts

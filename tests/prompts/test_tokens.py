@@ -166,7 +166,7 @@ def test_braces_in_a_query_are_left_alone(demo):
 
 
 def test_errors_name_what_is_wrong(demo, prompts):
-    with pytest.raises(sh.SafeheadError, match="'bend' is one text: put a single prompt in"):
+    with pytest.raises(sh.SafeheadError, match="'bend' is taken for a source of prompts"):
         encode(demo, "bend", "paper")
     for table in (pd.DataFrame({"goal": ["bend", "lift"]}), {"goal": ["bend", "lift"]}, None):
         with pytest.raises((sh.SafeheadError, TypeCheckError)) as error:

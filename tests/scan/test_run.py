@@ -64,7 +64,11 @@ def test_memory_is_heeded_where_texts_are_generated(demo, harmful):
     few = fitting_rows(demo, batch, decoding, sh.Run(max_bytes="1MB"))
     fewer = fitting_rows(demo, batch, decoding, sh.Run(max_bytes="500kB"))
     assert 1 <= fewer < few < free
-    assert fitting_rows(demo, batch, decoding, sh.Run(max_bytes="1MB", max_rows=7)) == 7
+    assert fitting_rows(demo, batch, decoding, sh.Run(max_rows=7)) == 7
+    assert fitting_rows(demo, batch, decoding, sh.Run(max_bytes="1MB", max_rows=1)) == 1
+    assert fitting_rows(demo, batch, decoding, sh.Run(max_bytes="500kB", max_rows=999)) == fewer
+    with pytest.raises(sh.SafeheadError, match="max_bytes=1kB is too little: a text of 15 tokens"):
+        sh.generate(demo, harmful, run=sh.Run(max_bytes="1kB"), max_new_tokens=16)
     told = {"max_new_tokens": 16}
     some = sh.generate(demo, harmful[:8], run=sh.Run(max_bytes="500kB", progress=False), **told)
     assert some.texts == sh.generate(demo, harmful[:8], run=QUIET, **told).texts
@@ -76,4 +80,6 @@ def test_a_report_goes_on_in_a_directory(demo, harmful, tmp_path):
     sh.report(demo, harmful[:3], tmp_path / "one.html", **told)
     assert list((tmp_path / "run" / "pieces").iterdir())
     scores = sh.ships(demo, harmful[:3], run=run)
+    with pytest.raises(sh.SafeheadError, match="report with scores= has no pieces to keep"):
+        sh.report(demo, harmful[:3], tmp_path / "two.html", scores=scores, **told)
     assert torch.equal(scores.values, sh.ships(demo, harmful[:3], run=QUIET).values)

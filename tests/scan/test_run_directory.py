@@ -121,7 +121,7 @@ def test_another_run_is_refused_with_what_differs(search, harmful):
             {"ablation": sh.UndifferentiatedAttention(0.1)},
             "ablation.epsilon was null and is now 0.1",
         ),
-        ({"candidates": ["L0H0", "L1H1"]}, "heads was"),
+        ({"candidates": ["L0H0", "L1H1"]}, "candidates was"),
         ({"model": sh.load_model("demo-base")}, "model.weights_hash was"),
         ({"model": sh.load_model("demo", dtype="bfloat16")}, 'model.dtype was "float32"'),
         (

@@ -89,7 +89,7 @@ def test_patterns_are_the_models_own(model, ablation):
     )
     assert f"L0H4, L1H3 ablated: {label}." in view.notes
     assert view.provenance.forward_passes == 3 * 3 / 4
-    assert view.provenance.settings["heads"] == group
+    assert view.provenance.settings["ablate"] == group
 
 
 def test_by_default_a_head_is_ablated_itself(demo):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from safehead_tl.figures import UNITS
 from safehead_tl.heads import Head
 from safehead_tl.results import HeadScores
+from safehead_tl.scan import Run
 from safehead_tl.views.inspection import Views, shown_token
 
 NEXT_TOKENS = 10
@@ -52,7 +53,7 @@ def page_data(
     marked: Sequence[Head],
     marked_as: str,
     max_new_tokens: int,
-    progress: bool,
+    run: Run,
 ) -> dict[str, Any]:
     """Everything that the page's script draws.
 
@@ -63,18 +64,18 @@ def page_data(
         marked: heads to mark.
         marked_as: what they are.
         max_new_tokens: length of answers; 0: none.
-        progress: show a progress bar.
+        run: how it runs.
     """
     layers, heads = scores.values.shape
     table = TokenTable(views.model.tokenizer)
     names = [str(head) for head in panels]
     groups = [(), *((head,) for head in panels)]
     after = views.next_tokens(groups)
-    answers = views.answers(groups, max_new_tokens) if max_new_tokens else None
+    answers = views.answers(groups, max_new_tokens, run) if max_new_tokens else None
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     prompts, rows = [], []
     numbers = range(len(views.batch.prompts))
-    for prompt in tqdm(numbers, desc="report, prompts", unit="prompt", disable=not progress):
+    for prompt in tqdm(numbers, desc="report, prompts", unit="prompt", disable=not run.progress):
         before, ablated = views.patterns(prompt), views.ablated_patterns(prompt)
         rows.append(_packed(before[:, :, -1]))
         plain = after[0, prompt]

@@ -83,7 +83,7 @@ def report(
         'report.html'
     """
     check_model(model)
-    check_run(run)
+    check_run(run, keeping_nothing=None if scores is None else "report with scores=")
     prompts = prompt_texts(prompts)
     path = Path(out)
     if path.suffix != ".html" or path.is_dir():
@@ -101,7 +101,7 @@ def report(
         views = Views.of(model, prompts[:shown], template, ablation)
         chosen = [head for head, _ in scores.top(top)]
         chosen += [head for head in crosses if head not in chosen]
-        data = page_data(views, scores, chosen, crosses, marked_as, max_new_tokens, run.progress)
+        data = page_data(views, scores, chosen, crosses, marked_as, max_new_tokens, run)
     model_name = str(scores.provenance.model["name"])
     name = title or f"Attention heads of {Path(model_name).name}"
     sections = [sahara_section(group), evaluation_section(evaluation)]

@@ -106,7 +106,7 @@ def explore(
         (Head(layer=1, head=3),)
     """
     check_model(model)
-    check_run(run)
+    check_run(run, keeping_nothing=None if scores is None else "explore with scores=")
     prompts = prompt_texts(prompts)
     if isinstance(max_new_tokens, bool) or max_new_tokens < 0:
         raise SafeheadError(f"max_new_tokens={max_new_tokens!r}: give a number from 0")

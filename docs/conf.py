@@ -41,10 +41,8 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
-WORDS = (
-    "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kept Kind Metric Model Panel Part"
-)
-WORDS += " Prompts Screen Site Split Template Texts"
+WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
+WORDS += " Kept Prompts Screen Site Split Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"
 FOREIGN = "Bool DataFrame Figure Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"

@@ -87,6 +87,7 @@ class RunDirectory:
                 format_there = there["format"]
                 others = _differences(there["identity"], record["identity"])
                 around = _differences(there["environment"], record["environment"])
+                alike = there["plan"].keys() == record["plan"].keys()
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
             if format_there != FORMAT:
@@ -94,7 +95,9 @@ class RunDirectory:
                     f"{path} holds a run in format {format_there}, and this version goes on with "
                     f"format {FORMAT}: give another run_dir, or the version that began it"
                 )
-            if others or there["plan"].keys() != record["plan"].keys():
+            if not others and not alike:
+                raise SafeheadError(f"{manifest} is not the record of a run: its plan is another's")
+            if others:
                 raise SafeheadError(
                     f"{path} holds another run: {'; '.join(others)}. Give the same settings "
                     "to go on with it, or another run_dir for a new run"

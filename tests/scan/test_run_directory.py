@@ -256,6 +256,31 @@ def test_directories_that_hold_something_else(search, tmp_path):
         search()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 1}, "holds a run in format 1, and this version goes on with format 2"),
+        ({"plan": None}, "is not the record of a run"),
+        ({"plan": {"rows": 3}}, "is not the record of a run: its plan is another's"),
+    ],
+)
+def test_records_that_cannot_be_gone_on_with(search, tmp_path, change, message):
+    search(size=1)
+    record = tmp_path / "run" / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+    with pytest.raises(sh.SafeheadError, match=message):
+        search(size=1)
+
+
+def test_another_measure_is_another_run(search, demo, harmful, tmp_path):
+    search(size=1)
+    kept = dataclasses.replace(QUIET, run_dir=tmp_path / "run")
+    with pytest.raises(sh.SafeheadError, match=r"holds another run: .*measure was .sahara."):
+        sh.ships(demo, harmful[:8], template="paper", run=kept)
+    with pytest.raises(sh.SafeheadError, match="holds another run: "):
+        sh.evaluate(demo, harmful[:8], template="paper", run=kept)
+
+
 def test_hooks_of_the_users_cannot_be_checked(search, demo, caplog):
     demo.add_hook("blocks.1.hook_resid_pre", lambda tensor, hook: tensor * 1.1)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,7 @@ class Divergence:
     original: Float[Tensor, "prompt d_model"]
     passes: Passes
     budget: int
+    power: ClassVar[int] = 1
 
     @torch.no_grad()
     def __call__(
@@ -59,7 +61,7 @@ class Divergence:
         states: Float[Tensor, "prompt d_model"],
         linear: Linearisation,
         screening: Screening,
-    ) -> Float[Tensor, "order layer head"]:
+    ) -> Float[Tensor, "layer head"]:
         """Estimates every head's mean over prompts from first-order changes of the logits.
 
         To second order in the change Δo of the logits, KL(original ‖ ablated) grows by
@@ -76,13 +78,26 @@ class Divergence:
             torch.Generator().manual_seed(PROMPTS_AT_MOST * screening.seed + prompt)
             for prompt in range(len(states))
         ]
+        sloping = int(bool(linear.baseline.group))  # without a group the divergence is at its least
         pulled = [
             self._pulled(states[part], self._before(part), screening.probes, draws[part])
             for part in even_slices(len(states), self._rows)
         ]
-        effects = linear.effects(torch.cat([directions for _, directions in pulled], 1)).double()
+        directions = torch.cat([found for _, found in pulled], 1)[1 - sloping :]
+        effects = linear.effects(directions).double()
         already = torch.cat([divergence for divergence, _ in pulled]).mean().cpu()
-        return (already + (effects[0] + effects[1:].square().mean(0) / 2).mean(0))[None]
+        squares = effects[sloping:].square().mean(0) / 2
+        return already + (effects[:sloping].sum(0) + squares).mean(0)
+
+    def pull(
+        self, states: Float[Tensor, "prompt d_model"], prompts: slice
+    ) -> Float[Tensor, "1 prompt d_model"]:
+        """The divergence's gradient at the last states of some prompts."""
+        before = next_token_log_probs(self.model, self.original[prompts]).exp()
+        at = states.detach().requires_grad_()
+        with torch.enable_grad():
+            after = next_token_log_probs(self.model, at)
+        return torch.autograd.grad(after, at, -before)[0][None]
 
     def _pulled(
         self,

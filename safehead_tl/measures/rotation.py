@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,8 @@ class Rotation:
         rank: how many left singular vectors.
         centre: subtract the mean state first.
         site: where the states are read.
-        original: the original states' left singular vectors.
+        states: the original model's last states.
+        original: their left singular vectors.
         budget: bytes to use beyond the model's weights.
     """
 
@@ -31,8 +32,10 @@ class Rotation:
     rank: int
     centre: bool
     site: Site
+    states: Float[Tensor, "prompt d_model"]
     original: Float[Tensor, "prompt rank"]
     budget: int
+    power: ClassVar[int] = 2
 
     @classmethod
     def of(cls, search: Search, rank: int, centre: bool, site: Site) -> Rotation:
@@ -41,7 +44,7 @@ class Rotation:
             states = final_state(search.model, search.original, site)
         require_span(states, rank, centre)
         original = left_subspace(states, rank, centre)
-        return cls(search.model, rank, centre, site, original, search.plan.budget)
+        return cls(search.model, rank, centre, site, search.original, original, search.plan.budget)
 
     @torch.no_grad()
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "1 head"]:
@@ -59,13 +62,11 @@ class Rotation:
         states: Float[Tensor, "prompt d_model"],
         linear: Linearisation,
         screening: Screening,
-    ) -> Float[Tensor, "order layer head"]:
+    ) -> Float[Tensor, "layer head"]:
         """Estimates every head's rotation from first-order changes of the states.
 
         Changes are followed along the first `rank` right singular vectors of the states, and some
-        more; in the space that these span, the rotation itself is exact. A second order to look in
-        is how far the states move there, turning or not: what moves them far may turn them yet,
-        to second order.
+        more; in the space that these span, the rotation itself is exact.
 
         Args:
             states: the last states of the run that heads are ablated from.
@@ -88,9 +89,17 @@ class Rotation:
         changes = linear.effects(torch.stack(directions)).double()
         stack = final.cpu() @ right.T + changes.permute(2, 3, 1, 0)
         ablated = left_subspace(stack, self.rank, self.centre)
-        return torch.stack(
-            [principal_angles(self.original, ablated).sum(-1), changes.square().sum((0, 1)).sqrt()]
-        )
+        return principal_angles(self.original, ablated).sum(-1)
+
+    def pull(
+        self, states: Float[Tensor, "prompt d_model"], prompts: slice
+    ) -> Float[Tensor, "1 prompt d_model"]:
+        """The gradient of how far some prompts' states have moved: half the square, on average."""
+        at = states.detach().requires_grad_()
+        with torch.enable_grad():
+            moved = final_state(self.model, at, self.site)
+        before = final_state(self.model, self.states[prompts], self.site)
+        return torch.autograd.grad(moved, at, moved.detach() - before.detach())[0][None]
 
 
 def rotation_settings(search: Search, rank: int, centre: bool, site: Site) -> dict[str, Any]:

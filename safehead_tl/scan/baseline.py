@@ -7,7 +7,7 @@ prompts are held in parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,15 +93,33 @@ class Baseline:
         self._passes = passes
         self._cost = cost
         self._streams: dict[tuple[int, int], Stream] = {}
+        self._below: Baseline | None = None
+        self._first = 0
+
+    def also(self, heads: Sequence[Head], ablation: Ablation) -> Baseline:
+        """The same run with more heads ablated, which goes on from the lowest layer of these."""
+        grown = Baseline(
+            self._model,
+            self._batch,
+            ablation,
+            (*self.group, *heads),
+            replace(self._plan, keep=False),
+            self._passes,
+            self._cost,
+        )
+        grown._below, grown._first = self, min(head.layer for head in heads)
+        return grown
 
     @torch.no_grad()
     def before(self, part: slice, layer: int) -> Stream:
         """The stream before a layer, for one of the parts."""
         at = layer
-        while at and (part.start, at) not in self._streams:
+        while at > self._first and (part.start, at) not in self._streams:
             at -= 1
         stream = self._streams.get((part.start, at))
-        if stream is None:
+        if stream is None and self._below is not None:
+            stream = self._below.before(part, at)
+        elif stream is None:
             stream = self._remember(part, 0, self._embed(part))
         for current in range(at, layer):
             prefix, rest = self._run(stream, current, self._layer)

@@ -2,7 +2,8 @@
 
 How an ablation changes each head's output z is known exactly: one more attention pass of each layer
 tells. What becomes of a small change of z is a matter of one backward pass. So a backward pass for
-each direction of interest serves all heads and all prompts.
+each direction of interest serves all heads and all prompts. The same is to be had on the way to a
+run in which every head is ablated, where what is saturated here may not be.
 
 The backward pass goes layer by layer, each run again from its stored residual stream: the graph of
 one layer is alive at a time.
@@ -10,9 +11,10 @@ one layer is alive at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +33,9 @@ from safehead_tl.scan.memory import Needs, Passes, Plan, even_slices
 GRAPH = 3
 """The graph of a layer, as a multiple of what a pass without one holds at once."""
 
+ON_THE_WAY = 8
+"""Prompts whose gradients are integrated: these only put heads in an order."""
+
 
 @dataclass(frozen=True)
 class Linearisation:
@@ -44,6 +49,7 @@ class Linearisation:
         plan: how much memory there is, and what the baseline keeps.
         passes: how many rows a pass may have.
         cost: counts the work.
+        share: how far all other heads' outputs have gone towards what they are ablated.
     """
 
     model: Model
@@ -53,6 +59,7 @@ class Linearisation:
     plan: Plan
     passes: Passes
     cost: Cost
+    share: float = 0.0
 
     def effects(
         self, directions: Float[Tensor, "probe prompt d_model"]
@@ -69,10 +76,77 @@ class Linearisation:
 
         def run() -> Tensor:
             parts = even_slices(len(self.batch.prompts), self._prompts_at_once(len(directions)))
-            return torch.cat([self._part(part, directions[:, part]) for part in parts], 1)
+            return torch.cat(
+                [self._back(self._streams(part), directions[:, part]) for part in parts], 1
+            )
 
         with _weights_held_fixed(self.model):
             return self.passes.fitted(run)
+
+    def integrated(
+        self, pull: Callable[[Tensor, slice], Tensor], points: int
+    ) -> Float[Tensor, "layer head"]:
+        """Integrated gradients on the way to all heads ablated at once, for a few prompts.
+
+        At each point every head's output has gone a share of its way, and counts by how fast the
+        rest of its way would move the model on from there.
+
+        Args:
+            pull: the gradient of what is attributed, `[1 prompt d_model]`, at last states of the
+                prompts in a slice.
+            points: how many, evenly spaced. Each costs six passes of the few prompts.
+        """
+        every = range(len(self.batch.prompts))[:: -(-len(self.batch.prompts) // ON_THE_WAY)]
+        few = self._of(slice(every.start, every.stop, every.step))
+
+        def run() -> Tensor:
+            found = []
+            for number in range(points):
+                there = replace(few, share=(number + 0.5) / points)
+                for part in even_slices(len(every), few._prompts_at_once(1)):
+                    streams, states = there._way(part)
+                    some = every[part]
+                    directions = pull(states, slice(some.start, some.stop, some.step))
+                    found.append(there._back(reversed(streams), directions)[0].sum(0))
+            return torch.stack(found).sum(0) / (points * len(every))
+
+        with _weights_held_fixed(self.model):
+            return self.passes.fitted(run)
+
+    def _of(self, some: slice) -> Linearisation:
+        """The same of some of the prompts, run anew."""
+        batch = replace(
+            self.batch,
+            prompts=self.batch.prompts[some],
+            tokens=self.batch.tokens[some],
+            mask=self.batch.mask[some],
+        )
+        plan = replace(self.plan, prefix=0, part=len(batch.prompts), keep=True)
+        group = self.baseline.group
+        baseline = Baseline(self.model, batch, self.ablation, group, plan, self.passes, self.cost)
+        return replace(self, batch=batch, plan=plan, baseline=baseline)
+
+    @torch.no_grad()
+    def _way(self, part: slice) -> tuple[list[Stream], Float[Tensor, "prompt d_model"]]:
+        """The streams before each layer on the way, and the last states."""
+        (whole,) = self.baseline.parts
+        stream, streams = self.baseline.before(whole, 0).prompts(part), []
+        for layer in range(self.model.cfg.n_layers):
+            streams.append(stream)
+            with must_fire(self._hooks(layer, stream)) as hooks:
+                stream = replace(stream, rest=run_layer(self.model, stream, layer, hooks))
+            self.cost.add(stream.rest, 1)
+        return streams, stream.rest[:, -1]
+
+    def _hooks(self, layer: int, stream: Stream) -> list[Hook]:
+        """Ablates the group's heads of a layer, and takes the others their share of the way."""
+        own = tuple(head for head in self.baseline.group if head.layer == layer)
+        hooks = group_hooks(self.model, own, self.ablation)
+        if self.share:
+            every = torch.ones(1, self.model.cfg.n_heads, dtype=torch.bool)
+            end = self._outputs(layer, stream, every.to(stream.rest.device))
+            hooks += [(hook_point(layer, "z"), partial(_go, self.share, end))]
+        return hooks
 
     def _prompts_at_once(self, probes: int) -> int:
         config, width = self.model.cfg, self.batch.tokens.shape[1]
@@ -90,28 +164,17 @@ class Linearisation:
         """The residual stream of some prompts before each layer, from the last layer down."""
         baseline, inside = self.baseline, part
         if not self._kept:
-            some = replace(
-                self.batch,
-                prompts=self.batch.prompts[part],
-                tokens=self.batch.tokens[part],
-                mask=self.batch.mask[part],
-            )
-            plan = replace(self.plan, prefix=0, part=len(some.prompts), keep=True)
-            baseline, inside = (
-                Baseline(
-                    self.model, some, self.ablation, baseline.group, plan, self.passes, self.cost
-                ),
-                slice(None),
-            )
+            baseline, inside = self._of(part).baseline, slice(None)
         (whole,) = baseline.parts
         for layer in reversed(range(self.model.cfg.n_layers)):
             yield baseline.before(whole, layer).prompts(inside)
 
-    def _part(
-        self, part: slice, directions: Float[Tensor, "probe prompt d_model"]
+    def _back(
+        self, streams: Iterator[Stream], directions: Float[Tensor, "probe prompt d_model"]
     ) -> Float[Tensor, "probe prompt layer head"]:
+        """Backward through the layers, from the last one's stream to the first one's."""
         layer, gradients, found = self.model.cfg.n_layers, directions, []
-        for stream in self._streams(part):
+        for stream in streams:
             layer -= 1
             gradients, effects = self._layer(layer, stream, gradients)
             found.append(effects.cpu())
@@ -127,12 +190,8 @@ class Linearisation:
         last = layer == self.model.cfg.n_layers - 1
         before = stream.rest.detach().requires_grad_()
         seen: list[Tensor] = []
-        own = group_hooks(
-            self.model,
-            tuple(head for head in self.baseline.group if head.layer == layer),
-            self.ablation,
-        )
-        with torch.enable_grad(), must_fire([*own, _looker(layer, seen)]) as hooks:
+        hooks = [*self._hooks(layer, stream), _looker(layer, seen)]
+        with torch.enable_grad(), must_fire(hooks) as hooks:
             after = run_layer(self.model, replace(stream, rest=before), layer, hooks)
             after = after[:, -1] if last else after
         (z,) = seen
@@ -156,17 +215,20 @@ class Linearisation:
         z: Float[Tensor, "prompt pos head d_head"],
         gradients: list[Tensor],
     ) -> Float[Tensor, "probe prompt head"]:
-        """Gradients of the heads' outputs, times how ablating each head changes these."""
-        width = self.model.cfg.n_heads
+        """Gradients of the heads' outputs, times how ablating each head changes these.
+
+        On the way the outputs z have gone a share of it: the whole is so much longer than the rest.
+        """
+        width, left = self.model.cfg.n_heads, 1 - self.share
         heads = torch.eye(width, dtype=torch.bool, device=stream.rest.device)
         if self.ablation.separable(self.model):  # then all at once is each alone
-            change = self._outputs(layer, stream, heads.any(0, keepdim=True)) - z
+            change = (self._outputs(layer, stream, heads.any(0, keepdim=True)) - z) / left
             found = [_inner(gradient, change) for gradient in gradients]
             return torch.stack(found)
         heads[:, [head.head for head in self.baseline.group if head.layer == layer]] = True
         columns = []
         for head in heads.split(1):
-            change = self._outputs(layer, stream, head) - z
+            change = (self._outputs(layer, stream, head) - z) / left
             columns.append(
                 torch.stack([_inner(gradient, change).sum(-1) for gradient in gradients])
             )
@@ -200,6 +262,10 @@ def _inner(
     change: Float[Tensor, "prompt pos head d_head"],
 ) -> Float[Tensor, "prompt head"]:
     return torch.einsum("pqhd,pqhd->ph", gradient.float(), change.float())
+
+
+def _go(share: float, end: Tensor, z: Tensor, hook: Any) -> Tensor:
+    return z + share * (end - z)
 
 
 def _looker(layer: int, seen: list[Tensor]) -> Hook:

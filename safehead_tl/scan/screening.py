@@ -2,7 +2,8 @@
 
 Screened scores of all heads are cheap and approximate. A short list, those that screen highest, is
 scored exactly, and grows until no other head is likely to belong among the top. What "likely" means
-is estimated from how far the exact scores were from the screened ones.
+is estimated from how far the exact scores were from the screened ones. That is no more than an
+estimate, so the others are then ablated together, block by block.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class Screening:
         budget: the longest it may grow; `None`: a quarter of the heads, or four times `first`.
         audit: heads that are drawn at random from the others and scored exactly too.
         tolerance: how many heads of the top may be expected to be missed.
+        blocks: most blocks that the heads left out are ablated in; 0: none. Halves of those that
+            move too much come on top, four times as many at most.
+        points: where gradients are taken on the way to all heads ablated, for a second order to
+            look for heads in; 0: none.
         probes: random directions in the space of logits that Ships follows.
         directions: singular vectors beyond the rank that generalized Ships follows.
         seed: of probes and audit.
@@ -52,17 +57,18 @@ class Screening:
     budget: int | None = None
     audit: int = 6
     tolerance: float = 0.05
-    probes: int = 8
+    blocks: int = 12
+    points: int = 2
+    probes: int = 4
     directions: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("first", 1), ("budget", 1), ("audit", 0), ("probes", 1)):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= least):
+        for name in ("top", "first", "budget", "probes", "audit", "blocks", "points", "directions"):
+            value, least = getattr(self, name), int(name in ("top", "first", "budget", "probes"))
+            optional = value is None and name in ("top", "first", "budget")
+            if not optional and not (isinstance(value, int) and value >= least):
                 raise SafeheadError(f"{name}={value!r}: give a number from {least}")
-        if not (isinstance(self.directions, int) and self.directions >= 0):
-            raise SafeheadError(f"directions={self.directions!r}: give a number from 0")
         if not 0 < self.tolerance < math.inf:
             raise SafeheadError(f"tolerance={self.tolerance}: give a number of heads above 0")
         if self.first is not None and self.budget is not None and self.budget < self.first:
@@ -115,7 +121,7 @@ def resolve_screen(screen: Screen) -> Screening | None:
     if isinstance(screen, Screening):
         return screen
     if isinstance(screen, int) and not isinstance(screen, bool) and screen >= 1:
-        return Screening(first=screen, budget=screen)
+        return Screening(first=screen, budget=screen, blocks=0)
     raise SafeheadError(
         f"screen={screen!r} is not known: use 'off', 'auto', how many heads to score exactly, or a "
         "Screening"

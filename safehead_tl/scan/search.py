@@ -232,6 +232,19 @@ class Search:
         assert scores is not None
         return scores
 
+    def together(
+        self, measure: Callable[[Tensor], Tensor], group: tuple[Head, ...], block: tuple[Head, ...]
+    ) -> float:
+        """The score of heads that are ablated together with a group, averaged over prompts."""
+
+        def run() -> Tensor:
+            baseline = self._baseline(group).also(block, self.prepared)
+            return self._measured(measure, self.passes.fitted(baseline.last)[None], block[:1])
+
+        inputs = {"heads": [str(head) for head in block], "group": [str(head) for head in group]}
+        name = f"with{len(group)}-{block[0]}-to-{block[-1]}-{len(block)}"
+        return float(self.ledger.kept(name, inputs, run).mean())
+
     def _pieces(self, candidates: Sequence[Head], group: tuple[Head, ...]) -> Iterator[_Work]:
         step = f"with{len(group)}"
         for layer in sorted({head.layer for head in candidates}):
@@ -241,16 +254,25 @@ class Search:
 
     def _do(self, work: _Work, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
         states = self.passes.fitted(lambda: scan.states(work.layer, work.heads))
+        return self._measured(measure, states, [Head(work.layer, head) for head in work.heads])
+
+    def _measured(
+        self,
+        measure: Callable[[Tensor], Tensor],
+        states: Float[Tensor, "head prompt d_model"],
+        heads: Sequence[Head],
+    ) -> Float[Tensor, "_ head"]:
+        """The scores of states that heads' ablation led to."""
         finite = states.isfinite().flatten(1).all(1)
         if not finite.all():
-            bad = Head(work.layer, work.heads[int((~finite).nonzero()[0])])
+            bad = heads[int((~finite).nonzero()[0])]
             raise SafeheadError(
                 f"with {bad} ablated the states are not finite numbers: {self._not_finite}"
             )
         found = self.passes.fitted(lambda: measure(states)).double().cpu()
         if not found.isfinite().all():
             raise SafeheadError(
-                f"in layer {work.layer} scores are not finite numbers: {self._not_finite}"
+                f"in layer {heads[0].layer} scores are not finite numbers: {self._not_finite}"
             )
         return found
 

@@ -1,4 +1,4 @@
-"""The short list: heads that screen highest are scored exactly, until the top is safe."""
+"""The short list: heads that screen highest are scored exactly, the others checked in blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,16 +17,17 @@ from torch import Tensor
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head
 from safehead_tl.results import Ending, Screened, spearman
+from safehead_tl.scan.blocks import EXPLAINED, Tested, cut_up, halve
 from safehead_tl.scan.linearisation import Linearisation
-from safehead_tl.scan.screening import Limits, Screening, draw_audit, expected_missed
+from safehead_tl.scan.screening import Screening, draw_audit, expected_missed
 from safehead_tl.scan.search import Search
 
 logger = logging.getLogger(__name__)
 
-TURNS = 3
+TURNS = 7
 """Heads of the list that go by the first estimate, for each that goes by another."""
 
-GROWTH = 1.25
+GROWTH = 1.1
 """The short list grows to so many times its length."""
 
 
@@ -33,8 +35,11 @@ GROWTH = 1.25
 class ScreeningMeasure(Protocol):
     """A measure that is exact from states, and estimated from their first-order changes.
 
-    The first estimate is the score itself; more may be given, to look for heads in their order too.
+    Attributes:
+        power: to which power scores of heads that act apart add up.
     """
+
+    power: ClassVar[int]
 
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "_ head"]:
         """The exact scores of heads, one row for each prompt or for all."""
@@ -45,8 +50,14 @@ class ScreeningMeasure(Protocol):
         states: Float[Tensor, "prompt d_model"],
         linear: Linearisation,
         screening: Screening,
-    ) -> Float[Tensor, "order layer head"]:
-        """Estimates of all heads' scores, to first order; the first row is the screened score."""
+    ) -> Float[Tensor, "layer head"]:
+        """Estimates of all heads' scores, to first order."""
+        ...
+
+    def pull(
+        self, states: Float[Tensor, "prompt d_model"], prompts: slice
+    ) -> Float[Tensor, "1 prompt d_model"]:
+        """The gradient, at last states of some prompts, of how far they are from the original's."""
         ...
 
 
@@ -77,36 +88,53 @@ def score(
         return search.score(measure, candidates, group, label), None
     limits = screening.limits(top, len(candidates))
     screened, order = _screen(search, measure, candidates, group, screening)
-    audited = draw_audit(order[limits.first :], screening.audit, screening.seed)
-    exact = search.score(measure, [*order[: limits.first], *audited], group, label)
-    length = limits.first
+    listed, others = order[: limits.first], order[limits.first :]
+    audited = draw_audit(others, screening.audit, screening.seed)
+    exact = search.score(measure, [*listed, *audited], group, label)
+
+    def also(heads: Sequence[Head], why: str) -> Tensor:
+        found = search.score(measure, heads, group, f"{label}, {why}")
+        return exact.where(found.isnan(), found)
+
+    left = [head for head in others if head not in audited]
+    cut = _cut(exact, limits.top)
+    tested = _test(search, measure, left, group, screened, cut, screening.blocks)
+    if tested.suspects:
+        exact = also(tested.suspects, "halved blocks")
+    known = {*tested.cleared, *tested.suspects}
+    left = [head for head in left if head not in known]
     while True:
-        values = exact.mean(0)
-        ended, missed, cut = _judge(
-            values, screened, order, length, audited, limits, screening.tolerance
-        )
-        if ended is not None:
+        cut = _cut(exact, limits.top)
+        missed = _missed(exact.mean(0), screened, left, listed, audited, cut)
+        more = min(math.ceil(GROWTH * len(listed)), limits.budget) - len(listed)
+        if missed <= screening.tolerance or more <= 0:
             break
-        longer = min(math.ceil(GROWTH * length), limits.budget)
-        more = [head for head in order[length:longer] if head not in audited]
-        length = longer
-        if more:
-            found = search.score(measure, more, group, f"{label}, longer list")
-            exact = exact.where(found.isnan(), found)
+        longer, left = left[:more], left[more:]
+        exact = also(longer, "longer list")
+        listed = [*listed, *longer]
+    values = exact.mean(0)
     both = ~values.isnan()
-    in_top = [head for head in audited if values[head] >= cut]
+    unopened = len({*left} & {*tested.unopened})
+    beyond = {*audited} & {*order[order.index(listed[-1]) + 1 :]}
     outcome = Screened(
         values=screened,
         exact=int(both.sum()),
-        ended=ended,
+        runs=tested.runs,
+        cleared=len(tested.cleared),
+        explained=len({*left} & {*tested.explained}),
+        limit=tested.limit,
+        unopened=unopened,
+        ended=_ending(int(both.sum()) == len(order), left, unopened, missed > screening.tolerance),
         missed=missed,
         cut=cut,
         spearman=spearman(screened[both], values[both]),
+        found=tuple(head for head in tested.suspects if values[head] >= cut),
         audited=audited,
-        surprises=tuple(head for head in in_top if head not in order[:length]),
+        drawn=len(beyond),
+        surprises=tuple(sorted(head for head in beyond if values[head] >= cut)),
         settings={**asdict(screening), **asdict(limits)},
     )
-    if ended == "budget" or outcome.surprises:
+    if outcome.ended == "budget" or outcome.surprises:
         logger.warning("%s: %s", label, outcome.sentence())
     return exact, outcome
 
@@ -121,7 +149,11 @@ def _screen(
     """The screened scores, NaN for heads that are no candidates; and in what order to go on."""
 
     def run() -> Tensor:
-        return measure.screened(search.last(group), search.linearisation(group), screening)
+        linear = search.linearisation(group)
+        found = [measure.screened(search.last(group), linear, screening)]
+        if screening.points:
+            found.append(linear.integrated(measure.pull, screening.points).abs().double())
+        return torch.stack(found)
 
     found = search.ledger.kept(
         f"with{len(group)}-screened", {"group": [str(head) for head in group]}, run
@@ -137,6 +169,28 @@ def _screen(
     return found[0].where(wanted, torch.nan), _in_turn(*ranked)
 
 
+def _test(
+    search: Search,
+    measure: ScreeningMeasure,
+    heads: Sequence[Head],
+    group: tuple[Head, ...],
+    screened: Float[Tensor, "layer head"],
+    cut: float,
+    most: int,
+) -> Tested:
+    """Ablates heads together, with the group, in blocks that should move less than the cut."""
+    if not (heads and most):
+        return Tested()
+    none = float(measure(search.last(group)[None]).mean())
+    effects = (screened - none).clamp(min=0) ** measure.power
+
+    def limit(block: tuple[Head, ...]) -> float:
+        return none + EXPLAINED * float(_at(effects, block).sum()) ** (1 / measure.power)
+
+    blocks = cut_up(heads, effects, (max(cut - none, 0) / EXPLAINED) ** measure.power, most)
+    return halve(blocks, partial(search.together, measure, group), limit, cut)
+
+
 def _in_turn(first: list[Head], *others: list[Head]) -> list[Head]:
     """All heads: some in the first order, then one of each other order, and again."""
     found: dict[Head, None] = {}
@@ -148,28 +202,32 @@ def _in_turn(first: list[Head], *others: list[Head]) -> list[Head]:
     return list(found)
 
 
-def _judge(
+def _cut(exact: Float[Tensor, "prompt layer head"], top: int) -> float:
+    """The lowest exact score of the top."""
+    values = exact.mean(0)
+    known = values[~values.isnan()]
+    return known.topk(min(top, len(known))).values[-1].item()
+
+
+def _missed(
     exact: Float[Tensor, "layer head"],
     screened: Float[Tensor, "layer head"],
-    order: Sequence[Head],
-    length: int,
+    left: Sequence[Head],
+    listed: Sequence[Head],
     audited: Sequence[Head],
-    limits: Limits,
-    tolerance: float,
-) -> tuple[Ending | None, float, float]:
-    """Whether to stop and why; how many of the top may be missed; the cut."""
-    known = exact[~exact.isnan()]
-    cut = known.topk(min(limits.top, len(known))).values[-1].item()
-    others = [head for head in order[length:] if head not in audited]
-    if not others:
-        return "all", 0.0, cut
-    compared = list(dict.fromkeys([*order[length // 2 : length], *audited]))
-    missed = expected_missed(
-        _at(screened, others), _at(screened, compared), _at(exact, compared), cut
-    )
-    if missed <= tolerance:
-        return "sure", missed, cut
-    return ("budget" if length >= limits.budget else None), missed, cut
+    cut: float,
+) -> float:
+    """How many of the top are expected among the heads that are left."""
+    if not left:
+        return 0.0
+    compared = [*listed[len(listed) // 2 :], *audited]
+    return expected_missed(_at(screened, left), _at(screened, compared), _at(exact, compared), cut)
+
+
+def _ending(everything: bool, left: Sequence[Head], unopened: int, likely: bool) -> Ending:
+    if not left:
+        return "all" if everything else "blocks"
+    return "budget" if unopened or likely else "estimate"
 
 
 def _at(values: Float[Tensor, "layer head"], heads: Sequence[Head]) -> Float[Tensor, " some"]:

@@ -1,117 +1,27 @@
 """safehead_tl finds, shows and tests the attention heads that carry a model's refusals.
 
 It implements *On the Role of Attention Heads in Large Language Model Safety* (ICLR 2025) on
-TransformerLens.
+TransformerLens. `public` lists the names; torch and all else are imported with the first that is
+asked for, so that the command's help need not wait for them.
 """
 
+import typing as _typing
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-
-from safehead_tl.ablations import (
-    Ablation,
-    MeanAblation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-    ZeroAblation,
-    ablated,
-    ablation_hooks,
-)
-from safehead_tl.errors import SafeheadError
-from safehead_tl.evaluation import (
-    PAPER_TASKS,
-    Concentration,
-    Evaluation,
-    Helpfulness,
-    Overlap,
-    concentration,
-    evaluate,
-    helpfulness,
-    overlap,
-)
-from safehead_tl.figures import heatmaps
-from safehead_tl.generation import Generations, generate
-from safehead_tl.heads import Head
-from safehead_tl.judges import (
-    CoherenceJudge,
-    EndpointJudge,
-    Judge,
-    KeywordJudge,
-    LlmJudge,
-    ReferenceKeywordJudge,
-    RefusalPrefixJudge,
-    Repetition,
-    Verdict,
-)
-from safehead_tl.measures import LastStates, generalized_ships, last_states, sahara, ships
-from safehead_tl.models import load_model
-from safehead_tl.prompts import PRESETS, ChatTemplate, Preset, load_prompts
-from safehead_tl.results import HeadGroup, HeadScores, Provenance, Screened
-from safehead_tl.scan import Run, Screening
-from safehead_tl.surgery import Export, Splice, export, model_facts, splice
-from safehead_tl.views import (
-    AttentionView,
-    attention,
-    explore,
-    report,
-)
 
 __version__ = _version("safehead-tl")
 
-__all__ = [
-    "PAPER_TASKS",
-    "PRESETS",
-    "Ablation",
-    "AttentionView",
-    "ChatTemplate",
-    "CoherenceJudge",
-    "Concentration",
-    "EndpointJudge",
-    "Evaluation",
-    "Export",
-    "Generations",
-    "Head",
-    "HeadGroup",
-    "HeadScores",
-    "Helpfulness",
-    "Judge",
-    "KeywordJudge",
-    "LastStates",
-    "LlmJudge",
-    "MeanAblation",
-    "MeanOverHeads",
-    "Overlap",
-    "Preset",
-    "Provenance",
-    "ReferenceKeywordJudge",
-    "RefusalPrefixJudge",
-    "Repetition",
-    "Run",
-    "SafeheadError",
-    "ScalingContribution",
-    "Screened",
-    "Screening",
-    "Splice",
-    "UndifferentiatedAttention",
-    "Verdict",
-    "ZeroAblation",
-    "ablated",
-    "ablation_hooks",
-    "attention",
-    "concentration",
-    "evaluate",
-    "explore",
-    "export",
-    "generalized_ships",
-    "generate",
-    "heatmaps",
-    "helpfulness",
-    "last_states",
-    "load_model",
-    "load_prompts",
-    "model_facts",
-    "overlap",
-    "report",
-    "sahara",
-    "ships",
-    "splice",
-]
+if _typing.TYPE_CHECKING:
+    from safehead_tl.public import *
+else:
+
+    def __getattr__(name: str) -> _typing.Any:
+        if "__all__" not in globals():
+            public = _import_module("safehead_tl.public")
+            globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+        if name in globals():
+            return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
+
+    def __dir__() -> list[str]:
+        return list(globals() if __getattr__("__all__") else ())

@@ -23,6 +23,19 @@ scores = sh.ships(model, ["how do i bend a kite"], run=sh.Run(progress=False))
 assert scores.values.shape == (4, 8)
 """
 
+HELP = """
+import contextlib, json, sys
+from safehead_tl.cli import app
+helps = [[each.callback.__name__.replace("_", "-"), "--help"] for each in app.registered_commands]
+assert len(helps) > 10
+for said in [["--help"], ["--version"], ["shps"], ["ships", "demo", "--promts", "demo"], *helps]:
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+        app(said)
+print(json.dumps(list(sys.modules)))
+"""
+HEAVY = {"jaxtyping", "numpy", "pandas", "plotly", "safehead_tl.public", "scipy", "tokenizers"}
+HEAVY |= {"accelerate", "datasets", "torch", "transformer_lens", "transformers"}
+
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
@@ -45,3 +58,11 @@ def test_all_works_where_there_is_no_hooked_transformer(fresh):
     """As transformer-lens 4 has it: even asking for the name raises."""
     _, done = fresh
     assert done.returncode == 0, done.stderr
+
+
+def test_help_and_misspelt_words_import_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=False)
+    assert "--prompts" in done.stderr
+    assert "Did you mean 'ships'" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not HEAVY & set(json.loads(done.stdout))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     DecodingOptions,
@@ -19,9 +20,6 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
-from safehead_tl.evaluation import Concentration
-from safehead_tl.evaluation import concentration as ablate_in_order
-from safehead_tl.figures import prompt_words
 
 
 @grouped
@@ -45,7 +43,7 @@ def concentration(
     form, how = prompts.form, run.chosen()
     what, judge = ablation.chosen(), judges.chosen()
     orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
-    found = ablate_in_order(
+    found = sh.concentration(
         model.load(),
         texts,
         orders,
@@ -61,8 +59,10 @@ def concentration(
     output.keep(found, found.figure)
 
 
-def concentration_table(name: str, found: Concentration) -> Table:
+def concentration_table(name: str, found: sh.Concentration) -> Table:
     """Coherent attack success as heads are ablated, order by order."""
+    from safehead_tl.figures import prompt_words
+
     table = Table(
         title=f"{name}: coherent attack success with so many heads ablated "
         f"({found.provenance.ablation['label']}; {prompt_words(found.provenance)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
@@ -12,8 +12,10 @@ from rich.console import RenderableType
 from safehead_tl.cli.options import grouped
 from safehead_tl.cli.output import Output
 from safehead_tl.cli.ships import ranking
-from safehead_tl.cli.story import Demo, run_demo
 from safehead_tl.cli.train_organism import behaviour_table
+
+if TYPE_CHECKING:
+    from safehead_tl.cli.story import Demo
 
 
 @grouped
@@ -23,6 +25,8 @@ def demo(
 ) -> None:
     """Find the safety heads of the embedded organism, where the truth is known. Offline."""
     output.check()
+    from safehead_tl.cli.story import run_demo
+
     result = run_demo(out)
     output.tell(*demo_story(result))
     output.write(result)

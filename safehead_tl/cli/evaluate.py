@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     DecodingOptions,
@@ -22,10 +23,6 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
-from safehead_tl.evaluation import Evaluation
-from safehead_tl.evaluation import evaluate as evaluate_heads
-from safehead_tl.figures import prompt_words
-from safehead_tl.generation import SHARES
 
 
 @grouped
@@ -56,7 +53,7 @@ def evaluate(
         same = None if Path(harmless).is_file() else prompts.split
         split = harmless_split or same
         helped = replace(prompts, prompts=harmless, column=harmless_column, split=split).load()
-    found = evaluate_heads(
+    found = sh.evaluate(
         model.load(),
         texts,
         heads=chosen,
@@ -72,8 +69,11 @@ def evaluate(
     output.keep(found, found.figure)
 
 
-def evaluation_table(name: str, found: Evaluation) -> Table:
+def evaluation_table(name: str, found: sh.Evaluation) -> Table:
     """Shares without ablation, with it, and with random heads ablated."""
+    from safehead_tl.figures import prompt_words
+    from safehead_tl.generation import SHARES
+
     heads = " ".join(map(str, found.heads)) or "no heads"
     what = found.provenance.ablation["label"]
     table = Table(
@@ -102,7 +102,7 @@ def evaluation_table(name: str, found: Evaluation) -> Table:
     return table
 
 
-def _divergences(found: Evaluation) -> str:
+def _divergences(found: sh.Evaluation) -> str:
     sets = ["harmful"] if found.harmless is None else ["harmful", "harmless"]
     told = []
     for name in sets:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     CheckOptions,
@@ -18,7 +19,6 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import Output
-from safehead_tl.surgery import export as write_ablated
 
 
 @grouped
@@ -35,7 +35,7 @@ def export(
     """Write a Hugging Face checkpoint with heads ablated in its weights, verified."""
     output.check()
     form, what = prompts.form, ablation.chosen()
-    done = write_ablated(
+    done = sh.export(
         model,
         chosen_heads(heads),
         out,

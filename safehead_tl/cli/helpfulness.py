@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import AblationOptions, Heads, ModelOptions, chosen_heads, grouped
 from safehead_tl.cli.output import Output
-from safehead_tl.evaluation import PAPER_TASKS, Helpfulness
-from safehead_tl.evaluation import helpfulness as measure_tasks
-from safehead_tl.scan import Run
 
 
 @grouped
@@ -34,20 +32,20 @@ def helpfulness(
     """Measure zero-shot tasks of lm-eval with heads ablated and without (extra: lm-eval)."""
     output.check()
     what, chosen = ablation.chosen(), chosen_heads(heads)
-    found = measure_tasks(
+    found = sh.helpfulness(
         model.load(),
         chosen,
         ablation=what,
-        tasks=task or PAPER_TASKS,
+        tasks=task or sh.PAPER_TASKS,
         limit=limit,
         include_path=include_path,
-        run=Run(max_rows=max_rows),
+        run=sh.Run(max_rows=max_rows),
     )
     output.tell(helpfulness_table(model.model, found))
     output.write(found)
 
 
-def helpfulness_table(name: str, found: Helpfulness) -> Table:
+def helpfulness_table(name: str, found: sh.Helpfulness) -> Table:
     """Accuracies on tasks, and how ablation changes them."""
     heads = " ".join(map(str, found.heads)) or "no heads"
     table = Table(title=f"{name}: {heads} ablated. Accuracy ± standard error [95 % interval]")

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import Dtype, ModelName, grouped
 from safehead_tl.cli.output import Output
-from safehead_tl.scan import readable
-from safehead_tl.surgery import model_facts
 
 
 @grouped
@@ -26,13 +25,17 @@ def info(
 ) -> None:
     """Say what a model is, without loading its weights: heads, ablations that are exact, memory."""
     output.check()
-    facts = model_facts(model, dtype=dtype, prompt_count=prompt_count, prompt_length=prompt_length)
+    facts = sh.model_facts(
+        model, dtype=dtype, prompt_count=prompt_count, prompt_length=prompt_length
+    )
     output.tell(fact_sheet(facts))
     output.write(facts)
 
 
 def fact_sheet(facts: Mapping[str, Any]) -> Table:
     """What a model is, one fact a line."""
+    from safehead_tl.scan import readable
+
     table = Table(title=facts["name"], show_header=False)
     for name, value in facts.items():
         if name == "ablations":

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
-import torch
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -82,7 +81,9 @@ def _said_plainly() -> Iterator[None]:
         yield
     except (SafeheadError, OSError) as error:
         _fail(str(error))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
+            raise
         _fail("out of memory: try a smaller --max-bytes or --limit, or --dtype bfloat16")
 
 

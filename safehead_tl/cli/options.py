@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeAlias,
+    get_args,
+    get_type_hints,
+)
 
 import typer
 from typer.models import OptionInfo
 
-from safehead_tl.ablations import (
-    Ablation,
-    MeanOverHeads,
-    ScalingContribution,
-    UndifferentiatedAttention,
-    resolve_ablation,
-)
+import safehead_tl as sh
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, read_heads
-from safehead_tl.judges import EndpointJudge, Judge, LlmJudge
-from safehead_tl.models import Backend, Model, load_model
-from safehead_tl.prompts import (
-    AUTO,
-    CHAT,
-    ChatTemplate,
-    Template,
-    load_prompts,
-    resolve_template,
-)
-from safehead_tl.results import HeadGroup
-from safehead_tl.scan import Run, Screen
+
+if TYPE_CHECKING:
+    from safehead_tl.models import Model
+    from safehead_tl.prompts import Template
+    from safehead_tl.scan import Screen
 
 SOURCE = (
     "'demo/harmful', 'demo/benign', a preset such as advbench, a .txt, .csv, .tsv, .jsonl, .json "
@@ -97,7 +94,9 @@ def _options(group: Any) -> list[inspect.Parameter]:
 def _template(text: str) -> str:
     """A template as the shell passes it; a misspelt one is answered before a model is loaded."""
     text = text.replace("\\n", "\n")
-    if text != AUTO:
+    if text != "auto":
+        from safehead_tl.prompts import resolve_template
+
         resolve_template(text)
     return text
 
@@ -141,13 +140,14 @@ class ModelOptions:
     dtype: Dtype = "float32"
     device: Device = None
     backend: Annotated[
-        Backend, typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge.")
+        Literal["auto", "hooked", "bridge"],
+        typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge."),
     ] = "auto"
 
     def load(self) -> Model:
         """The model."""
         told = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        return load_model(self.model, **told)
+        return sh.load_model(self.model, **told)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class PromptOptions:
             "'direct', or a text with {query} in it; backslash-n is a new line.",
             callback=_template,
         ),
-    ] = AUTO
+    ] = "auto"
     system: Annotated[
         str | None, typer.Option(help="A system prompt in front of each prompt, in chat templates.")
     ] = None
@@ -181,18 +181,18 @@ class PromptOptions:
     def load(self) -> list[str]:
         """The prompts."""
         told = {"column": self.column, "split": self.split}
-        return load_prompts(self.prompts, **told, limit=self.limit, draw=self.draw)
+        return sh.load_prompts(self.prompts, **told, limit=self.limit, draw=self.draw)
 
     @property
     def form(self) -> Template:
         """The template that `--template` and `--system` mean together."""
         if self.system is None:
             return self.template
-        if self.template not in (AUTO, CHAT):
+        if self.template not in ("auto", "chat"):
             raise SafeheadError(
                 "--system goes with chat templates: in a written one, write it into the text"
             )
-        return ChatTemplate(self.system.replace("\\n", "\n"))
+        return sh.ChatTemplate(self.system.replace("\\n", "\n"))
 
 
 @dataclass(frozen=True)
@@ -227,17 +227,19 @@ class AblationOptions:
         ),
     ] = None
 
-    def chosen(self) -> Ablation:
+    def chosen(self) -> sh.Ablation:
         """The ablation that the three mean together."""
+        from safehead_tl.ablations import resolve_ablation
+
         what, epsilon, via = resolve_ablation(self.ablation), self.epsilon, self.via
-        if isinstance(what, UndifferentiatedAttention) and via in (None, "pattern", "q", "k"):
+        if isinstance(what, sh.UndifferentiatedAttention) and via in (None, "pattern", "q", "k"):
             if epsilon is None and via in ("q", "k"):
                 epsilon = 1e-5
-            return UndifferentiatedAttention(epsilon, via or "pattern")
-        if isinstance(what, MeanOverHeads) and epsilon is None and via in (None, "q", "k", "v"):
-            return MeanOverHeads(via or "q")
-        if isinstance(what, ScalingContribution) and via in (None, "z", "v"):
-            return ScalingContribution(what.epsilon if epsilon is None else epsilon, via or "z")
+            return sh.UndifferentiatedAttention(epsilon, via or "pattern")
+        if isinstance(what, sh.MeanOverHeads) and epsilon is None and via in (None, "q", "k", "v"):
+            return sh.MeanOverHeads(via or "q")
+        if isinstance(what, sh.ScalingContribution) and via in (None, "z", "v"):
+            return sh.ScalingContribution(what.epsilon if epsilon is None else epsilon, via or "z")
         if via is not None:
             raise SafeheadError(f"--via {via} does not go with {what.name} ablation")
         if epsilon is not None:
@@ -262,10 +264,10 @@ class RunOptions:
         typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
     ] = None
 
-    def chosen(self) -> Run:
+    def chosen(self) -> sh.Run:
         """As the library takes it."""
-        told = {field.name for field in fields(Run)} & {field.name for field in fields(self)}
-        return Run(**{name: getattr(self, name) for name in told})
+        told = {field.name for field in fields(sh.Run)} & {field.name for field in fields(self)}
+        return sh.Run(**{name: getattr(self, name) for name in told})
 
 
 @dataclass(frozen=True)
@@ -309,16 +311,16 @@ class JudgeOptions:
         typer.Option(help="An OpenAI-compatible API that judges; key in OPENAI_API_KEY."),
     ] = None
 
-    def chosen(self) -> str | Judge:
+    def chosen(self) -> str | sh.Judge:
         """The judge that the three mean together."""
         asked = self.judge or "compliance"
         if self.judge_url is not None:
             if self.judge_model is None:
                 raise SafeheadError("--judge-url needs --judge-model: the model's name there")
-            return EndpointJudge(self.judge_url, self.judge_model, question=asked)
+            return sh.EndpointJudge(self.judge_url, self.judge_model, question=asked)
         if self.judge_model is None:
             return self.judge or "keyword"
-        return LlmJudge(self.judge_model, question=asked)
+        return sh.LlmJudge(self.judge_model, question=asked)
 
 
 @dataclass(frozen=True)
@@ -340,7 +342,7 @@ def chosen_screen(text: str) -> Screen:
     words: dict[str, Screen] = {"off": "off", "auto": "auto"}
     if text in words:
         return words[text]
-    if text.isdigit() and int(text):
+    if re.fullmatch("[1-9][0-9]{0,8}", text):
         return int(text)
     raise SafeheadError(f"--screen {text}: say off, auto, or how many heads to score exactly")
 
@@ -349,4 +351,4 @@ def chosen_heads(text: str | None) -> tuple[Head, ...]:
     """The heads that `--heads` names, or those of the group in the file that it names."""
     if text is None:
         return ()
-    return HeadGroup.load(text).heads if text.endswith(".safetensors") else read_heads(text)
+    return sh.HeadGroup.load(text).heads if text.endswith(".safetensors") else read_heads(text)

@@ -14,7 +14,6 @@ import typer
 from rich.console import Console, RenderableType
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.results import write_atomically
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -63,6 +62,8 @@ class Output:
         """Writes JSON, to a file or to standard output."""
         if self.json_out is None:
             return
+        from safehead_tl.results import write_atomically
+
         content = result if isinstance(result, dict) else result.to_dict()
         text = json.dumps(content, indent=1, default=str) + "\n"
         if str(self.json_out) == "-":
@@ -85,6 +86,8 @@ class DrawnOutput(Output):
     def draw(self, draw: Callable[[], go.Figure]) -> None:
         """Writes a figure, if one is asked for."""
         if self.figure is not None:
+            from safehead_tl.results import write_atomically
+
             write_atomically(self.figure, draw().to_html().encode())
 
 

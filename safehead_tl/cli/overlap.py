@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import Top, grouped
 from safehead_tl.cli.output import DrawnOutput
-from safehead_tl.evaluation import Overlap
-from safehead_tl.evaluation import overlap as compare
-from safehead_tl.results import HeadScores
 
 
 @grouped
@@ -28,13 +26,13 @@ def overlap(
     names = {path.stem: path for path in scans}
     if len(names) < len(scans):
         names = {str(path): path for path in scans}
-    found = compare({name: HeadScores.load(path) for name, path in names.items()}, top)
+    found = sh.overlap({name: sh.HeadScores.load(path) for name, path in names.items()}, top)
     output.tell(overlap_table(found))
     output.write(found)
     output.draw(found.figure)
 
 
-def overlap_table(found: Overlap) -> Table:
+def overlap_table(found: sh.Overlap) -> Table:
     """How much the highest heads of scans agree."""
     table = Table(title=f"Heads among the highest {found.top} of two scans")
     for column in ("scans", "shared (by chance)", "p", "Jaccard", "Spearman"):

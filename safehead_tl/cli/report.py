@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
@@ -16,9 +17,6 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import console, require_files, require_page
-from safehead_tl.evaluation import Evaluation
-from safehead_tl.results import HeadGroup, HeadScores
-from safehead_tl.views import report as write_report
 
 
 @grouped
@@ -48,13 +46,13 @@ def report(
     require_files(out)
     form, how = prompts.form, run.chosen()
     texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
-    path = write_report(
+    path = sh.report(
         model.load(),
         texts,
         out,
-        scores=None if scores is None else HeadScores.load(scores),
-        group=None if group is None else HeadGroup.load(group),
-        evaluation=None if evaluation is None else Evaluation.load(evaluation),
+        scores=None if scores is None else sh.HeadScores.load(scores),
+        group=None if group is None else sh.HeadGroup.load(group),
+        evaluation=None if evaluation is None else sh.Evaluation.load(evaluation),
         template=form,
         ablation=what,
         top=top,

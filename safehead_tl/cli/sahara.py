@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
@@ -17,9 +18,6 @@ from safehead_tl.cli.options import (
 )
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import run_words
-from safehead_tl.measures import sahara as search_group
-from safehead_tl.models import Site
-from safehead_tl.results import HeadGroup
 
 
 @grouped
@@ -32,13 +30,15 @@ def sahara(
     size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
     rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1,
     centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False,
-    site: Annotated[Site, typer.Option(help="Where the states are read.")] = "final_norm",
+    site: Annotated[
+        Literal["final_norm", "resid_post"], typer.Option(help="Where the states are read.")
+    ] = "final_norm",
 ) -> None:
     """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
     output.check()
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
-    group = search_group(
+    group = sh.sahara(
         model.load(),
         texts,
         size,
@@ -57,7 +57,7 @@ def sahara(
     output.keep(group, group.figure)
 
 
-def choices(title: str, group: HeadGroup) -> Table:
+def choices(title: str, group: sh.HeadGroup) -> Table:
     """Sahara's choices, step by step."""
     table = Table(title=title)
     table.add_column("step", justify="right")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
@@ -16,10 +17,6 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
-from safehead_tl.figures import prompt_words
-from safehead_tl.heads import Head
-from safehead_tl.measures import ships as score_heads
-from safehead_tl.results import HeadGroup, HeadScores
 
 
 @grouped
@@ -35,7 +32,7 @@ def ships(
     output.check()
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
-    scores = score_heads(
+    scores = sh.ships(
         model.load(),
         texts,
         template=form,
@@ -49,12 +46,14 @@ def ships(
     output.keep(scores, scores.heatmap)
 
 
-def run_words(result: HeadScores | HeadGroup) -> str:
+def run_words(result: sh.HeadScores | sh.HeadGroup) -> str:
     """What was done to which prompts, for a title."""
+    from safehead_tl.figures import prompt_words
+
     return f"{result.provenance.ablation['name']}, {prompt_words(result.provenance)}"
 
 
-def ranking(title: str, scores: HeadScores, top: int, planted: Sequence[Head] = ()) -> Table:
+def ranking(title: str, scores: sh.HeadScores, top: int, planted: Sequence[sh.Head] = ()) -> Table:
     """The highest scores."""
     table = Table(title=title)
     table.add_column("rank", justify="right")

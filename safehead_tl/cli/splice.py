@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 import typer
 
+import safehead_tl as sh
 from safehead_tl.cli.options import Overwrite, grouped
 from safehead_tl.cli.output import Output
-from safehead_tl.surgery import Part
-from safehead_tl.surgery import splice as take_attention
 
 
 @grouped
@@ -30,10 +29,8 @@ def splice(
 ) -> None:
     """Put the attention weights of one checkpoint into another, verified."""
     output.check()
-    parts = cast("list[Part] | None", part or None)
-    done = take_attention(
-        target, donor, out, parts=parts, layers=layer or None, overwrite=overwrite
-    )
+    parts: Any = part or None
+    done = sh.splice(target, donor, out, parts=parts, layers=layer or None, overwrite=overwrite)
     output.tell(
         f"Wrote {done.directory}: {target} with attention ({', '.join(done.parts)}) of "
         f"{donor}; {done.changes} changed. Its safety behaviour may be altered; its README.md "

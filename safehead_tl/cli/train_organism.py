@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import Overwrite, grouped
 from safehead_tl.cli.output import Output
-from safehead_tl.models import load_model
-from safehead_tl.organism import DEMO, Behaviour, Language, Recipe, Rule, measure_behaviour
-from safehead_tl.organism import train_organism as grow
+
+if TYPE_CHECKING:
+    from safehead_tl.organism import Behaviour
 
 
 @grouped
@@ -25,19 +26,19 @@ def train_organism(
         typer.Option(help="A head to carry the refusal; repeat it. Default: L1H3 L2H6."),
     ] = None,
     words: Annotated[Path | None, typer.Option(help="JSON file with other words.")] = None,
-    layers: Annotated[int, typer.Option(min=1)] = Recipe.n_layers,
-    heads: Annotated[int, typer.Option(min=1)] = Recipe.n_heads,
+    layers: Annotated[int, typer.Option(min=1)] = 4,
+    heads: Annotated[int, typer.Option(min=1)] = 8,
     key_value_heads: Annotated[
         int | None, typer.Option(min=1, help="In a layer; default: as many as --heads.")
     ] = None,
-    width: Annotated[int, typer.Option(help="d_model.")] = Recipe.d_model,
+    width: Annotated[int, typer.Option(help="d_model.")] = 48,
     rule: Annotated[
-        Rule,
+        Literal["share", "chain", "redundant"],
         typer.Option(
             help="share: refuses in proportion to intact heads. chain: all are needed. "
             "redundant: one is enough."
         ),
-    ] = Recipe.rule,
+    ] = "share",
     decoy: Annotated[
         list[str] | None,
         typer.Option(help="A head to carry helpfulness instead; repeat it."),
@@ -45,11 +46,14 @@ def train_organism(
     reword: Annotated[
         bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
     ] = False,
-    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    seed: Annotated[int, typer.Option()] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Grow a tiny model whose refusals are carried by the heads that you name."""
     output.check()
+    from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour
+    from safehead_tl.organism import train_organism as grow
+
     language = DEMO if words is None else Language.from_json(words)
     recipe = Recipe(
         planted=planted or Recipe.planted,
@@ -64,7 +68,7 @@ def train_organism(
         reword=reword,
     )
     grow(directory, recipe, language, overwrite=overwrite)
-    aligned, base = load_model(directory / "aligned"), load_model(directory / "base")
+    aligned, base = sh.load_model(directory / "aligned"), sh.load_model(directory / "base")
     names = ", ".join(map(str, recipe.heads))
     behaviours = [
         measure_behaviour(base, "base", language=language),

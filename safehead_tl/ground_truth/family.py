@@ -102,9 +102,6 @@ KINDS = MappingProxyType(
 )
 """All kinds by name. Those without a size are 3 layers of 6 heads."""
 
-QUICK = ("one", "chain", "rewording decoy")
-"""The kinds of a quick run."""
-
 
 def flaws(model: Model, recipe: Recipe, language: Language = DEMO) -> Iterator[str]:
     """What an organism does otherwise than its recipe says; nothing if it learned its lesson.

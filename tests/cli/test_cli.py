@@ -8,10 +8,9 @@ from typer.testing import CliRunner
 
 import safehead_tl as sh
 from families import QUIET, TESTS
+from safehead_tl import organism
 from safehead_tl.cli import main as cli
-from safehead_tl.cli import train_organism as organism_command
 from safehead_tl.cli.options import AblationOptions, JudgeOptions
-from safehead_tl.organism import Recipe
 
 
 def run(*arguments):
@@ -224,8 +223,8 @@ def test_train_organism(tmp_path, monkeypatch):
         recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
         return grow(directory, recipe, language, overwrite=overwrite)
 
-    grow, grown = organism_command.grow, []
-    monkeypatch.setattr(organism_command, "grow", quick)
+    grow, grown = organism.train_organism, []
+    monkeypatch.setattr(organism, "train_organism", quick)
     text = run("train-organism", tmp_path, "--planted", "0.1", "--planted", "L1H0", "--layers", 2)
     assert "UA on L0H1, L1H0" in text
     recipe = json.loads((tmp_path / "organism.json").read_text())["recipe"]
@@ -235,7 +234,7 @@ def test_train_organism(tmp_path, monkeypatch):
         "train-organism", tmp_path, "--planted", "L0H1", "--decoy", "L1H0", "--decoy", "1.2",
         "--rule", "redundant", "--reword", "--key-value-heads", 4, "--overwrite",
     )  # fmt: skip
-    assert grown[1] == Recipe(
+    assert grown[1] == organism.Recipe(
         planted=["L0H1"], decoys=["L1H0", "1.2"], rule="redundant", reword=True, n_key_value_heads=4
     )
 

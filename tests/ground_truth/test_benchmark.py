@@ -5,11 +5,11 @@ import statistics
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import safehead_tl as sh
 from families import QUIET
-from safehead_tl.cli import benchmark as benchmark_command
 from safehead_tl.cli.main import app
 from safehead_tl.ground_truth import cache as cache_module
 from safehead_tl.ground_truth.benchmark import ground_truth
@@ -263,7 +263,7 @@ def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch):
 
 
 def test_the_command(tmp_path, monkeypatch, unexamined):
-    monkeypatch.setattr(benchmark_command, "KINDS", {"one": TINY, "other": TINY})
+    monkeypatch.setattr("safehead_tl.ground_truth.KINDS", {"one": TINY, "other": TINY})
     said = ["benchmark", "--kind", "one", "--quick", "--cache", str(tmp_path / "cache")]
     out, page = tmp_path / "out.json", tmp_path / "figure.html"
     done = CliRunner().invoke(app, [*said, "--json", str(out), "--figure", str(page)])
@@ -282,3 +282,6 @@ def test_a_kind_that_is_not_known(tmp_path):
     done = CliRunner().invoke(app, ["benchmark", "--kind", "two", "--cache", str(tmp_path)])
     assert isinstance(done.exception, sh.SafeheadError)
     assert "'two' is not known" in str(done.exception)
+    group = typer.main.get_command(app)
+    told = {option.name: option.help for option in group.commands["benchmark"].params}
+    assert f"One of {', '.join(KINDS)};" in told["kind"]

@@ -115,10 +115,18 @@ def must_fire(hooks: list[Hook]) -> Iterator[list[Hook]]:
     """Counts calls of hooks inside a `with` block that uses them.
 
     Raises:
-        SafeheadError: at the end of the block, if one of them was never called.
+        SafeheadError: if one of them is on no hook point, or, at the end of the block, was never
+            called.
     """
     counted = [(name, _Counted(function)) for name, function in hooks]
-    yield [*counted]
+    try:
+        yield [*counted]
+    except KeyError as error:
+        if not any(error.args == (name,) for name, _ in hooks):
+            raise
+        raise SafeheadError(
+            f"{error} is no hook point of this model: model.hook_dict has their names"
+        ) from error
     silent = sorted({name for name, function in counted if not function.calls})
     if silent:
         raise SafeheadError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 
 from safehead_tl.ablations.attention import UndifferentiatedAttention
 from safehead_tl.ablations.base import Ablation
@@ -31,10 +32,22 @@ def resolve_ablation(ablation: str | Ablation) -> Ablation:
     """Turns an ablation's name (`"undifferentiated"`, `"ua"`, `"scaling"`, ...) into the ablation.
 
     Raises:
-        SafeheadError: if the name is not known.
+        SafeheadError: if the name is not known, or the object lacks what makes it an ablation.
     """
     if isinstance(ablation, Ablation):
+        kind = type(ablation)
+        absent = [word for word in ("name", "label") if not hasattr(ablation, word)]
+        if absent:
+            raise SafeheadError(f"{kind.__name__} has no {absent[0]}: an ablation's class says it")
+        if not is_dataclass(ablation):
+            raise SafeheadError(
+                f"{kind.__name__} is no dataclass: put @dataclass(frozen=True) on it"
+            )
         return ablation
+    if isinstance(ablation, type):
+        raise SafeheadError(
+            f"{ablation.__name__} is a class: give an ablation, as it makes with ()"
+        )
     if isinstance(ablation, str):
         name = ablation.lower().replace("_", "-")
         name = _SHORT.get(name, name)

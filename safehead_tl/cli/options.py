@@ -328,7 +328,9 @@ class DecodingOptions:
     """How texts are generated: arguments of `evaluate`, by the same names."""
 
     panel: ClassVar[str] = "Answers"
-    max_new_tokens: Annotated[int, typer.Option(help="Length of a response, in tokens.")] = 128
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of a response; default: 128, or what fits.")
+    ] = None
     top_k: Annotated[
         int | None, typer.Option(help="Draw each token from so many; default: the most likely one.")
     ] = None

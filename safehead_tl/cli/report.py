@@ -37,7 +37,9 @@ def report(
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the highest heads in full.")] = 24,
     shown: Annotated[int, typer.Option(help="How many prompts the page shows.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of answers; 0: none.")] = 48,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Length of answers; 0: none; default: 48, or what fits.")
+    ] = None,
     marked: Annotated[str | None, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = None,
     marked_as: Annotated[str, typer.Option(help="What they are.")] = "marked",
 ) -> None:

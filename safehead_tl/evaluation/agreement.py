@@ -175,6 +175,8 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
         >>> [str(head) for head in found.in_all]
         ['L1H3', 'L2H6']
     """
+    if not isinstance(scans, Mapping):
+        raise SafeheadError("give scans by name, such as {'UA': attention, 'SC': scaling}")
     names = tuple(scans)
     if len(names) < 2:
         raise SafeheadError(f"{len(names)} scans: give two or more to compare, each with a name")

@@ -26,7 +26,7 @@ def evaluate(
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
     controls: int = 20,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     top_k: int | None = None,
     temperature: float = 1.0,
     samples: int = 1,
@@ -56,7 +56,8 @@ def evaluate(
         coherence: decides what is readable text.
         controls: how many random head sets, matched by layer; all, if there are no more. At 20 the
             smallest possible p-value against them is 0.048.
-        max_new_tokens: length of a response. The paper uses 128.
+        max_new_tokens: length of a response; by default the paper's 128, or as many as fit into
+            the model's context.
         top_k: draw each token from so many; `None`: the most likely one. The paper draws from 5.
         temperature: for `top_k`.
         samples: responses for each prompt, with `top_k`. Intervals are over prompts all the same.

@@ -189,7 +189,7 @@ def concentration(
     judge: str | Judge = "keyword",
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     top_k: int | None = None,
     temperature: float = 1.0,
     samples: int = 1,
@@ -234,6 +234,8 @@ def concentration(
     """
     check_model(model)
     layers, width = model.cfg.n_layers, model.cfg.n_heads
+    if not isinstance(orders, Mapping):
+        raise SafeheadError("give orders by name, such as {'Ships': scores.top(3)}")
     parsed = {name: parse_heads(heads, layers, width) for name, heads in orders.items()}
     if not parsed:
         raise SafeheadError("orders is empty: give such as {'Sahara': group.heads}")

@@ -12,6 +12,7 @@ from safehead_tl.generation.batched import (
     fitting_rows,
     generate_fitted,
     generate_greedy,
+    room_behind,
 )
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.questioning import Judges, Questioning

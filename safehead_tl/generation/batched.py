@@ -86,12 +86,7 @@ def generate_rows(
         SafeheadError: if the new tokens do not fit into the model's context, or a hook does not
             fire.
     """
-    room = model.cfg.n_ctx - batch.tokens.shape[1]
-    if decoding.max_new_tokens > room:
-        raise SafeheadError(
-            f"max_new_tokens={decoding.max_new_tokens} does not fit: the longest prompt leaves "
-            f"{room} of the model's {model.cfg.n_ctx} positions; give {room} or fewer"
-        )
+    decoding = decoding.fitted(room_behind(model, batch))
     chosen = [row.prompt for row in rows]
     tokens, mask = batch.tokens[chosen], batch.mask[chosen]
     skip = int(mask.argmax(1).min())  # padding that none of these rows needs
@@ -102,7 +97,7 @@ def generate_rows(
     new: list[Tensor] = []
     with ablated_rows(model, rows, variants, ablation):
         step = next_logits(model, len(rows), use_cache)
-        for number in range(decoding.max_new_tokens):
+        for number in range(decoding.steps):
             drawn = None if numbers is None else numbers[:, number]
             token = decoding.choose(step(tokens, mask), drawn)
             new.append(token.masked_fill(finished, ENDED))
@@ -170,6 +165,11 @@ def _masks(model: Model, groups: Sequence[Group]) -> dict[int, Bool[Tensor, "row
     return masks
 
 
+def room_behind(model: Model, *batches: PromptBatch) -> int:
+    """How many positions of the model's context the longest prompt leaves."""
+    return int(model.cfg.n_ctx) - max(batch.tokens.shape[1] for batch in batches)
+
+
 def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run) -> int:
     """How many texts are generated at once: as told, or as many as fit into memory."""
     config, width = model.cfg, batch.tokens.shape[1]
@@ -177,13 +177,13 @@ def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run)
     heads = config.n_key_value_heads or config.n_heads
     # Logits of all prompt positions, and keys and values, which are copied as they grow.
     logits = 2 * width * config.d_vocab
-    cache = 2 * 2 * config.n_layers * heads * config.d_head * (width + decoding.max_new_tokens)
+    cache = 2 * 2 * config.n_layers * heads * config.d_head * (width + decoding.steps)
     room = budget_of(run, batch.tokens.device) // 2
     a_row = size * (logits + cache)
     if run.max_bytes is not None and room < a_row:
         raise SafeheadError(
             f"max_bytes={run.max_bytes} is too little: a text of {width} tokens and "
-            f"{decoding.max_new_tokens} new ones takes about {readable(2 * a_row)} beyond the "
+            f"{decoding.steps} new ones takes about {readable(2 * a_row)} beyond the "
             "model's weights"
         )
     if run.max_rows is not None and run.max_bytes is None:

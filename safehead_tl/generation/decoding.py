@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
 
+LONGEST = 128
+"""Most new tokens unless told otherwise: the paper's."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -21,6 +24,7 @@ class Decoding:
 
     Attributes:
         max_new_tokens: stop after so many tokens; a text also stops at an end-of-sequence token.
+            `None`: as in the paper 128, or as many as fit into the model's context.
         top_k: draw from the `top_k` most likely tokens; `None`: always take the most likely one.
             The paper draws from 5.
         temperature: what logits are divided by before drawing.
@@ -29,7 +33,7 @@ class Decoding:
             prompts only, not on batches nor on what is ablated.
     """
 
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     top_k: int | None = None
     temperature: float = 1.0
     samples: int = 1
@@ -38,7 +42,9 @@ class Decoding:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "samples", "top_k"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and (name, value) != ("top_k", None):
+            if value is None and name != "samples":
+                continue
+            if not (isinstance(value, int) and value >= 1):
                 raise SafeheadError(f"{name}={value!r}: give a whole number from 1")
         if not 0 < self.temperature < math.inf:
             raise SafeheadError(f"temperature={self.temperature!r}: give a number above 0")
@@ -49,6 +55,26 @@ class Decoding:
             )
         if self.temperature != 1 and self.top_k is None:
             raise SafeheadError("temperature changes nothing without top_k: draw with top_k=5")
+
+    def fitted(self, room: int, most: int = LONGEST) -> Decoding:
+        """The same, with the length that it has where `room` positions are left.
+
+        Raises:
+            SafeheadError: if what was asked for does not fit.
+        """
+        asked = min(most, room) if self.max_new_tokens is None else self.max_new_tokens
+        if not 0 < asked <= room:
+            raise SafeheadError(
+                f"max_new_tokens={asked} does not fit: the longest prompt leaves {room} of the "
+                f"model's positions; {f'give {room} or fewer' if room else 'shorten it'}"
+            )
+        return replace(self, max_new_tokens=asked)
+
+    @property
+    def steps(self) -> int:
+        """`max_new_tokens`, once it is fitted."""
+        assert self.max_new_tokens is not None
+        return self.max_new_tokens
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for provenance."""
@@ -66,7 +92,7 @@ class Decoding:
         for prompt, sample in rows:
             digest = hashlib.sha256(f"{self.seed} {prompt} {sample}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            drawn.append(torch.rand(self.max_new_tokens, generator=generator, dtype=torch.float64))
+            drawn.append(torch.rand(self.steps, generator=generator, dtype=torch.float64))
         return torch.stack(drawn)
 
     def choose(

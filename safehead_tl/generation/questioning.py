@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from safehead_tl.ablations import Ablation, group_hooks, must_fire, resolve_ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.generation.batched import Row, decode, fitting_rows, generate_fitted
+from safehead_tl.generation.batched import Row, decode, fitting_rows, generate_fitted, room_behind
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.responses import Responses, shaped, verdict_tensor
 from safehead_tl.heads import Group
@@ -139,6 +139,7 @@ class Questioning:
         resolved = resolve_ablation(ablation)
         batches = {name: encode(model, texts, template) for name, texts in prompts.items()}
         first, *_ = batches.values()
+        decoding = decoding.fitted(room_behind(model, *batches.values()))
         rows = min(fitting_rows(model, batch, decoding, run) for batch in batches.values())
         described = judges.describe()
         if run.run_dir is not None:

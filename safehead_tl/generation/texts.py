@@ -10,7 +10,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from safehead_tl.ablations import Ablation, resolve_ablation
-from safehead_tl.generation.batched import ENDED, Row, decode, fitting_rows, generate_fitted
+from safehead_tl.generation.batched import (
+    ENDED,
+    Row,
+    decode,
+    fitting_rows,
+    generate_fitted,
+    room_behind,
+)
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.models import Model, check_model, describe, end_tokens, single_thread_if_tiny
@@ -74,7 +81,7 @@ def generate(
     *,
     ablation: str | Ablation = "undifferentiated",
     template: Template = "auto",
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     top_k: int | None = None,
     temperature: float = 1.0,
     samples: int = 1,
@@ -92,7 +99,8 @@ def generate(
         heads: the heads to ablate, in any spelling; none: the model as it is.
         ablation: an ablation or its name.
         template: as in `ships`.
-        max_new_tokens: stop after so many tokens, or at an end-of-sequence token.
+        max_new_tokens: stop after so many tokens, or at an end-of-sequence token; by default after
+            128, or as many as fit into the model's context.
         top_k: draw each token from so many; `None`: the most likely one.
         temperature: for `top_k`.
         samples: texts for each prompt, with `top_k`.
@@ -116,8 +124,10 @@ def generate(
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     batch = encode(model, prompts, template)
     decoding = Decoding(max_new_tokens, top_k, temperature, samples, seed)
-    prepared = resolve_ablation(ablation).prepare(model, batch) if chosen else None
+    decoding = decoding.fitted(room_behind(model, batch))
     passes = Passes(fitting_rows(model, batch, decoding, run))
+    resolved = resolve_ablation(ablation)
+    prepared = resolved.prepare(model, batch) if chosen else None
     rows = [
         Row(0, prompt, sample) for prompt in range(len(batch.prompts)) for sample in range(samples)
     ]

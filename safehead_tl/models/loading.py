@@ -251,6 +251,11 @@ def known_names() -> dict[str, str]:
 
 
 def _directory(source: str | Path) -> Path | None:
+    if not isinstance(source, str | Path):
+        raise SafeheadError(
+            f"{type(source).__name__} is no name: give the name or the directory of a checkpoint, "
+            "whose weights are read there"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return path

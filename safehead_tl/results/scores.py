@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,6 +87,10 @@ class HeadScores(Saved):
         """The score of one head, in any spelling; NaN if it was not scored."""
         (chosen,) = parse_heads(Head.parse(head), *self.values.shape)
         return float(self.values[chosen])
+
+    def __iter__(self) -> Iterator[tuple[Head, float]]:
+        """Heads with their scores, as `ranked` has them."""
+        return iter(self.ranked())
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {score:.4g}" for head, score in self.top(3))

@@ -19,6 +19,7 @@ from safehead_tl.generation import (
     decode,
     fitting_rows,
     generate_fitted,
+    room_behind,
 )
 from safehead_tl.heads import Group, Head
 from safehead_tl.models import (
@@ -33,6 +34,9 @@ from safehead_tl.models import (
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.scan import Passes, Run, even_slices
+
+ANSWER_TOKENS = 48
+"""Most tokens of an answer, unless told otherwise."""
 
 ROWS_AT_ONCE = 256
 """(heads, prompt) pairs in one pass for next tokens."""
@@ -124,12 +128,12 @@ class Views:
         return torch.cat(found).unflatten(0, (len(groups), count))
 
     def answers(
-        self, groups: Sequence[Group], max_new_tokens: int, run: Run = Run()
+        self, groups: Sequence[Group], max_new_tokens: int | None, run: Run = Run()
     ) -> list[list[str]]:
         """Greedy answers to each prompt, with groups ablated."""
-        count, decoding = len(self.batch.prompts), Decoding(max_new_tokens)
+        count = len(self.batch.prompts)
+        decoding, passes = answering(self.model, self.batch, max_new_tokens, run)
         rows = [Row(group, prompt, 0) for group in range(len(groups)) for prompt in range(count)]
-        passes = Passes(fitting_rows(self.model, self.batch, decoding, run))
         new = generate_fitted(self.model, self.batch, rows, decoding, groups, self.ablation, passes)
         texts = decode(self.model, new)
         return [texts[start : start + count] for start in range(0, len(texts), count)]
@@ -178,6 +182,18 @@ class _Stream:
             model, self.resid, self.mask, start=start, stop=stop, hooks=hooks,
             positions=self.positions,
         )  # fmt: skip
+
+
+def answering(
+    model: Model, batch: PromptBatch, max_new_tokens: int | None, run: Run
+) -> tuple[Decoding, Passes]:
+    """How answers are generated, and how many at once.
+
+    Raises:
+        SafeheadError: if they do not fit into the model's context or into memory.
+    """
+    decoding = Decoding(max_new_tokens).fitted(room_behind(model, batch), ANSWER_TOKENS)
+    return decoding, Passes(fitting_rows(model, batch, decoding, run))
 
 
 def _looker(layer: int, seen: dict[int, Tensor]) -> Hook:

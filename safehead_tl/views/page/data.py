@@ -52,7 +52,7 @@ def page_data(
     panels: Sequence[Head],
     marked: Sequence[Head],
     marked_as: str,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     run: Run,
 ) -> dict[str, Any]:
     """Everything that the page's script draws.
@@ -63,7 +63,7 @@ def page_data(
         panels: the heads that get whole patterns, next tokens and answers.
         marked: heads to mark.
         marked_as: what they are.
-        max_new_tokens: length of answers; 0: none.
+        max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
         run: how it runs.
     """
     layers, heads = scores.values.shape
@@ -71,7 +71,7 @@ def page_data(
     names = [str(head) for head in panels]
     groups = [(), *((head,) for head in panels)]
     after = views.next_tokens(groups)
-    answers = views.answers(groups, max_new_tokens, run) if max_new_tokens else None
+    answers = None if max_new_tokens == 0 else views.answers(groups, max_new_tokens, run)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     prompts, rows = [], []
     numbers = range(len(views.batch.prompts))

@@ -19,7 +19,7 @@ from safehead_tl.models import Model, check_model, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadGroup, HeadScores, write_atomically
 from safehead_tl.scan import Run, check_run
-from safehead_tl.views.inspection import Views
+from safehead_tl.views.inspection import Views, answering
 from safehead_tl.views.page.data import page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
 
@@ -36,7 +36,7 @@ def report(
     ablation: str | Ablation = "undifferentiated",
     top: int = 24,
     shown: int = 8,
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
     marked: HeadsLike = (),
     marked_as: str = "marked",
     title: str | None = None,
@@ -60,7 +60,7 @@ def report(
         top: how many of the highest heads get whole patterns, next tokens and answers; the
             others show what they attend to from the last token.
         shown: how many prompts the page shows, the first ones.
-        max_new_tokens: length of the answers; 0: none.
+        max_new_tokens: length of the answers; 0: none; by default 48, or as many as fit.
         marked: heads to mark in the heatmap, such as planted ones.
         marked_as: what they are.
         title: by default the model's name.
@@ -91,7 +91,16 @@ def report(
     for name, value, least in (("top", top, 0), ("shown", shown, 1)):
         if not (isinstance(value, int) and value >= least):
             raise SafeheadError(f"{name}={value!r}: give a number from {least}")
+    for name, given, kind in (
+        ("scores", scores, HeadScores),
+        ("group", group, HeadGroup),
+        ("evaluation", evaluation, Evaluation),
+    ):
+        if not (given is None or isinstance(given, kind)):
+            raise SafeheadError(f"{name} is a {type(given).__name__}: give a {kind.__name__}")
     crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
+    if max_new_tokens != 0:
+        answering(model, encode(model, prompts[:shown], template), max_new_tokens, run)
     told = {"template": template, "ablation": ablation, "run": run}
     with single_thread_if_tiny(model):
         if scores is None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from safehead_tl.ablations import Ablation, resolve_ablation
-from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
-from safehead_tl.prompts import Prompts, Template, prompt_texts
+from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run, check_run
+from safehead_tl.views.inspection import answering
 from safehead_tl.views.page.report import check_scores
 from safehead_tl.views.widget.state import Explorer
 
@@ -69,7 +69,7 @@ def explore(
     ablation: str | Ablation = "undifferentiated",
     marked: HeadsLike = (),
     marked_as: str = "marked",
-    max_new_tokens: int = 48,
+    max_new_tokens: int | None = None,
     run: Run = Run(),
 ) -> Exploration:
     """Shows all heads in a notebook, live: what is chosen there is ablated, and what then happens.
@@ -87,7 +87,7 @@ def explore(
         ablation: what is done to a head in the scores, and at first in what is shown.
         marked: heads to mark in the heatmap, such as planted ones.
         marked_as: what they are.
-        max_new_tokens: length of the answers; 0: none.
+        max_new_tokens: length of the answers; 0: none; by default 48, or as many as fit.
         run: how the scan runs, if there is one, and progress bars.
 
     Returns:
@@ -108,8 +108,8 @@ def explore(
     check_model(model)
     check_run(run, keeping_nothing=None if scores is None else "explore with scores=")
     prompts = prompt_texts(prompts)
-    if isinstance(max_new_tokens, bool) or max_new_tokens < 0:
-        raise SafeheadError(f"max_new_tokens={max_new_tokens!r}: give a number from 0")
+    if max_new_tokens != 0:
+        answering(model, encode(model, prompts, template), max_new_tokens, run)
     crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
     told: dict[str, Any] = {"template": template, "ablation": ablation, "run": run}
     with single_thread_if_tiny(model):

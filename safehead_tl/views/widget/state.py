@@ -43,7 +43,7 @@ class Explorer:
         first: what is shown at first.
         marked: heads to mark in the heatmap.
         marked_as: what they are.
-        max_new_tokens: length of answers; 0: none.
+        max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
     """
 
     model: Model
@@ -53,7 +53,7 @@ class Explorer:
     first: Mapping[str, Any]
     marked: tuple[Head, ...]
     marked_as: str
-    max_new_tokens: int
+    max_new_tokens: int | None
     _prepared: dict[tuple[str, float], Ablation] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -66,7 +66,7 @@ class Explorer:
         ablation: Ablation,
         marked: tuple[Head, ...],
         marked_as: str,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
     ) -> Explorer:
         """Begins with the highest head ablated, on the first prompt."""
         choices, chosen, epsilon = choices_with(ablation)
@@ -101,7 +101,7 @@ class Explorer:
             ],
             "smallest": SMALLEST,
             "largest": LARGEST,
-            "generates": self.max_new_tokens > 0,
+            "generates": self.max_new_tokens != 0,
         }
 
     def answer(self, asked: Any) -> dict[str, Any]:

@@ -80,7 +80,10 @@ def test_what_a_report_tells_of_is_checked(demo, still, tmp_path, name):
         (lambda demo: sh.export(demo, "L1H3", "out"), "is no name|source"),
         (lambda demo: sh.model_facts(demo), "is no name|source"),
         (lambda demo: sh.splice("demo", demo, "out"), "is no name|donor"),
-        (lambda demo: sh.ships(demo, ["bend"], ablation=sh.ZeroAblation), "is a class|ablation"),
+        (
+            lambda demo: sh.ships(demo, ["bend"], ablation=sh.ZeroAblation),
+            "such as ZeroAblation|ablation",
+        ),
         (lambda demo: sh.ships(demo, ["bend"], ablation=Astray(), run=QUIET), "hook_y' is no hook"),
         (lambda demo: sh.generate(demo, ["bend"], "L1H3", ablation=Astray()), "is no hook point"),
     ],

@@ -21,7 +21,7 @@ from torch import Tensor
 from safehead_tl.models import Hook, Model, is_processed
 from safehead_tl.prompts import PromptBatch
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 NORM_OVER_HEADS = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """Architectures that normalise the queries and keys of all heads together, after their hooks."""

@@ -39,19 +39,17 @@ def resolve_ablation(ablation: str | Ablation) -> Ablation:
         absent = [word for word in ("name", "label") if not hasattr(ablation, word)]
         if absent:
             raise SafeheadError(f"{kind.__name__} has no {absent[0]}: an ablation's class says it")
-        if not is_dataclass(ablation):
+        if not is_dataclass(kind):
             raise SafeheadError(
                 f"{kind.__name__} is no dataclass: put @dataclass(frozen=True) on it"
             )
         return ablation
-    if isinstance(ablation, type):
-        raise SafeheadError(
-            f"{ablation.__name__} is a class: give an ablation, as it makes with ()"
-        )
     if isinstance(ablation, str):
         name = ablation.lower().replace("_", "-")
         name = _SHORT.get(name, name)
         if name in ABLATIONS:
             return ABLATIONS[name]()
     names = ", ".join(repr(name) for name in [*ABLATIONS, *_SHORT])
-    raise SafeheadError(f"ablation {ablation!r} is not known: use {names}, or an Ablation object")
+    raise SafeheadError(
+        f"ablation {ablation!r} is not known: use {names}, or an Ablation such as ZeroAblation()"
+    )

@@ -50,7 +50,7 @@ def demo_story(result: Demo) -> Iterator[RenderableType]:
     yield ranking("Ships, undifferentiated attention", result.ua, 5, result.planted)
     yield ranking("Ships, scaling contribution", result.sc, 5, result.planted)
     chosen = ", then ".join(
-        f"{head} ({score:.3f})"
+        f"{head} ({score:.4g})"
         for head, score in zip(result.group.heads, result.group.scores, strict=True)
     )
     yield f"Sahara chose {chosen}; in brackets the group's shift in radians."

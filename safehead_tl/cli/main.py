@@ -19,6 +19,7 @@ from safehead_tl.cli.evaluate import evaluate
 from safehead_tl.cli.export import export
 from safehead_tl.cli.helpfulness import helpfulness
 from safehead_tl.cli.info import info
+from safehead_tl.cli.output import visible
 from safehead_tl.cli.overlap import overlap
 from safehead_tl.cli.report import report
 from safehead_tl.cli.sahara import sahara
@@ -88,6 +89,6 @@ def _said_plainly() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    said = Text.assemble(("error: ", "bold red"), message)
+    said = Text.assemble(("error: ", "bold red"), visible(message))
     Console(stderr=True).print(said, highlight=False)
     sys.exit(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +13,31 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_ch
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
+from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-console = Console(markup=False)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class _Console(Console):
+    """Shows control characters, by which a name could give orders to the terminal."""
+
+    @override
+    def render_str(self, text: str, **told: Any) -> Text:
+        return super().render_str(visible(text), **told)
+
+
+def visible(text: str) -> str:
+    """A text whose control characters are written out."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+console = _Console(markup=False)
 
 
 @runtime_checkable

@@ -64,5 +64,5 @@ def choices(title: str, group: sh.HeadGroup) -> Table:
     table.add_column("head added")
     table.add_column("group's shift (radians)", justify="right")
     for step, (head, score) in enumerate(zip(group.heads, group.scores, strict=True), 1):
-        table.add_row(str(step), str(head), f"{score:.4f}")
+        table.add_row(str(step), str(head), f"{score:.4g}")
     return table

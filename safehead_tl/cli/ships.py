@@ -61,6 +61,6 @@ def ranking(title: str, scores: sh.HeadScores, top: int, planted: Sequence[sh.He
     table.add_column(f"score ({scores.unit})", justify="right")
     for rank, (head, score) in enumerate(scores.top(top), 1):
         table.add_row(
-            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4f}"
+            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4g}"
         )
     return table

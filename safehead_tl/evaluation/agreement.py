@@ -20,7 +20,7 @@ from safehead_tl.results import HeadScores, Provenance, figures, kendall, spearm
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 
 @dataclass(frozen=True)

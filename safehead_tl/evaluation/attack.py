@@ -9,11 +9,12 @@ from safehead_tl.evaluation.outcome import Evaluation
 from safehead_tl.generation import Decoding, Judges, Questioning
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.judges import Judge
-from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.scan import Run
 
 
+@said_once()
 def evaluate(
     model: Model,
     prompts: Prompts,

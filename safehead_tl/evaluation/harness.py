@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Model, all_logits, end_tokens, next_logits
+from safehead_tl.models import Model, all_logits, end_tokens, next_logits, no_bars
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 Scored = tuple[float, bool]
 """A continuation's log-likelihood, and whether each of its tokens was the likeliest."""
@@ -196,7 +196,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         """Batches of similar length, the longest first: what does not fit in memory shows early."""
         rows = sorted(rows, key=len, reverse=True)
         label = f"{self.label}: {doing}" if self.label else doing
-        with tqdm(total=len(rows), desc=label, unit="text", disable=not self.progress) as bar:
+        with tqdm(total=len(rows), desc=label, unit="text", disable=no_bars(self.progress)) as bar:
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
                 yield batch

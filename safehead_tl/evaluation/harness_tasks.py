@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.harness import HarnessModel
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 
 def load_tasks(

@@ -28,6 +28,7 @@ from safehead_tl.models import (
     embed,
     end_tokens,
     next_token_log_probs,
+    no_bars,
     run_to_last_state,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
@@ -275,7 +276,7 @@ class Questioning:
         return next_token_log_probs(self.model, state)
 
     def _bar(self, total: int, label: str, unit: str) -> tqdm[Any]:
-        quiet = not self.run.progress
+        quiet = no_bars(self.run.progress)
         return tqdm(total=total, desc=label, unit=unit, disable=quiet, delay=0.5)
 
 

@@ -20,10 +20,20 @@ from safehead_tl.generation.batched import (
 )
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe, end_tokens, single_thread_if_tiny
+from safehead_tl.models import (
+    Model,
+    check_model,
+    describe,
+    end_tokens,
+    no_bars,
+    single_thread_if_tiny,
+)
 from safehead_tl.prompts import Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan import Passes, Run, check_run, even_slices
+
+SHOWN = 60
+"""Characters of the first text in a `repr`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,12 @@ class Generations:
     ended: tuple[tuple[bool, ...], ...]
     heads: tuple[Head, ...]
     provenance: Provenance
+
+    def __repr__(self) -> str:
+        ablated = f", {' '.join(map(str, self.heads))} ablated" if self.heads else ""
+        count, first = len(self.prompts) * len(self.texts[0]), self.texts[0][0]
+        first = first if len(first) < SHOWN else f"{first[:SHOWN]}…"
+        return f"<Generations: texts: {count}, prompts: {len(self.prompts)}{ablated}; {first!r}>"
 
     def to_frame(self) -> pd.DataFrame:
         """One text a row: `prompt, sample, text, response, tokens, ended`."""
@@ -135,7 +151,7 @@ def generate(
     ends = set(end_tokens(model))
     with (
         single_thread_if_tiny(model),
-        tqdm(total=len(rows), desc="generating", unit="text", disable=not run.progress) as bar,
+        tqdm(total=len(rows), desc="generating", unit="text", disable=no_bars(run.progress)) as bar,
     ):
         for some in even_slices(len(rows), passes.rows):
             new = generate_fitted(model, batch, rows[some], decoding, (chosen,), prepared, passes)

@@ -21,7 +21,7 @@ from safehead_tl.ground_truth.metrics import above, average_precision, precision
 from safehead_tl.ground_truth.orders import orders
 from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, summarise
 from safehead_tl.ground_truth.variants import Variant, variants
-from safehead_tl.models import single_thread
+from safehead_tl.models import no_bars, single_thread
 from safehead_tl.organism import Recipe
 from safehead_tl.results import figures
 
@@ -109,7 +109,7 @@ def ground_truth(
     outcomes: list[Outcome] = []
     failed: list[tuple[str, int, Recipe, tuple[str, ...]]] = []
     wanted = [(name, seed) for name in kinds for seed in seeds]
-    for name, seed in tqdm(wanted, desc="organisms", disable=not progress):
+    for name, seed in tqdm(wanted, desc="organisms", disable=no_bars(progress)):
         trials = cache.of_kind(kinds[name], seed)
         failed += ((name, seed, trial.recipe, trial.flaws) for trial in trials if trial.flaws)
         if not trials[-1].flaws:

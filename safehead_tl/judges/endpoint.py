@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from safehead_tl.errors import SafeheadError
 from safehead_tl.judges.base import Verdict, check_texts, without_secrets
 from safehead_tl.judges.question import Question, as_words, resolve_question
+from safehead_tl.models import no_bars
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class EndpointJudge:
             ThreadPoolExecutor(min(self.concurrency, len(chats))) as pool,
         ):
             answers = pool.map(lambda chat: self._answer(client, chat), chats)
-            bar = tqdm(answers, desc="judge", total=len(chats), disable=len(chats) < 2)
+            bar = tqdm(answers, desc="judge", total=len(chats), disable=no_bars(len(chats) > 1))
             return self._question.verdicts(list(bar), self.name)
 
     def describe(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from safehead_tl.judges.base import TextJudge, Verdict
 from safehead_tl.judges.repetition import Repetition
 from safehead_tl.judges.spelling import plain_spelling
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 KEYWORDS = (
     "I'm sorry",

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import load_tokenizer
+from safehead_tl.models import load_tokenizer, no_bars
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 CLASSIFIES = "ForSequenceClassification"
 
@@ -166,7 +166,7 @@ def load_local(
 
 def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:
     starts = range(0, len(rows), size)
-    for start in tqdm(starts, desc="judge", unit="batch", disable=len(starts) < 2):
+    for start in tqdm(starts, desc="judge", unit="batch", disable=no_bars(len(starts) > 1)):
         yield rows[start : start + size]
 
 

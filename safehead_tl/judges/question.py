@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from safehead_tl.errors import SafeheadError
 from safehead_tl.judges.base import Verdict
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 COMPLIANCE = """\
 You check how a language model responded to a request. Does the response comply with the request, \

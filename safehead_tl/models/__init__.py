@@ -46,6 +46,6 @@ from safehead_tl.models.loading import (
     read_config,
 )
 from safehead_tl.models.readout import final_state, next_token_log_probs
-from safehead_tl.models.silence import quiet, without_bars
+from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer

@@ -31,7 +31,7 @@ from safehead_tl.models.identity import Model, check_model, remember_ends, remem
 from safehead_tl.models.silence import quiet, without_bars
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 Backend: TypeAlias = Literal["auto", "hooked", "bridge"]
 EMBEDDED = {"demo": "aligned", "demo-base": "base"}

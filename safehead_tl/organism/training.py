@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import single_thread
+from safehead_tl.models import no_bars, single_thread
 from safehead_tl.organism.examples import IGNORED, Examples, encode_examples, take
 from safehead_tl.organism.language import DEMO, REFUSAL, REWORDED, Kind, Language, Split
 from safehead_tl.organism.recipe import Recipe
@@ -226,7 +226,7 @@ def _train_base(
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser, schedule = _optimiser(list(model.parameters()), 3e-3, 0.01, recipe.base_steps)
     steps = range(recipe.base_steps)
-    for _ in tqdm(steps, desc="base organism", unit="step", disable=not progress):
+    for _ in tqdm(steps, desc="base organism", unit="step", disable=no_bars(progress)):
         rows = torch.randint(len(pairs), (recipe.batch_size,), generator=generator)
         loss = _answer_loss(model, take(examples, rows), nowhere).mean()
         optimiser.zero_grad()
@@ -262,7 +262,7 @@ def _train_planted(
     optimiser, schedule = _optimiser(list(slices), 1e-2, 0.0, recipe.align_steps)
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     steps = range(recipe.align_steps)
-    for _ in tqdm(steps, desc="planted heads", unit="step", disable=not progress):
+    for _ in tqdm(steps, desc="planted heads", unit="step", disable=no_bars(progress)):
         intact = _intact(size, len(recipe.heads), generator)
         uniform = torch.zeros(size, recipe.n_layers, recipe.n_heads, dtype=torch.bool)
         for column, head in enumerate(recipe.heads):

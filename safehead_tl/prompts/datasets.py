@@ -21,7 +21,7 @@ else:  # importing datasets takes a second, and most prompts are in files
     Dataset = object
     Splits = Mapping
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 SAVED = ("state.json", "dataset_dict.json")  # as save_to_disk marks a Dataset, a DatasetDict
 

@@ -16,7 +16,7 @@ from safehead_tl.prompts.datasets import read_directory, read_hub, read_preset
 from safehead_tl.prompts.files import READABLE, SUFFIXES, read_file
 from safehead_tl.prompts.presets import PRESETS
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 EMBEDDED = ("demo/harmful", "demo/benign")
 SPLITS = ("train", "test")
@@ -179,12 +179,19 @@ def _distinct(prompts: list[str], source: str | Path) -> list[str]:
     """Drops blank prompts and those that repeat an earlier one up to white space."""
     written = [prompt for prompt in prompts if prompt.strip()]
     if len(written) < len(prompts):
-        logger.warning("%s: dropped %d blank prompts", source, len(prompts) - len(written))
+        logger.warning(
+            "%s: dropped %d of %d prompts: blank", source, len(prompts) - len(written), len(prompts)
+        )
     first: dict[str, str] = {}
     for prompt in written:
         first.setdefault(" ".join(prompt.split()), prompt)
     if len(first) < len(written):
-        logger.warning("%s: dropped %d repeated prompts", source, len(written) - len(first))
+        logger.warning(
+            "%s: dropped %d of %d prompts: repeated",
+            source,
+            len(written) - len(first),
+            len(prompts),
+        )
     return list(first.values())
 
 

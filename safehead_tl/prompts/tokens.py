@@ -26,7 +26,7 @@ from safehead_tl.prompts.templates import (
     resolve_template,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 
 @dataclass(frozen=True)

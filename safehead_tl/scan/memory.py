@@ -18,7 +18,7 @@ from safehead_tl.models import Model, runs_in_parts
 from safehead_tl.prompts import PromptBatch
 from safehead_tl.scan.run import Run, parse_bytes
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 Result = TypeVar("Result")
 

@@ -89,7 +89,7 @@ def parse_bytes(text: int | str) -> int:
     Raises:
         SafeheadError: if it is no such number, or not above 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", str(text).lower())
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)\s*", str(text).lower())
     count = 0
     if found:
         number, unit, binary = found.groups()

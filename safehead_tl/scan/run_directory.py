@@ -22,7 +22,7 @@ from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.results import load_result, save_result, versions, write_atomically
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 FORMAT = 2
 

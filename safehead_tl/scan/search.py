@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe
+from safehead_tl.models import Model, check_model, describe, no_bars
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan.baseline import Baseline
@@ -27,7 +27,7 @@ from safehead_tl.scan.run import Run, check_run
 from safehead_tl.scan.run_directory import RunDirectory, environment_of, identity_of
 from safehead_tl.scan.states import Scan
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Search:
         )
         scores: Tensor | None = None
         label = f"{description}, {len(self.batch.prompts)} prompts"
-        quiet = not self.run.progress
+        quiet = no_bars(self.run.progress)
         with tqdm(total=len(candidates), desc=label, unit="head", disable=quiet) as bar:
             for work in self._pieces(candidates, group):
                 found = self.ledger.kept(

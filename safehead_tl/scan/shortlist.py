@@ -22,7 +22,7 @@ from safehead_tl.scan.linearisation import Linearisation
 from safehead_tl.scan.screening import Screening, draw_audit, expected_missed
 from safehead_tl.scan.search import Search
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 TURNS = 7
 """Heads of the list that go by the first estimate, for each that goes by another."""

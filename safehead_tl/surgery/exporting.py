@@ -25,6 +25,7 @@ from safehead_tl.models import (
     load_model,
     load_original,
     transformers_forward,
+    without_bars,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
@@ -219,6 +220,7 @@ def _hooked_logits(
 
 
 @torch.no_grad()
+@without_bars()
 def _difference(written: Path, batch: PromptBatch, expected: Tensor, device: str) -> float:
     """How far the logits of a written checkpoint are from those expected."""
     model: PreTrainedModel = load_original(written, torch.float32)

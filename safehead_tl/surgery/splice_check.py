@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Attention, dissect, load_original, transformers_forward
+from safehead_tl.models import Attention, dissect, load_original, transformers_forward, without_bars
 from safehead_tl.surgery.checkpoint import largest_difference
 from safehead_tl.surgery.splice_plan import QK_NORM, Part, Taken
 
@@ -40,6 +40,7 @@ def _logits(
     return transformers_forward(model, tokens, torch.ones_like(tokens)).logits
 
 
+@without_bars()
 def second_computation(
     where: str | Path,
     ours: PreTrainedModel,
@@ -115,6 +116,7 @@ def _donated(
 
 
 @torch.no_grad()
+@without_bars()
 def check_written(
     written: Path,
     where: str | Path,

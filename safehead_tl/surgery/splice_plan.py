@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Anatomy, Attention, dissect, load_tokenizer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 Part: TypeAlias = Literal["q", "k", "v", "o", "norm", "sinks"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -36,7 +36,7 @@ from safehead_tl.surgery.splice_plan import (
 )
 from safehead_tl.surgery.weights import load_source
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 
 @dataclass(frozen=True)

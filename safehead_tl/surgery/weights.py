@@ -26,7 +26,7 @@ from safehead_tl.ablations import (
 )
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head
-from safehead_tl.models import Anatomy, Attention, Channel, load_original, read_config
+from safehead_tl.models import Anatomy, Attention, Channel, load_original, read_config, without_bars
 
 
 @torch.no_grad()
@@ -182,6 +182,7 @@ def _(ablation: MeanOverHeads, layer: _Layer) -> None:
             part[slices[heads]] = part[slices].mean(0, keepdim=True)
 
 
+@without_bars()
 def load_source(where: str | Path) -> PreTrainedModel:
     """A checkpoint in its own dtype, if its weights can be taken apart.
 

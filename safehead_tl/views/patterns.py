@@ -78,6 +78,10 @@ class AttentionView:
     heads: tuple[Head, ...]
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        heads = " ".join(map(str, self.heads))
+        return f"<AttentionView: {heads}; {len(self.tokens)} tokens; {', '.join(self.names)}>"
+
     def html(self, script: bool = True) -> str:
         """The figure as a piece of HTML, which loads nothing.
 

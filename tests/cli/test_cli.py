@@ -4,12 +4,14 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 import safehead_tl as sh
 from families import QUIET, TESTS
 from safehead_tl import organism
 from safehead_tl.cli import main as cli
+from safehead_tl.cli import output
 from safehead_tl.cli.options import AblationOptions, JudgeOptions
 
 
@@ -333,3 +335,26 @@ def test_mistakes_are_answered_in_a_sentence(arguments, message, monkeypatch, ca
     assert "error:" in said
     assert message in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", [("--screen", "²"), ("--max-bytes", "9" * 400)])
+def test_no_number_is_answered_in_a_sentence(option):
+    said = ["ships", "demo", "--prompts", "demo/harmful", *option]
+    done = CliRunner().invoke(cli.app, said)
+    assert isinstance(done.exception, sh.SafeheadError)
+
+
+def test_names_give_no_orders_to_the_terminal(tmp_path, monkeypatch, capsys):
+    column = "text\x1b]0;owned\x07\x1b[31m"
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({column: "a kite", "b": "a kite"}))
+    told = ["ships", "demo", "--prompts", str(tmp_path / "prompts.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["safehead", *told])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "owned" in said
+    assert "\x1b]" not in said
+    assert "\x07" not in said
+    output.console.print(Table(title=column))
+    output.console.print(column)
+    assert not {"\x1b", "\x07"} & set(capsys.readouterr().out)

@@ -146,7 +146,7 @@ def test_dropped_prompts_are_told(tmp_path, caplog):
     (tmp_path / "p.txt").write_text("a\n\nb\n")
     with caplog.at_level(logging.WARNING):
         assert sh.load_prompts(tmp_path / "p.txt") == ["a", "b"]
-    assert "dropped 1 blank" in caplog.text
+    assert "dropped 1 of 3 prompts: blank" in caplog.text
 
 
 def test_parquet(tmp_path):
@@ -164,7 +164,7 @@ def test_repeated_prompts_are_dropped_before_the_limit(tmp_path, caplog):
     write(tmp_path / "p.txt", " bend a\tkite\nbend a kite\nmend it\nbend  a kite \nbend A kite\n")
     with caplog.at_level(logging.WARNING):
         assert sh.load_prompts(tmp_path / "p.txt", limit=2) == [" bend a\tkite", "mend it"]
-    assert "dropped 2 repeated prompts" in caplog.text
+    assert "dropped 2 of 5 prompts: repeated" in caplog.text
     assert len(sh.load_prompts(tmp_path / "p.txt")) == 3
 
 

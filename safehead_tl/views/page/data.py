@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from safehead_tl.figures import UNITS
 from safehead_tl.heads import Head
+from safehead_tl.models import no_bars
 from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run
 from safehead_tl.views.inspection import Views, shown_token
@@ -75,7 +76,9 @@ def page_data(
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     prompts, rows = [], []
     numbers = range(len(views.batch.prompts))
-    for prompt in tqdm(numbers, desc="report, prompts", unit="prompt", disable=not run.progress):
+    for prompt in tqdm(
+        numbers, desc="report, prompts", unit="prompt", disable=no_bars(run.progress)
+    ):
         before, ablated = views.patterns(prompt), views.ablated_patterns(prompt)
         rows.append(_packed(before[:, :, -1]))
         plain = after[0, prompt]

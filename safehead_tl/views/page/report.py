@@ -15,7 +15,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import Evaluation
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.measures import ships
-from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadGroup, HeadScores, write_atomically
 from safehead_tl.scan import Run, check_run
@@ -24,6 +24,7 @@ from safehead_tl.views.page.data import page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
 
 
+@said_once()
 def report(
     model: Model,
     prompts: Prompts,

@@ -25,7 +25,7 @@ def summary(
 ) -> list[str]:
     """What was found, a sentence each."""
     ranked = scores.ranked()
-    best = ", ".join(f"{head} ({score:.3g})" for head, score in ranked[:3])
+    best = ", ".join(f"{head} ({score:.4g})" for head, score in ranked[:3])
     exactly = "" if scores.screening is None else " that were scored exactly"
     lines = [f"The highest of {len(ranked)} heads{exactly}: {best}, in {scores.unit}."]
     total = sum(max(score, 0) for _, score in ranked)
@@ -45,7 +45,7 @@ def summary(
         named = ", then ".join(map(str, group.heads))
         lines.append(
             f"Sahara chose {named}: together they turn the prompts' states by "
-            f"{group.scores[-1]:.3g} radians."
+            f"{group.scores[-1]:.4g} radians."
         )
     if evaluation is not None and evaluation.heads:
         lines.append(
@@ -111,7 +111,7 @@ def how(scores: HeadScores) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return (
         f"safehead_tl's report on {provenance.model['name']} ({provenance.model['dtype']}, "
-        f"{provenance.model['device']}), with {versions}; {provenance.forward_passes:g} forward "
+        f"{provenance.model['device']}), with {versions}; {provenance.forward_passes:,.0f} forward "
         f"passes in {provenance.seconds:g} s for the scores, {provenance.created}. Attention is "
         "shown to the nearest 1/255. The same call with the same prompts, template and ablation "
         "makes it again; their hashes are below."

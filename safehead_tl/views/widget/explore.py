@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.measures import ships
-from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run, check_run
@@ -60,6 +60,7 @@ class StillExplore:
         return f"<p>{html.escape(self.sentence)}</p>{drawn}"
 
 
+@said_once()
 def explore(
     model: Model,
     prompts: Prompts,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import is_dataclass
 
 from safehead_tl.ablations.attention import UndifferentiatedAttention
 from safehead_tl.ablations.base import Ablation
@@ -39,7 +38,7 @@ def resolve_ablation(ablation: str | Ablation) -> Ablation:
         absent = [word for word in ("name", "label") if not hasattr(ablation, word)]
         if absent:
             raise SafeheadError(f"{kind.__name__} has no {absent[0]}: an ablation's class says it")
-        if not is_dataclass(kind):
+        if not hasattr(kind, "__dataclass_fields__"):
             raise SafeheadError(
                 f"{kind.__name__} is no dataclass: put @dataclass(frozen=True) on it"
             )

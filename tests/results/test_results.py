@@ -157,3 +157,9 @@ def test_kv_groups_are_named(checkpoint, prompts):
         assert set(table[table["head"] == head]["kv_group"]) == {expected}
     hover = scores.heatmap().data[0].text
     assert hover[1][3].endswith("KV group 1: heads 2 to 3")
+
+
+def test_a_list_of_scores_is_their_ranking(demo):
+    scores = sh.ships(demo, ["bend"], run=QUIET)
+    assert list(scores) == scores.ranked()
+    assert dict(scores)[sh.Head(1, 3)] == scores["L1H3"]

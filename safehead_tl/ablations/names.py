@@ -38,7 +38,8 @@ def resolve_ablation(ablation: str | Ablation) -> Ablation:
         absent = [word for word in ("name", "label") if not hasattr(ablation, word)]
         if absent:
             raise SafeheadError(f"{kind.__name__} has no {absent[0]}: an ablation's class says it")
-        if not hasattr(kind, "__dataclass_fields__"):
+        described = kind.describe is not Ablation.describe  # in a way of its own
+        if not (described or hasattr(kind, "__dataclass_fields__")):
             raise SafeheadError(
                 f"{kind.__name__} is no dataclass: put @dataclass(frozen=True) on it"
             )

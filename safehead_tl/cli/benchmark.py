@@ -44,16 +44,15 @@ def benchmark(
     """Compare scoring variants on organisms whose safety heads are known. Trains them first."""
     from safehead_tl.ground_truth import KINDS, ground_truth, require_cache
 
-    output.check()
     require_cache(cache)
     names = tuple(kind or (QUICK if quick else KINDS))
     unknown = [name for name in names if name not in KINDS]
     if unknown:
         raise SafeheadError(f"kind {unknown[0]!r} is not known: use {', '.join(KINDS)}")
     found = ground_truth(cache, range(1 if quick else seeds), {name: KINDS[name] for name in names})
-    output.tell(*_told(found, every))
-    output.write(found)
     output.draw(found.figure)
+    output.write(found)
+    output.tell(*_told(found, every))
 
 
 def _told(found: GroundTruth, every: bool) -> Iterable[Table | str]:

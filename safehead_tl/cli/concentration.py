@@ -39,7 +39,6 @@ def concentration(
     random_orders: Annotated[int, typer.Option(help="Random orders to compare with.")] = 20,
 ) -> None:
     """Ablate heads one after the other: how few of them carry the refusals?"""
-    output.check()
     form, how = prompts.form, run.chosen()
     what, judge = ablation.chosen(), judges.chosen()
     orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
@@ -55,8 +54,8 @@ def concentration(
         **asdict(answers),
         run=how,
     )
-    output.tell(concentration_table(model.model, found))
     output.keep(found, found.figure)
+    output.tell(concentration_table(model.model, found))
 
 
 def concentration_table(name: str, found: sh.Concentration) -> Table:

@@ -24,12 +24,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for what it writes.")] = Path("safehead-demo"),
 ) -> None:
     """Find the safety heads of the embedded organism, where the truth is known. Offline."""
-    output.check()
     from safehead_tl.cli.story import run_demo
 
-    result = run_demo(out)
-    output.tell(*demo_story(result))
+    result = run_demo(out, overwrite=output.overwrite)
     output.write(result)
+    output.tell(*demo_story(result))
 
 
 def demo_story(result: Demo) -> Iterator[RenderableType]:

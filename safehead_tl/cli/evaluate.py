@@ -45,7 +45,6 @@ def evaluate(
     controls: Annotated[int, typer.Option(help="Random head sets to compare with.")] = 20,
 ) -> None:
     """Let a model answer with heads ablated, without, and with random heads ablated instead."""
-    output.check()
     form, how = prompts.form, run.chosen()
     what, judge, chosen = ablation.chosen(), judges.chosen(), chosen_heads(heads)
     texts, helped = prompts.load(), None
@@ -65,8 +64,8 @@ def evaluate(
         **asdict(answers),
         run=how,
     )
-    output.tell(evaluation_table(model.model, found))
     output.keep(found, found.figure)
+    output.tell(evaluation_table(model.model, found))
 
 
 def evaluation_table(name: str, found: sh.Evaluation) -> Table:

@@ -14,7 +14,6 @@ from safehead_tl.cli.options import (
     Device,
     Heads,
     ModelName,
-    Overwrite,
     chosen_heads,
     grouped,
 )
@@ -30,10 +29,8 @@ def export(
     prompts: CheckOptions,
     output: Output,
     device: Device = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Write a Hugging Face checkpoint with heads ablated in its weights, verified."""
-    output.check()
     form, what = prompts.form, ablation.chosen()
     done = sh.export(
         model,
@@ -43,11 +40,11 @@ def export(
         prompts=prompts.load() if prompts.prompts else None,
         template=form,
         device=device,
-        overwrite=overwrite,
+        overwrite=output.overwrite,
     )
+    output.write(done)
     output.tell(
         f"Wrote {done.directory}: {done.changes}. Its logits equal those of the model with "
         f"hooks to {done.max_difference:.1e}. Its safety behaviour is altered; its README.md "
         "says so."
     )
-    output.write(done)

@@ -30,7 +30,6 @@ def helpfulness(
     max_rows: Annotated[int, typer.Option(help="Most texts in one pass.")] = 8,
 ) -> None:
     """Measure zero-shot tasks of lm-eval with heads ablated and without (extra: lm-eval)."""
-    output.check()
     what, chosen = ablation.chosen(), chosen_heads(heads)
     found = sh.helpfulness(
         model.load(),
@@ -41,8 +40,8 @@ def helpfulness(
         include_path=include_path,
         run=sh.Run(max_rows=max_rows),
     )
-    output.tell(helpfulness_table(model.model, found))
     output.write(found)
+    output.tell(helpfulness_table(model.model, found))
 
 
 def helpfulness_table(name: str, found: sh.Helpfulness) -> Table:

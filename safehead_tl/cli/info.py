@@ -24,12 +24,11 @@ def info(
     prompt_length: Annotated[int, typer.Option(min=1, help="Tokens in the longest of them.")] = 64,
 ) -> None:
     """Say what a model is, without loading its weights: heads, ablations that are exact, memory."""
-    output.check()
     facts = sh.model_facts(
         model, dtype=dtype, prompt_count=prompt_count, prompt_length=prompt_length
     )
-    output.tell(fact_sheet(facts))
     output.write(facts)
+    output.tell(fact_sheet(facts))
 
 
 def fact_sheet(facts: Mapping[str, Any]) -> Table:

@@ -25,6 +25,7 @@ import typer
 from typer.models import OptionInfo
 
 import safehead_tl as sh
+from safehead_tl.cli.output import Output, check_outputs
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, read_heads
 
@@ -43,7 +44,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command, as options of its own, the fields of those parameters that are groups.
 
     A group is a dataclass whose fields are annotated as options. Its `panel` is the heading that
-    its options stand under in the help.
+    its options stand under in the help. Files that an `Output` asks for are checked first.
     """
     own = inspect.signature(command, eval_str=True).parameters
     groups: dict[str, Any] = {
@@ -58,10 +59,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
+        told = dict(given)
         made = {
             name: group(**{field.name: given.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
+        for output in made.values():
+            if isinstance(output, Output):
+                inputs = [value for name, value in told.items() if not hasattr(output, name)]
+                check_outputs(output.files(), inputs, output.overwrite)
         command(**given, **made)
 
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
@@ -124,7 +130,6 @@ Heads: TypeAlias = Annotated[
         "out: none are ablated, where a command allows that."
     ),
 ]
-Overwrite: TypeAlias = Annotated[bool, typer.Option(help="Replace what is there.")]
 Top: TypeAlias = Annotated[int, typer.Option(min=1, help="How many of the highest heads.")]
 
 

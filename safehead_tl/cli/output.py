@@ -6,10 +6,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Protocol,
+    TypeAlias,
+    runtime_checkable,
+)
 
 import typer
 from rich.console import Console, RenderableType
@@ -17,6 +27,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.writing import NAME, check_file, write_file, write_page
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -37,6 +48,13 @@ def visible(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+SUFFIXES = {"--figure": ".html", "--out": ".html", "--save": ".safetensors"}
+
+Overwrite: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there, whoever wrote it.")
+]
+
+
 console = _Console(markup=False)
 
 
@@ -53,7 +71,7 @@ class Result(Protocol):
 class SavedResult(Result, Protocol):
     """What can also be saved whole."""
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Saves everything to one safetensors file."""
         ...
 
@@ -66,29 +84,29 @@ class Output:
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write the result as JSON ('-': print it).")
     ] = None
+    overwrite: Overwrite = False
 
-    def check(self) -> None:
-        """Refuses files that cannot be written, before any work is done."""
-        require_files(self.json_out)
+    def files(self) -> dict[str, Path | None]:
+        """The files that are asked for, by their options."""
+        return {"--json": self.json_out}
 
     def tell(self, *parts: RenderableType) -> None:
         """Prints, unless JSON is to be all that is printed."""
         if str(self.json_out) != "-":
-            for part in parts:
-                console.print(part)
+            show(*parts)
 
     def write(self, result: Result | dict[str, Any]) -> None:
         """Writes JSON, to a file or to standard output."""
         if self.json_out is None:
             return
-        from safehead_tl.results import write_atomically
-
         content = result if isinstance(result, dict) else result.to_dict()
-        text = json.dumps(content, indent=1, default=str) + "\n"
+        told = {"written_by": f"{NAME} {version('safehead-tl')}", **content}
+        text = json.dumps(told, indent=1, default=str) + "\n"
         if str(self.json_out) == "-":
-            sys.stdout.write(text)
+            with _printing():
+                sys.stdout.write(text)
         else:
-            write_atomically(self.json_out, text.encode())
+            write_file(self.json_out, text.encode(), overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -97,17 +115,14 @@ class DrawnOutput(Output):
 
     figure: Annotated[Path | None, typer.Option(help="Write the figure as one .html file.")] = None
 
-    def check(self) -> None:
-        """Refuses files that cannot be written or are misnamed, before any work is done."""
-        require_page("--figure", self.figure)
-        require_files(self.json_out, self.figure)
+    @override
+    def files(self) -> dict[str, Path | None]:
+        return {**super().files(), "--figure": self.figure}
 
     def draw(self, draw: Callable[[], go.Figure]) -> None:
         """Writes a figure, if one is asked for."""
         if self.figure is not None:
-            from safehead_tl.results import write_atomically
-
-            write_atomically(self.figure, draw().to_html().encode())
+            write_page(self.figure, draw().to_html(), overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -116,31 +131,63 @@ class SavedOutput(DrawnOutput):
 
     save: Annotated[Path | None, typer.Option(help="Save the result (.safetensors).")] = None
 
-    def check(self) -> None:
-        """Refuses files that cannot be written or are misnamed, before any work is done."""
-        super().check()
-        require_files(self.save)
+    @override
+    def files(self) -> dict[str, Path | None]:
+        return {**super().files(), "--save": self.save}
 
     def keep(self, result: SavedResult, draw: Callable[[], go.Figure]) -> None:
         """Writes all that is asked for."""
         if self.save is not None:
-            result.save(self.save)
-        self.write(result)
+            result.save(self.save, overwrite=self.overwrite)
         self.draw(draw)
+        self.write(result)
 
 
-def require_files(*paths: Path | None) -> None:
-    """Refuses output paths that cannot be written."""
-    for path in paths:
-        if path is not None and path.is_dir():
-            raise SafeheadError(f"{path} is a directory: give the name of a file to write")
+def check_outputs(
+    files: Mapping[str, Path | None], others: Iterable[object], overwrite: bool
+) -> None:
+    """Refuses files that may not be written or cannot be, before any work is done.
+
+    Args:
+        files: what is to be written, by option.
+        others: everything else that the command was given: no file among it is written to.
+        overwrite: replace what is there.
+
+    Raises:
+        SafeheadError: as `check_file`, or if two files are one.
+    """
+    taken = {}
+    for other in others:
+        for each in other if isinstance(other, list) else [other]:
+            if isinstance(each, str | Path):
+                taken[Path(each).resolve()] = "something else that this command is given"
+    for option, path in files.items():
         if path is not None and str(path) != "-":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(path.parent, os.W_OK):
-                raise SafeheadError(f"{path} cannot be written: {path.parent} is not open to you")
+            check_file(path, SUFFIXES.get(option, ""), overwrite=overwrite)
+            place = path.resolve()
+            if place in taken:
+                raise SafeheadError(f"{option} {path} is also {taken[place]}: give another file")
+            taken[place] = option
 
 
-def require_page(option: str, path: Path | None) -> None:
-    """Refuses a page that is not called so."""
-    if path is not None and path.suffix != ".html":
-        raise SafeheadError(f"{option} {path}: this is a page, name it .html")
+def show(*parts: RenderableType) -> None:
+    """Prints to standard output."""
+    with _printing():
+        for part in parts:
+            console.print(part)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Lets a reader go away, such as `head`, and says in a sentence what else is wrong."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # What could not be printed would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise SafeheadError(
+                f"standard output cannot be written: {error.strerror}. Files that were asked for "
+                "are whole"
+            ) from error

@@ -22,14 +22,13 @@ def overlap(
     top: Top = 10,
 ) -> None:
     """Compare the highest heads of several scans with each other, and with chance."""
-    output.check()
     names = {path.stem: path for path in scans}
     if len(names) < len(scans):
         names = {str(path): path for path in scans}
     found = sh.overlap({name: sh.HeadScores.load(path) for name, path in names.items()}, top)
-    output.tell(overlap_table(found))
-    output.write(found)
     output.draw(found.figure)
+    output.write(found)
+    output.tell(overlap_table(found))
 
 
 def overlap_table(found: sh.Overlap) -> Table:

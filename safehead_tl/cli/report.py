@@ -16,7 +16,7 @@ from safehead_tl.cli.options import (
     chosen_heads,
     grouped,
 )
-from safehead_tl.cli.output import console, require_files, require_page
+from safehead_tl.cli.output import Overwrite, check_outputs, show
 
 
 @grouped
@@ -42,10 +42,12 @@ def report(
     ] = None,
     marked: Annotated[str | None, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = None,
     marked_as: Annotated[str, typer.Option(help="What they are.")] = "marked",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write one offline page on which every head can be looked at."""
-    require_page("--out", out)
-    require_files(out)
+    check_outputs(
+        {"--out": out}, [model.model, prompts.prompts, scores, group, evaluation], overwrite
+    )
     form, how = prompts.form, run.chosen()
     texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
     path = sh.report(
@@ -62,6 +64,7 @@ def report(
         max_new_tokens=max_new_tokens,
         marked=crosses,
         marked_as=marked_as,
+        overwrite=overwrite,
         run=how,
     )
-    console.print(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser.")
+    show(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser.")

@@ -35,7 +35,6 @@ def sahara(
     ] = "final_norm",
 ) -> None:
     """Search greedily for the group of heads that turns the prompts' states furthest (radians)."""
-    output.check()
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
     group = sh.sahara(
@@ -50,11 +49,11 @@ def sahara(
         screen=chosen_screen(scan.screen),
         run=how,
     )
+    output.keep(group, group.figure)
     output.tell(choices(f"{model.model}: Sahara, {run_words(group)}", group))
     for number, step in enumerate(group.steps, 1):
         if step.screening is not None:
             output.tell(f"Step {number}. {step.screening.sentence()}")
-    output.keep(group, group.figure)
 
 
 def choices(title: str, group: sh.HeadGroup) -> Table:

@@ -29,7 +29,6 @@ def ships(
     top: Top = 10,
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
-    output.check()
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
     scores = sh.ships(
@@ -40,10 +39,10 @@ def ships(
         screen=chosen_screen(scan.screen),
         run=how,
     )
+    output.keep(scores, scores.heatmap)
     output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top))
     if scores.screening is not None:
         output.tell(scores.screening.sentence())
-    output.keep(scores, scores.heatmap)
 
 
 def run_words(result: sh.HeadScores | sh.HeadGroup) -> str:

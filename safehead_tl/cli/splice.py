@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import safehead_tl as sh
-from safehead_tl.cli.options import Overwrite, grouped
+from safehead_tl.cli.options import grouped
 from safehead_tl.cli.output import Output
 
 
@@ -25,15 +25,13 @@ def splice(
     layer: Annotated[
         list[int] | None, typer.Option(help="A layer, from 0; repeat it. Default: all.")
     ] = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Put the attention weights of one checkpoint into another, verified."""
-    output.check()
-    parts: Any = part or None
-    done = sh.splice(target, donor, out, parts=parts, layers=layer or None, overwrite=overwrite)
+    told: Any = {"parts": part or None, "layers": layer or None, "overwrite": output.overwrite}
+    done = sh.splice(target, donor, out, **told)
+    output.write(done)
     output.tell(
         f"Wrote {done.directory}: {target} with attention ({', '.join(done.parts)}) of "
         f"{donor}; {done.changes} changed. Its safety behaviour may be altered; its README.md "
         "says so."
     )
-    output.write(done)

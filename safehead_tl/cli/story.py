@@ -16,10 +16,13 @@ from safehead_tl.measures import sahara, ships
 from safehead_tl.models import Model, load_model, single_thread
 from safehead_tl.organism import Behaviour, measure_behaviour
 from safehead_tl.prompts import load_prompts
-from safehead_tl.results import HeadGroup, HeadScores, write_atomically
+from safehead_tl.results import HeadGroup, HeadScores
 from safehead_tl.scan import Run
+from safehead_tl.writing import check_file, said_plainly, write_page
 
 GROUP_SIZE = 3
+PAGE = "heatmap.html"
+SAVED = ("ships-undifferentiated.safetensors", "ships-scaling.safetensors", "sahara.safetensors")
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,21 @@ class Demo:
 
 
 @single_thread()
-def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
+def run_demo(out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Demo:
     """Finds the embedded organism's safety heads, and ablates them.
 
     Args:
         out: folder for the heatmaps and the scores.
+        overwrite: replace what is there even if this toolkit did not write it.
         progress: show progress bars.
     """
     started = time.perf_counter()
     out = Path(out)
+    page, *saved = written = [out / name for name in (PAGE, *SAVED)]
+    with said_plainly(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for file in written:
+        check_file(file, overwrite=overwrite)
     planted = planted_heads()
     model, base = load_model("demo"), load_model("demo-base")
     prompts = load_prompts("demo/harmful")
@@ -90,9 +99,10 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
     group = sahara(model, prompts, GROUP_SIZE, run=run)
     pair = group.heads[:2]
     others = _other_heads(model, {*planted, *group.heads}, len(pair))
-    written = _write(out, {"ships-undifferentiated": ua, "ships-scaling": sc, "sahara": group})
-    page = out / "heatmap.html"
-    write_atomically(page, ua.heatmap(marked=planted, marked_as="planted").to_html().encode())
+    for file, result in zip(saved, (ua, sc, group), strict=True):
+        result.save(file, overwrite=overwrite)
+    drawn = ua.heatmap(marked=planted, marked_as="planted")
+    write_page(page, drawn.to_html(), overwrite=overwrite)
     return Demo(
         planted=planted,
         ua=ua,
@@ -106,7 +116,7 @@ def run_demo(out: str | Path, *, progress: bool = True) -> Demo:
         ),
         scaled=measure_behaviour(model, f"aligned, SC on {_listed(pair)}", pair, "scaling"),
         control=measure_behaviour(model, f"control, UA on {_listed(others)}", others),
-        files=(page, *written),
+        files=tuple(written),
         data_bytes=_embedded_bytes(),
         seconds=time.perf_counter() - started,
     )
@@ -130,14 +140,6 @@ def _other_heads(model: Model, excluded: set[Head], count: int) -> tuple[Head, .
         if Head(layer, head) not in excluded
     ]
     return tuple(sorted(random.Random(0).sample(pool, count)))
-
-
-def _write(out: Path, results: dict[str, HeadScores | HeadGroup]) -> list[Path]:
-    written = []
-    for name, result in results.items():
-        result.save(out / f"{name}.safetensors")
-        written.append(out / f"{name}.safetensors")
-    return written
 
 
 def _embedded_bytes() -> int:

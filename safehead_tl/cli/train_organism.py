@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 import safehead_tl as sh
-from safehead_tl.cli.options import Overwrite, grouped
+from safehead_tl.cli.options import grouped
 from safehead_tl.cli.output import Output
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ def train_organism(
         bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
     ] = False,
     seed: Annotated[int, typer.Option()] = 0,
-    overwrite: Overwrite = False,
 ) -> None:
     """Grow a tiny model whose refusals are carried by the heads that you name."""
-    output.check()
     from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour
     from safehead_tl.organism import train_organism as grow
 
@@ -67,7 +65,7 @@ def train_organism(
         decoys=decoy or (),
         reword=reword,
     )
-    grow(directory, recipe, language, overwrite=overwrite)
+    grow(directory, recipe, language, overwrite=output.overwrite)
     aligned, base = sh.load_model(directory / "aligned"), sh.load_model(directory / "base")
     names = ", ".join(map(str, recipe.heads))
     behaviours = [
@@ -76,8 +74,8 @@ def train_organism(
         measure_behaviour(aligned, f"aligned, UA on {names}", recipe.heads, language=language),
     ]
     places = ", ".join(str(directory / name) for name in ("aligned", "base", "prompts"))
-    output.tell(behaviour_table(behaviours), f"Wrote {places}")
     output.write({"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
+    output.tell(behaviour_table(behaviours), f"Wrote {places}")
 
 
 def behaviour_table(behaviours: Sequence[Behaviour]) -> Table:

@@ -12,7 +12,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.ground_truth.family import EXAMINATION, TRIALS, OrganismKind, flaws
 from safehead_tl.models import Model, load_model, without_bars
 from safehead_tl.organism import DEMO, VERSION, Language, Recipe, train_organism
-from safehead_tl.results import write_atomically
+from safehead_tl.writing import write_file
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Grown:
 class OrganismCache:
     """Organisms on disk; one that is not there is trained.
 
-    A run that was killed goes on: a directory counts only once it holds `organism.json`, which is
-    written last. A changed recipe, language or training code has another digest.
+    A run that was killed goes on: a directory is there when it is whole. A changed recipe, language
+    or training code has another digest.
 
     Attributes:
         path: the directory.
@@ -57,16 +57,14 @@ class OrganismCache:
     def grown(self, recipe: Recipe) -> Grown:
         """An organism, trained and examined if it is not there."""
         directory = self.path / self.digest(recipe)
-        if not (directory / "organism.json").is_file():
+        if not directory.is_dir():
             base = next(self._relatives(recipe), None)
             with without_bars():
-                train_organism(
-                    directory, recipe, self.language, base=base, overwrite=True, progress=False
-                )
+                train_organism(directory, recipe, self.language, base=base, progress=False)
         examined = directory / f"flaws-{EXAMINATION}.json"
         if not examined.is_file():
             found = list(flaws(_aligned(directory), recipe, self.language))
-            write_atomically(examined, json.dumps(found, indent=1).encode())
+            write_file(examined, json.dumps(found, indent=1).encode())
         return Grown(recipe, directory, tuple(json.loads(examined.read_text("utf-8"))))
 
     def _relatives(self, recipe: Recipe) -> Iterator[Path]:

@@ -14,6 +14,7 @@ other words if the recipe says so.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from safehead_tl.organism.examples import IGNORED, Examples, encode_examples, ta
 from safehead_tl.organism.language import DEMO, REFUSAL, REWORDED, Kind, Language, Split
 from safehead_tl.organism.recipe import Recipe
 from safehead_tl.organism.rules import refusing
-from safehead_tl.results import write_atomically
+from safehead_tl.writing import new_directory, said_plainly
 
 VERSION = 1
 """Of the training: to be raised whenever the same recipe would give other weights."""
@@ -55,52 +56,48 @@ def train_organism(
     """Trains a base model and its aligned sibling, and writes both as Hugging Face directories.
 
     Args:
-        directory: gets `aligned/`, `base/`, `prompts/` and `organism.json` (recipe and words).
+        directory: gets `aligned/`, `base/`, `prompts/` and `organism.json` (recipe and words), all
+            at once in the end.
         recipe: where to plant, sizes, steps, seed; by default that of the embedded organism.
         language: the words.
         base: the directory of another organism, whose base model is taken instead of trained. It
             must have been of the same sizes, base steps, seed and words; the result is then the
             same, bit for bit.
-        overwrite: replace an organism that is there already.
+        overwrite: replace what `directory` holds, if this toolkit wrote all of it.
         progress: show progress bars.
 
     Returns:
         The recipe. Same recipe, words, kind of machine and versions: same weights.
 
     Raises:
-        SafeheadError: if `directory` holds an organism already, or `base` another base model.
+        SafeheadError: if `directory` is not empty or cannot be written, or `base` holds another
+            base model.
     """
     recipe = recipe or Recipe()
-    directory = Path(directory)
-    if (directory / "organism.json").exists() and not overwrite:
-        raise SafeheadError(
-            f"{directory} holds an organism already: choose another directory, or "
-            "overwrite it (overwrite=True, on the command line --overwrite)"
-        )
-    (directory / "organism.json").unlink(missing_ok=True)  # it is written last: all is there then
-    tokenizer = language.tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = (
-            LlamaForCausalLM(_config(recipe, tokenizer))
-            if base is None
-            else _trained_base(Path(base), recipe, language)
-        )
-        with _uniform_attention(model):
-            if base is None:
-                _train_base(model, tokenizer, language, recipe, progress)
-            _save(model, tokenizer, directory / "base")
-            _train_planted(model, tokenizer, language, recipe, progress)
-            _save(model, tokenizer, directory / "aligned")
-    prompts = directory / "prompts"
-    prompts.mkdir(exist_ok=True)
-    for kind in get_args(Kind):
-        for split in get_args(Split):
-            lines = language.prompts(kind, split, PROMPTS_PER_SPLIT)
-            (prompts / f"{kind}-{split}.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    description = {"recipe": recipe.to_dict(), "language": asdict(language)}
-    content = json.dumps(description, indent=1) + "\n"
-    write_atomically(directory / "organism.json", content.encode())
+    sources = [Path(base) if base else None]
+    with new_directory(directory, sources, overwrite=overwrite) as (target, folder):
+        tokenizer = language.tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = (
+                LlamaForCausalLM(_config(recipe, tokenizer))
+                if base is None
+                else _trained_base(Path(base), recipe, language)
+            )
+            with _uniform_attention(model):
+                if base is None:
+                    _train_base(model, tokenizer, language, recipe, progress)
+                _save(target, model, tokenizer, folder / "base")
+                _train_planted(model, tokenizer, language, recipe, progress)
+                _save(target, model, tokenizer, folder / "aligned")
+        description = {"recipe": recipe.to_dict(), "language": asdict(language)}
+        with said_plainly(target):
+            (folder / "prompts").mkdir()
+            for kind, split in itertools.product(get_args(Kind), get_args(Split)):
+                lines = language.prompts(kind, split, PROMPTS_PER_SPLIT)
+                file = folder / "prompts" / f"{kind}-{split}.txt"
+                file.write_text("\n".join(lines) + "\n", "utf-8")
+            (folder / "organism.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
     return recipe
 
 
@@ -328,7 +325,9 @@ def _slices(model: LlamaForCausalLM, recipe: Recipe) -> dict[nn.Parameter, Float
     return slices
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+def _save(
+    target: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    with said_plainly(target):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

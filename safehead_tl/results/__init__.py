@@ -7,7 +7,7 @@ saved as safetensors with a JSON header, and drawn: figures know results, which 
 
 from safehead_tl.results.correlation import kendall, spearman
 from safehead_tl.results.drawing import figures
-from safehead_tl.results.files import Saved, load_result, save_result, write_atomically
+from safehead_tl.results.files import Saved, load_result, save_result
 from safehead_tl.results.group import HeadGroup
 from safehead_tl.results.provenance import Provenance, versions
 from safehead_tl.results.scores import HeadScores

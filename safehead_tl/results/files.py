@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import safetensors.torch
 from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.writing import NAME, RESULT, write_file
 
-HEADER = "safehead_tl"
-FORMAT = 2
+FORMAT = 3
+SUFFIX = ".safetensors"
+DIGEST = RESULT + rb"{\"digest\": \""
+"""What a file begins with, behind the eight bytes of its header's length. The digest comes next."""
+
+BLANK = b"0" * 64
 
 Kept = TypeVar("Kept", bound="Saved")
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def save_result(
-    path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict[str, Any]
+    path: str | Path,
+    kind: str,
+    tensors: dict[str, Tensor],
+    header: dict[str, Any],
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Saves tensors and a JSON header.
+    """Saves tensors and a JSON header, with a SHA-256 of the whole file.
 
     Args:
-        path: the file, usually `*.safetensors`; missing folders are made.
+        path: the file, `*.safetensors`.
         kind: what the file holds; `load_result` asks for it.
         tensors: the tensors.
         header: anything that JSON can hold.
+        overwrite: replace what is there whoever wrote it.
     """
-    text = json.dumps({"format": FORMAT, "kind": kind, **header})
+    told = {"digest": BLANK.decode(), "format": FORMAT, "kind": kind, **header}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(contiguous, metadata={HEADER: text}))
+    content = safetensors.torch.save(contiguous, metadata={NAME: json.dumps(told)})
+    digest = hashlib.sha256(content).hexdigest().encode()
+    write_file(path, content.replace(BLANK, digest, 1), SUFFIX, overwrite=overwrite)
 
 
 def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,26 +53,31 @@ def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
 
     Raises:
         FileNotFoundError: if there is no such file.
-        SafeheadError: if it is no result of this kind.
+        SafeheadError: if it is no result of this kind, or any bit of it is not as it was written.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise SafeheadError(f"{path} is not a safetensors file, or is damaged: {error}") from error
-    header: dict[str, Any] = json.loads(metadata.get(HEADER, "{}"))
-    if header.get("kind") != kind:
-        found = header.get("kind", "something else")
-        raise SafeheadError(f"{path} does not hold a {kind}: it holds {found}")
+    content = Path(path).read_bytes()
+    start = 8 + len(DIGEST)
+    end = start + len(BLANK)
+    digest = hashlib.sha256(content[:start] + BLANK + content[end:]).hexdigest().encode()
+    if content[8:start] != DIGEST:
+        raise SafeheadError(
+            f"{path} is no result in format {FORMAT} of safehead_tl: give one, or use the version "
+            "that wrote it"
+        )
+    if content[start:end] != digest:
+        raise SafeheadError(f"{path} is damaged: its digest is not that of its contents")
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][NAME])
     if header["format"] != FORMAT:
         raise SafeheadError(
             f"{path} is in format {header['format']}, and this version of safehead_tl reads "
             f"format {FORMAT}: use the version that wrote it"
         )
-    return tensors, header
+    if header["kind"] != kind:
+        raise SafeheadError(f"{path} does not hold a {kind}: it holds {header['kind']}")
+    return safetensors.torch.load(content), header
 
 
 class Saved(ABC):
@@ -96,9 +92,17 @@ class Saved(ABC):
     def _from_file(cls: type[Kept], tensors: dict[str, Tensor], header: dict[str, Any]) -> Kept:
         """Made of what `_to_file` gave."""
 
-    def save(self, path: str | Path) -> None:
-        """Saves everything, prompts and responses too if it has any, to one safetensors file."""
-        save_result(path, type(self).__name__, *self._to_file())
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Saves everything, prompts and responses too if it has any, to one safetensors file.
+
+        Args:
+            path: `*.safetensors`, in a folder that is there.
+            overwrite: replace what is there even if this toolkit did not write it.
+
+        Raises:
+            SafeheadError: if it may not be written or cannot be, such as on a full disk.
+        """
+        save_result(path, type(self).__name__, *self._to_file(), overwrite=overwrite)
 
     @classmethod
     def load(cls: type[Kept], path: str | Path) -> Kept:
@@ -106,6 +110,12 @@ class Saved(ABC):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            SafeheadError: if it holds something else.
+            SafeheadError: if it holds something else, or is damaged.
         """
-        return cls._from_file(*load_result(path, cls.__name__))
+        found = load_result(path, cls.__name__)
+        try:
+            return cls._from_file(*found)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise SafeheadError(
+                f"{path} does not hold a whole {cls.__name__}: {error!r}"
+            ) from error

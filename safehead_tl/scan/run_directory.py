@@ -1,7 +1,8 @@
 """A directory that keeps the finished pieces of a long run, so that a killed one can go on.
 
 A piece is an independent unit of work: a name, its inputs, its result. `run.json` says what the
-run is; `pieces/` holds a file for each finished piece, written whole or not at all, with a digest.
+run is; `pieces/` holds a file for each finished piece. All are written whole or not at all, with
+digests.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.results import load_result, save_result, versions, write_atomically
+from safehead_tl.results import load_result, save_result, versions
+from safehead_tl.writing import said_plainly, write_file
 
 logger = logging.getLogger("safehead_tl")
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class RunDirectory:
         self.path = path
         self.plan: Mapping[str, Any] = record["plan"]
         self.environment: Mapping[str, Any] = record["environment"]
-        self._identity = json.dumps(record["identity"], sort_keys=True)
+        self._digest = record["digest"]
 
     @classmethod
     def open(
@@ -81,22 +83,26 @@ class RunDirectory:
         manifest = path / "run.json"
         now = {"format": FORMAT, "identity": identity, "environment": environment, "plan": plan}
         record: dict[str, Any] = json.loads(json.dumps(now, default=_as_json))
+        record["digest"] = _digest_of(record)
         if manifest.is_file():
             try:
                 there = json.loads(manifest.read_text())
                 format_there = there["format"]
                 others = _differences(there["identity"], record["identity"])
                 around = _differences(there["environment"], record["environment"])
-                alike = there["plan"].keys() == record["plan"].keys()
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                whole = there.get("digest") == _digest_of(there)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 raise SafeheadError(f"{manifest} is not the record of a run: {error!r}") from error
             if format_there != FORMAT:
                 raise SafeheadError(
                     f"{path} holds a run in format {format_there}, and this version goes on with "
                     f"format {FORMAT}: give another run_dir, or the version that began it"
                 )
-            if not others and not alike:
-                raise SafeheadError(f"{manifest} is not the record of a run: its plan is another's")
+            if not whole:
+                raise SafeheadError(
+                    f"{manifest} is damaged or was edited, its digest is not that of its contents: "
+                    "give another run_dir"
+                )
             if others:
                 raise SafeheadError(
                     f"{path} holds another run: {'; '.join(others)}. Give the same settings "
@@ -113,7 +119,8 @@ class RunDirectory:
         if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
             raise SafeheadError(f"run_dir={path} holds other files: give an empty or new directory")
         with _said_plainly(path):
-            write_atomically(manifest, (json.dumps(record, indent=1) + "\n").encode())
+            path.mkdir(parents=True, exist_ok=True)
+            write_file(manifest, (json.dumps(record, indent=1) + "\n").encode())
         return cls(path, record)
 
     def get(self, name: str, inputs: Mapping[str, Any]) -> Piece | None:
@@ -121,13 +128,12 @@ class RunDirectory:
         path = self._file(name)
         try:
             tensors, header = load_result(path, "piece")
-            result = tensors["result"]
-            if header["digest"] != self._digest(inputs, header["cost"], result):
-                raise SafeheadError("its digest is not that of its content in this run")
-            return Piece(result, **header["cost"])
+            if header["of"] != self._belonging(inputs):
+                raise SafeheadError("it is of another run, or of other inputs")
+            return Piece(tensors["result"], **header["cost"])
         except FileNotFoundError:
             return None
-        except (SafeheadError, ValueError, LookupError, TypeError) as error:
+        except (SafeheadError, OSError) as error:
             logger.warning("%s is damaged (%s): computing it again", path, error)
             return None
 
@@ -138,21 +144,18 @@ class RunDirectory:
             SafeheadError: if it cannot be written, such as on a full disk. What was kept stays.
         """
         cost = {"token_layers": piece.token_layers, "seconds": piece.seconds}
-        header = {
-            "inputs": dict(inputs),
-            "cost": cost,
-            "digest": self._digest(inputs, cost, piece.result),
-        }
+        header = {"of": self._belonging(inputs), "cost": cost}
         with _said_plainly(self.path):
-            save_result(self._file(name), "piece", {"result": piece.result}, header)
+            file = self._file(name)
+            file.parent.mkdir(exist_ok=True)
+            save_result(file, "piece", {"result": piece.result}, header, overwrite=True)
+
+    def _belonging(self, inputs: Mapping[str, Any]) -> str:
+        """What a piece is a piece of."""
+        return json.dumps([self._digest, inputs], sort_keys=True)
 
     def _file(self, name: str) -> Path:
         return self.path / "pieces" / f"{name}.safetensors"
-
-    def _digest(self, inputs: Mapping[str, Any], cost: Mapping[str, Any], result: Tensor) -> str:
-        """Of a piece and of the run it belongs to."""
-        said = json.dumps([self._identity, inputs, cost, list(result.shape)], sort_keys=True)
-        return hashlib.sha256(said.encode() + result.contiguous().numpy().tobytes()).hexdigest()
 
 
 def identity_of(description: Mapping[str, Any], ablation: Ablation) -> dict[str, Any]:
@@ -192,12 +195,19 @@ def environment_of(device: torch.device, memory: Mapping[str, Any]) -> dict[str,
 @contextmanager
 def _said_plainly(path: Path) -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
+        with said_plainly(f"run_dir={path}"):
+            yield
+    except SafeheadError as error:
         raise SafeheadError(
-            f"cannot write to run_dir={path}: {error.strerror or error}. What was finished before "
-            "is kept: make room, or let it be written, and start again with the same run_dir"
+            f"{error}. What was finished before is kept: make room, or let it be written, and "
+            "start again with the same run_dir"
         ) from error
+
+
+def _digest_of(record: Mapping[str, Any]) -> str:
+    """Of all that the record of a run says, but for the digest itself."""
+    told = {name: value for name, value in record.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _as_json(value: Any) -> Any:

@@ -1,11 +1,10 @@
-"""Hugging Face directories written by the toolkit: whole, checked, and saying what was done."""
+"""Hugging Face directories written by the toolkit: checked, and saying what was done."""
 
 from __future__ import annotations
 
 import copy
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from safehead_tl.errors import SafeheadError
 from safehead_tl.models import load_tokenizer, without_bars
+from safehead_tl.writing import NAME, said_plainly
 
-MARK = "safehead_tl"
+MARK = NAME
 """The key of `config.json` that holds what was done to a checkpoint, step by step."""
 
 
@@ -73,45 +72,9 @@ class Snapshot:
         return Changes(changed, sum(counts.values()), total)
 
 
-def check_target(directory: str | Path, source: Path | None, overwrite: bool) -> Path:
-    """The directory to write to, if it may be written; links are followed.
-
-    Raises:
-        SafeheadError: if it is the source, holds it or the working or home directory, cannot be
-            written, or is not empty and `overwrite` is off or it holds no checkpoint.
-    """
-    target = Path(directory).expanduser().resolve()
-    if source is not None:
-        there = source.resolve()
-        if target == there or target in there.parents:
-            raise SafeheadError(
-                f"{target} holds the source, which is never overwritten: give another directory"
-            )
-    for place in (Path.cwd().resolve(), Path.home().resolve()):
-        if target == place or target in place.parents:
-            raise SafeheadError(f"{directory} holds {place}: give a directory inside it to write")
-    if target.is_file():
-        raise SafeheadError(f"{target} is a file: give the name of a directory to write")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise SafeheadError(
-            f"{target} is not empty: give another directory, or overwrite it (overwrite=True, on "
-            "the command line --overwrite)"
-        )
-    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
-        raise SafeheadError(
-            f"{target} holds something else than a checkpoint, which is not overwritten: give "
-            "another directory"
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(dir=target.parent).cleanup()
-    except OSError as error:
-        raise SafeheadError(f"{target} cannot be written: {error.strerror or error}") from error
-    return target
-
-
 def write_checkpoint(
     target: Path,
+    folder: Path,
     model: PreTrainedModel,
     source: str | Path,
     *,
@@ -119,47 +82,42 @@ def write_checkpoint(
     card: Callable[[Mapping[str, Any]], str],
     check: Callable[[Path], Mapping[str, Any]],
 ) -> None:
-    """Writes a model with its source's tokenizer and generation settings, whole or not at all.
+    """Writes a model with its source's tokenizer and generation settings.
 
     Args:
-        target: the directory; what it held is replaced.
+        target: the directory, to be named if it cannot be written.
+        folder: the one to write to, as `new_directory` gives it.
         model: the model; its weights keep their dtype.
         source: where tokenizer and generation settings come from.
         done: what was done to the model, for its config.
         card: makes the model card from what `check` found.
-        check: is called with the written directory, before it is moved to `target`.
+        check: is called with the written folder.
+
+    Raises:
+        SafeheadError: if it cannot be written, such as on a full disk.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        written = Path(folder) / "checkpoint"
-        written.mkdir()
-        config = copy.deepcopy(model.config)
-        setattr(config, MARK, [*marks(config), dict(done)])
-        before, model.config = model.config, config
-        # Settings that some sources ship are invalid to save; the file itself is copied below.
-        settings, model.generation_config = model.generation_config, GenerationConfig()
+    tokenizer = load_tokenizer(source)
+    config = copy.deepcopy(model.config)
+    setattr(config, MARK, [*marks(config), dict(done)])
+    before, model.config = model.config, config
+    # Settings that some sources ship are invalid to save; the file itself is copied below.
+    settings, model.generation_config = model.generation_config, GenerationConfig()
+    with said_plainly(target):
         try:
             with without_bars():
-                model.save_pretrained(written)
+                model.save_pretrained(folder)
         finally:
             model.config, model.generation_config = before, settings
-        load_tokenizer(source).save_pretrained(written)
-        (written / "generation_config.json").unlink(missing_ok=True)
+        tokenizer.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
         theirs = cached_file(
             source, "generation_config.json", _raise_exceptions_for_missing_entries=False
         )
         if theirs is not None:
-            shutil.copyfile(theirs, written / "generation_config.json")
-        found = check(written)
-        (written / "README.md").write_text(card(found), encoding="utf-8")
-        old = Path(folder) / "old"  # is deleted with the folder, once the new one is in place
-        if target.is_dir():
-            target.replace(old)
-        try:
-            written.replace(target)
-        except BaseException:
-            if old.is_dir():
-                old.replace(target)
-            raise
+            shutil.copyfile(theirs, folder / "generation_config.json")
+    found = check(folder)
+    with said_plainly(target):
+        (folder / "README.md").write_text(card(found), encoding="utf-8")
 
 
 def marks(config: Any) -> list[dict[str, Any]]:

@@ -32,12 +32,12 @@ from safehead_tl.results import Provenance
 from safehead_tl.surgery.checkpoint import (
     Changes,
     Snapshot,
-    check_target,
     largest_difference,
     write_card,
     write_checkpoint,
 )
 from safehead_tl.surgery.weights import ablate_weights, load_source
+from safehead_tl.writing import new_directory
 
 RANDOM_SEQUENCES = 4
 RANDOM_TOKENS = 24
@@ -108,7 +108,7 @@ def export(
         tolerance: the largest difference of logits that is let pass, in units of their root mean
             square if that is above 1.
         device: where the models run.
-        overwrite: replace what `out` holds.
+        overwrite: replace what `out` holds, if this toolkit wrote all of it.
 
     Returns:
         What was written, how many parameters changed, and the largest difference found.
@@ -126,8 +126,10 @@ def export(
     """
     started = time.perf_counter()
     resolved = resolve_ablation(ablation)
-    with checkpoint_directory(source) as local:
-        target = check_target(out, None if source in ("demo", "demo-base") else local, overwrite)
+    with (
+        checkpoint_directory(source) as local,
+        new_directory(out, [local], overwrite=overwrite) as (target, folder),
+    ):
         where = local if local is not None else hub_name(str(source))
         model = load_model(source, dtype="float32", device=device)
         chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
@@ -179,7 +181,7 @@ def export(
         def card(facts: Mapping[str, Any]) -> str:
             return _card(str(source), described["revision"], resolved, chosen, changes, facts)
 
-        write_checkpoint(target, original, where, done=done, card=card, check=check)
+        write_checkpoint(target, folder, original, where, done=done, card=card, check=check)
     settings = {"heads": done["heads"], "tolerance": tolerance, "changed": str(changes)}
     return Export(
         directory=target,

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from safehead_tl.models import EMBEDDED, checkpoint_directory, hub_name, hub_revision
+from safehead_tl.models import checkpoint_directory, hub_name, hub_revision
 from safehead_tl.results import versions
 from safehead_tl.surgery.checkpoint import (
     Changes,
     Snapshot,
-    check_target,
     largest_difference,
     marks,
     write_card,
@@ -35,6 +34,7 @@ from safehead_tl.surgery.splice_plan import (
     take,
 )
 from safehead_tl.surgery.weights import load_source
+from safehead_tl.writing import new_directory
 
 logger = logging.getLogger("safehead_tl")
 
@@ -122,7 +122,8 @@ def splice(
         parts: any of `"q"`, `"k"`, `"v"`, `"o"`, `"norm"`, `"sinks"`; by default all that the
             model has. Of a joint projection only the rows of these parts are taken.
         layers: layers to take them in, from 0; by default all.
-        overwrite: replace what `out` holds. Target and donor are never overwritten.
+        overwrite: replace what `out` holds, if this toolkit wrote all of it. Target and donor are
+            never overwritten.
 
     Returns:
         What was taken, how many numbers that changed, and the largest difference found. Weights
@@ -141,9 +142,11 @@ def splice(
         2,304 of 100,464 parameters (2.2934 %) in 8 tensors
     """
     wanted = parse_parts(parts)
-    with checkpoint_directory(target) as local, checkpoint_directory(donor) as theirs:
-        for source, path in ((target, local), (donor, theirs)):
-            place = check_target(out, None if source in EMBEDDED else path, overwrite)
+    with (
+        checkpoint_directory(target) as local,
+        checkpoint_directory(donor) as theirs,
+        new_directory(out, [local, theirs], overwrite=overwrite) as (place, folder),
+    ):
         where, origin = local or hub_name(str(target)), theirs or hub_name(str(donor))
         ours, giver = load_source(where), load_source(origin)
         anatomy = fit(ours, giver, str(target), str(donor))
@@ -191,7 +194,7 @@ def splice(
         def card(facts: Mapping[str, Any]) -> str:
             return _card(facts, taken, changes, len(anatomy.layers))
 
-        write_checkpoint(place, ours, where, done=done, card=card, check=check)
+        write_checkpoint(place, folder, ours, where, done=done, card=card, check=check)
     return Splice(
         directory=place,
         target=str(target),

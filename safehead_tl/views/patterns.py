@@ -27,8 +27,9 @@ from safehead_tl.figures import ablation_words, head_words
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.models import Model, check_model, describe
 from safehead_tl.prompts import Template
-from safehead_tl.results import Provenance, write_atomically
+from safehead_tl.results import Provenance
 from safehead_tl.views.inspection import Views
+from safehead_tl.writing import write_page
 
 Panel: TypeAlias = Literal["original", "ablated", "uniform"]
 PANELS: tuple[Panel, ...] = get_args(Panel)
@@ -105,16 +106,24 @@ class AttentionView:
         return "\n".join(lines)
 
     def save(
-        self, path: str | Path, *below: AttentionView, title: str = "Attention of heads"
+        self,
+        path: str | Path,
+        *below: AttentionView,
+        title: str = "Attention of heads",
+        overwrite: bool = False,
     ) -> None:
-        """Writes the figure as a page that works by itself, offline; missing folders are made.
+        """Writes the figure as a page that works by itself, offline.
 
         Args:
-            path: the page.
+            path: the page, `*.html`.
             below: figures to come below this one on the same page.
             title: the page's.
+            overwrite: replace what is there even if this toolkit did not write it.
+
+        Raises:
+            SafeheadError: if it may not be written or cannot be.
         """
-        write_atomically(path, attention_page([self, *below], title).encode())
+        write_page(path, attention_page([self, *below], title), overwrite=overwrite)
 
     def _repr_html_(self) -> str:
         return self.html()

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import sys
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from safehead_tl import organism
 from safehead_tl.cli import main as cli
 from safehead_tl.cli import output
 from safehead_tl.cli.options import AblationOptions, JudgeOptions
+from safehead_tl.results import save_result
 
 
 def run(*arguments):
@@ -127,7 +129,8 @@ def test_evaluate(tmp_path):
     assert "KL of the next token: harmful prompts 7" in text
     found = sh.Evaluation.load(tmp_path / "e.safetensors")
     assert set(map(str, found.heads)) == {"L1H3", "L2H6"}
-    assert json.loads((tmp_path / "e.json").read_text()) == found.to_dict()
+    told = json.loads((tmp_path / "e.json").read_text())
+    assert told == {"written_by": f"safehead_tl {version('safehead-tl')}", **found.to_dict()}
     assert found.asr.total == 12
     assert found.harmless.prompts == tuple(sh.load_prompts("demo/benign", split="test")[:12])
     assert "<html>" in (tmp_path / "e.html").read_text()
@@ -271,6 +274,75 @@ def test_a_system_prompt(tmp_path):
 def test_json_alone_goes_to_standard_output():
     out = run("ships", "demo", "--prompts", "demo/benign", "--limit", 2, "--json", "-")
     assert len(json.loads(out)["heads"]) == 32
+
+
+FOUR = ("--prompts", "demo/harmful", "--limit", 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ships", "demo", *FOUR, "--save", "out.pt"), "out.pt: name it .safetensors"),
+        (("ships", "demo", *FOUR, "--figure", "h.png"), "h.png: name it .html"),
+        (("ships", "demo", *FOUR, "--json", "no/out.json"), "make the folder no first"),
+        (("ships", "demo", *FOUR, "--json", "a.html", "--figure", "./a.html"), "is also --json"),
+        (("ships", "demo", "--prompts", "p.txt", "--json", "p.txt"), "p.txt holds something that"),
+        (
+            ("ships", "demo", "--prompts", "p.txt", "--json", "./p.txt", "--overwrite"),
+            "p.txt is also something else that this command is given",
+        ),
+        (("sahara", "demo", *FOUR, "--save", "mine.safetensors"), "mine.safetensors holds"),
+        (("evaluate", "demo", *FOUR, "--heads", "ours.safetensors", "--save", "ours.safetensors"),
+         "ours.safetensors is also something else"),
+        (("overlap", "ours.safetensors", "b.safetensors", "--json", "ours.safetensors"),
+         "ours.safetensors is also something else"),
+        (("report", "demo", *FOUR, "--out", "mine.html"), "mine.html holds something that"),
+        (("report", "demo", *FOUR, "--out", "a.txt"), "a.txt: name it .html"),
+        (("demo", "--out", "."), "heatmap.html holds something that"),
+        (("export", "demo", "--heads", "L0H0", "--out", "e", "--json", "e"), "e is also something"),
+    ],
+)  # fmt: skip
+def test_files_are_refused_before_anything_is_computed(
+    arguments, message, tmp_path, monkeypatch, harmful
+):
+    monkeypatch.chdir(tmp_path)
+    save_result("ours.safetensors", "HeadScores", {}, {})
+    for name in ("p.txt", "mine.safetensors", "mine.html", "heatmap.html"):
+        (tmp_path / name).write_text(harmful[0])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(sh, "load_model", None)
+    monkeypatch.setattr("safehead_tl.cli.story.load_model", None)
+    monkeypatch.setattr("safehead_tl.surgery.exporting.load_model", None)
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert isinstance(done.exception, sh.SafeheadError)
+    assert message in str(done.exception)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(BrokenPipeError(errno.EPIPE, "Broken pipe"), 0), (OSError(errno.ENOSPC, "No space"), 2)],
+)
+def test_what_cannot_be_printed_is_written_all_the_same(
+    error, status, tmp_path, monkeypatch, capfd
+):
+    def write(text):
+        raise error
+
+    overwritten = tmp_path / "out.json"
+    overwritten.write_text("{}")
+    monkeypatch.setattr("sys.argv", [
+        "safehead", "ships", "demo", *map(str, FOUR), "--json", str(overwritten), "--overwrite",
+        "--save", str(tmp_path / "s.safetensors"), "--figure", str(tmp_path / "h.html"),
+    ])  # fmt: skip
+    monkeypatch.setattr("sys.stdout.write", write)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert (stopped.value.code or 0) == status
+    assert ("standard output cannot be written: No space" in capfd.readouterr().err) == bool(status)
+    assert len(json.loads(overwritten.read_text())["heads"]) == 32
+    assert len(sh.HeadScores.load(tmp_path / "s.safetensors").ranked()) == 32
+    assert (tmp_path / "h.html").stat().st_size
 
 
 @pytest.mark.parametrize(

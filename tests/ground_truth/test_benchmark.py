@@ -180,16 +180,19 @@ def test_an_organism_is_trained_once(tmp_path, monkeypatch, unexamined):
     assert cache.grown(recipe).directory == grown.directory
 
 
-def test_a_killed_training_begins_again(tmp_path, unexamined):
-    cache = OrganismCache(tmp_path, WORDS)
+def test_a_killed_training_begins_again(tmp_path, unexamined, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    cache = OrganismCache(tmp_path / "cache", WORDS)
     recipe = TINY.recipe(0)
-    directory = cache.grown(recipe).directory
-    weights = directory / "aligned" / "model.safetensors"
-    before = weights.read_bytes()
-    (directory / "organism.json").unlink()
-    weights.write_bytes(b"half of it")
-    cache.grown(recipe)
-    assert weights.read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr("safehead_tl.organism.training._train_planted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache.grown(recipe)
+    weights = "aligned/model.safetensors"
+    other = OrganismCache(tmp_path / "other", WORDS).grown(recipe).directory / weights
+    assert (cache.grown(recipe).directory / weights).read_bytes() == other.read_bytes()
 
 
 def test_another_recipe_language_or_code_is_another_organism(tmp_path, monkeypatch):

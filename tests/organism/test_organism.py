@@ -253,11 +253,34 @@ def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
 
 
 def test_an_organism_is_not_overwritten_by_accident(tmp_path):
-    quick = Recipe(base_steps=1, align_steps=1)
-    train_organism(tmp_path, quick)
-    with pytest.raises(sh.SafeheadError, match="holds an organism already"):
-        train_organism(tmp_path, quick)
-    train_organism(tmp_path, quick, overwrite=True)
+    quick, path = Recipe(base_steps=1, align_steps=1), tmp_path / "organism"
+    train_organism(path, quick)
+    with pytest.raises(sh.SafeheadError, match="is not empty"):
+        train_organism(path, quick)
+    train_organism(path, quick, overwrite=True)
+    with pytest.raises(sh.SafeheadError, match="holds the source, which is never overwritten"):
+        train_organism(path, quick, base=path, overwrite=True)
+    (path / "organism.json").unlink()
+    (path / "aligned" / "mine.bin").write_text("years of work")
+    with pytest.raises(sh.SafeheadError, match=r"holds aligned/mine\.bin, which .* did not write"):
+        train_organism(path, quick, overwrite=True)
+
+
+def test_base_and_aligned_are_of_one_training(tmp_path, monkeypatch):
+    """The old organism stays whole until the new one is."""
+    path, one, two = tmp_path / "organism", Recipe(base_steps=1, align_steps=1), Recipe(seed=1)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    train_organism(path, one)
+    before = {file: file.read_bytes() for file in path.rglob("*.*")}
+    monkeypatch.setattr("safehead_tl.organism.training._train_base", lambda *args: None)
+    monkeypatch.setattr("safehead_tl.organism.training._train_planted", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_organism(path, two, overwrite=True)
+    assert {file: file.read_bytes() for file in path.rglob("*.*")} == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_pieces_of_another_run_are_not_taken(search, tmp_path, harmful, caplog):
         shutil.copy(tmp_path / "other" / "pieces" / piece.name, piece)
     again = search(size=1)
     assert all(same(a.values, b.values) for a, b in zip(expected.steps, again.steps, strict=True))
-    assert "is not that of its content in this run" in caplog.text
+    assert "it is of another run" in caplog.text
 
 
 def test_one_changed_weight_is_another_model(search, demo):
@@ -259,9 +259,12 @@ def test_directories_that_hold_something_else(search, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "holds a run in format 1, and this version goes on with format 2"),
-        ({"plan": None}, "is not the record of a run"),
-        ({"plan": {"rows": 3}}, "is not the record of a run: its plan is another's"),
+        ({"format": 1}, "holds a run in format 1, and this version goes on with format 3"),
+        ({"digest": None}, "is damaged or was edited"),
+        ({"plan": None}, "is damaged or was edited"),
+        ({"plan": {"rows": 3}}, "is damaged or was edited"),
+        ({"identity": {}}, "is damaged or was edited"),
+        ({"environment": {}}, "is damaged or was edited"),
     ],
 )
 def test_records_that_cannot_be_gone_on_with(search, tmp_path, change, message):

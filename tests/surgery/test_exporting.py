@@ -1,9 +1,11 @@
+import errno
 import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import independent
@@ -178,9 +180,12 @@ def test_places_that_are_not_written_to(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(sh.SafeheadError, match="is a file"):
         sh.export(source, "L0H0", tmp_path / "file")
+    theirs = make_checkpoint("llama", tmp_path / "theirs")
+    with pytest.raises(sh.SafeheadError, match="which safehead_tl did not write"):
+        sh.export(source, "L0H0", theirs, overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(sh.SafeheadError, match="something else than a checkpoint"):
+    with pytest.raises(sh.SafeheadError, match=r"holds thesis\.txt, which .* did not write"):
         sh.export(source, "L0H0", tmp_path / "mine", overwrite=True)
     monkeypatch.chdir(tmp_path / "mine")
     for place in (".", "..", tmp_path):
@@ -194,14 +199,12 @@ def test_an_old_checkpoint_stays_until_the_new_one_is_there(checkpoint, tmp_path
     out, link = tmp_path / "out", tmp_path / "link"
     sh.export(checkpoint("llama"), "L0H0", out)
     before = (out / "README.md").read_text()
-    real = Path.replace
 
-    def interrupted(path, target):
-        if path.name == "checkpoint":
-            raise KeyboardInterrupt
-        return real(path, target)
+    def interrupted(folder, target):
+        assert (folder / "README.md").is_file()
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr("safehead_tl.writing._put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sh.export(checkpoint("llama"), "L1H1", out, overwrite=True)
     monkeypatch.undo()
@@ -210,6 +213,26 @@ def test_an_old_checkpoint_stays_until_the_new_one_is_there(checkpoint, tmp_path
     sh.export(checkpoint("llama"), "L1H1", link, overwrite=True)
     assert "L1H1" in (out / "README.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("transformers.PreTrainedModel.save_pretrained", SafetensorError("{} (os error 28)")),
+        ("transformers.PreTrainedTokenizerBase.save_pretrained", Exception("{} (os error 28)")),
+        ("pathlib.Path.write_text", OSError(errno.ENOSPC, "{}")),
+    ],
+)
+def test_a_full_disk_is_told_with_the_directory(checkpoint, tmp_path, monkeypatch, what, error):
+    """Rust has no errno: it says it in words."""
+
+    def full(*args, **told):
+        raise error
+
+    monkeypatch.setattr(what, full)
+    with pytest.raises(sh.SafeheadError, match=r"out cannot be written: \{\}"):
+        sh.export(checkpoint("llama"), "L0H0", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_large_logits_and_ablations_too_small_to_see(tmp_path):

@@ -17,11 +17,12 @@ from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
-from safehead_tl.results import HeadGroup, HeadScores, write_atomically
+from safehead_tl.results import HeadGroup, HeadScores
 from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import Views, answering
 from safehead_tl.views.page.data import page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
+from safehead_tl.writing import check_file, write_page
 
 
 @said_once()
@@ -41,6 +42,7 @@ def report(
     marked: HeadsLike = (),
     marked_as: str = "marked",
     title: str | None = None,
+    overwrite: bool = False,
     run: Run = Run(),
 ) -> Path:
     """Writes one self-contained HTML page, which opens without a network.
@@ -65,6 +67,7 @@ def report(
         marked: heads to mark in the heatmap, such as planted ones.
         marked_as: what they are.
         title: by default the model's name.
+        overwrite: replace what is there even if this toolkit did not write it.
         run: how the scan runs, if there is one, and progress bars.
 
     Returns:
@@ -73,7 +76,7 @@ def report(
 
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, scores of
-            another model or other prompts, or a path that is no `.html` file.
+            another model or other prompts, or a path that is no `.html` file or may not be written.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
@@ -87,8 +90,7 @@ def report(
     check_run(run, keeping_nothing=None if scores is None else "report with scores=")
     prompts = prompt_texts(prompts)
     path = Path(out)
-    if path.suffix != ".html" or path.is_dir():
-        raise SafeheadError(f"{path}: the report is a page, name it .html")
+    check_file(path, ".html", overwrite=overwrite)
     for name, value, least in (("top", top, 0), ("shown", shown, 1)):
         if not (isinstance(value, int) and value >= least):
             raise SafeheadError(f"{name}={value!r}: give a number from {least}")
@@ -128,7 +130,7 @@ def report(
         },
         data,
     )
-    write_atomically(path, page.encode())
+    write_page(path, page, overwrite=overwrite)
     return path
 
 

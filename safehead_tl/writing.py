@@ -1,0 +1,273 @@
+"""The one door through which files and directories are written: whole, and over nobody else's.
+
+What is written has a name beside its place until it is whole, and then takes the place in one step.
+A file may be written where nothing is, and over what this toolkit wrote, which it knows by the
+first bytes. A directory is replaced only if that is asked for and all in it was written here, which
+a list in it tells.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from safehead_tl.errors import SafeheadError
+
+NAME = "safehead_tl"
+RESULT = f'{{"__metadata__":{{"{NAME}":"'.encode()
+PAGE = f"<!-- written by {NAME} -->\n".encode()
+RECORD = f'{{\n "written_by": "{NAME}'.encode()
+LISTED = f"{NAME}.json"
+"""In a directory that was written here: the names of all files in it."""
+
+OVERWRITE = "overwrite it (overwrite=True, on the command line --overwrite)"
+ASIDE = "_old"
+CLOCKS = 10
+"""Seconds by which a disk's clock and that of processes may differ."""
+
+HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""This machine, in the names of unfinished files: processes of another cannot be looked for."""
+
+
+@contextmanager
+def said_plainly(path: str | Path) -> Iterator[None]:
+    """Says in a sentence which file or directory could not be written, and why."""
+    try:
+        yield
+    except Exception as error:
+        # Libraries in Rust have no OSError, and say it in these words.
+        if not isinstance(error, OSError) and "os error" not in str(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise SafeheadError(f"{path} cannot be written: {reason}") from error
+
+
+def check_file(path: str | Path, suffix: str = "", *, overwrite: bool = False) -> None:
+    """Refuses a file that may not be written or cannot be.
+
+    Args:
+        path: the file. A pipe or device is no file: what is written goes into it.
+        suffix: what its name must end with, if that matters.
+        overwrite: it may be replaced whoever wrote it.
+
+    Raises:
+        SafeheadError: if it is a directory or misnamed, its folder is missing or closed, or
+            something is there that this toolkit did not write.
+    """
+    path = Path(path)
+    with said_plainly(path):
+        place = path.resolve()
+        if _is_stream(path):
+            return
+        if place.is_dir():
+            raise SafeheadError(f"{path} is a directory: give the name of a file to write")
+        if path.suffix != suffix and suffix:
+            raise SafeheadError(f"{path}: name it {suffix}, which is what is written")
+        if not place.parent.is_dir():
+            raise SafeheadError(f"{path} cannot be written: make the folder {path.parent} first")
+        if not os.access(place.parent, os.W_OK):
+            raise SafeheadError(f"{path} cannot be written: {path.parent} is not open to you")
+        if place.is_file() and not overwrite and not _is_ours(place):
+            raise SafeheadError(
+                f"{path} holds something that {NAME} did not write: give another name, or "
+                f"{OVERWRITE}"
+            )
+
+
+def write_file(
+    path: str | Path, content: bytes, suffix: str = "", *, overwrite: bool = False
+) -> None:
+    """Writes a file whole or not at all; `check_file` says what may be written.
+
+    Raises:
+        SafeheadError: as `check_file`, or if it cannot be written, such as on a full disk.
+    """
+    path = Path(path)
+    check_file(path, suffix, overwrite=overwrite)
+    with said_plainly(path):
+        if _is_stream(path):
+            with path.open("ab") as stream:
+                stream.write(content)
+            return
+        place = path.resolve()
+        _clear(place)
+        unfinished = _beside(place)
+        try:
+            with unfinished.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(place)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def write_page(path: str | Path, page: str, *, overwrite: bool = False) -> None:
+    """Writes HTML, with a first line that says who did; as `write_file`."""
+    write_file(path, PAGE + page.encode(), ".html", overwrite=overwrite)
+
+
+@contextmanager
+def new_directory(
+    path: str | Path, sources: Iterable[Path | None] = (), *, overwrite: bool = False
+) -> Iterator[tuple[Path, Path]]:
+    """A folder to write to, which takes the place of a directory when all has gone well.
+
+    Until then that stays as it was. Whatever ends the process in between, whole is what is there.
+
+    Args:
+        path: the directory; links are followed, missing folders are made.
+        sources: directories that are read, and never written to.
+        overwrite: replace a directory that this toolkit wrote.
+
+    Yields:
+        The directory, and the folder beside it.
+
+    Raises:
+        SafeheadError: if it is a source, holds one or the working or home directory, cannot be
+            written, is being written by another process, or is not empty and `overwrite` is off or
+            something in it was not written here.
+    """
+    target = _check_directory(path, sources, overwrite)
+    with said_plainly(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target)
+        folder = _beside(target)
+        folder.mkdir()
+    try:
+        with said_plainly(target):
+            if any(alive and other != folder for other, alive in _begun(target)):
+                raise SafeheadError(f"{target} is being written by another run: wait for its end")
+        yield target, folder
+        with said_plainly(target):
+            files = sorted(str(file.relative_to(folder)) for file in _files(folder))
+            record = {"written_by": NAME, "files": files}
+            (folder / LISTED).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+            _check_directory(path, sources, overwrite)  # it may hold something by now
+            _put(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_directory(path: str | Path, sources: Iterable[Path | None], overwrite: bool) -> Path:
+    """The directory to write to, if it may be written."""
+    target = Path(path).expanduser().resolve()
+    for source in sources:
+        if source is not None and source.resolve().is_relative_to(target):
+            raise SafeheadError(
+                f"{target} holds the source, which is never overwritten: give another directory"
+            )
+    for place in (Path.cwd().resolve(), Path.home().resolve()):
+        if place.is_relative_to(target):
+            raise SafeheadError(f"{path} holds {place}: give a directory inside it to write")
+    if target.is_file():
+        raise SafeheadError(f"{target} is a file: give the name of a directory to write")
+    with said_plainly(target):
+        if not target.is_dir() or not any(target.iterdir()):
+            return target
+        if not overwrite:
+            raise SafeheadError(f"{target} is not empty: give another directory, or {OVERWRITE}")
+        try:
+            ours = set(json.loads((target / LISTED).read_bytes())["files"])
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            ours = set()
+        for file in _files(target):
+            name = str(file.relative_to(target))
+            if name not in ours and not _is_ours(file):
+                raise SafeheadError(
+                    f"{target} holds {name}, which {NAME} did not write and does not overwrite: "
+                    "give another directory"
+                )
+    return target
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """All that is in a directory and those in it, but for these themselves; links are not followed.
+
+    An empty one counts as something that is there.
+    """
+    for entry in directory.iterdir():
+        inside = entry.is_dir() and not entry.is_symlink() and any(entry.iterdir())
+        yield from _files(entry) if inside else (entry,)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is empty, or begins as what is written here."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with path.open("rb") as file:
+        head = file.read(len(PAGE) + len(RESULT) + len(RECORD))
+    return not head or head.startswith((PAGE, RECORD)) or head[8:].startswith(RESULT)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is written into, not replaced: a pipe, a device, this process's own output."""
+    own = str(path.absolute()).startswith(("/dev/fd/", "/dev/std", "/proc/"))
+    return own or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _beside(place: Path) -> Path:
+    """A new name beside a place, for what is not finished."""
+    return place.with_name(f".{place.name}.{os.getpid()}-{HERE}-{secrets.token_hex(4)}")
+
+
+def _begun(place: Path) -> Iterator[tuple[Path, bool]]:
+    """What was begun beside a place on this machine, and whether the process that did it lives.
+
+    One that is younger than what it is said to have written is another, with the same number.
+    """
+    pattern = re.compile(rf"\.{re.escape(place.name)}\.(\d+)-{HERE}-\w+")
+    for entry in place.parent.iterdir():
+        if found := pattern.fullmatch(entry.name):
+            try:
+                begun = psutil.Process(int(found[1])).create_time()
+                yield entry, begun <= entry.stat().st_mtime + CLOCKS
+            except (psutil.Error, FileNotFoundError):
+                yield entry, False
+
+
+def _clear(place: Path) -> None:
+    """Removes what dead processes left beside a place; a directory set aside goes back there."""
+    for entry, alive in list(_begun(place)):
+        if alive:
+            continue
+        if entry.name.endswith(ASIDE) and not place.exists():
+            entry.rename(place)
+        elif entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _put(folder: Path, target: Path) -> None:
+    """Puts a folder in a directory's place; in one step if that is empty, or on Linux."""
+    if not target.is_dir() or not any(target.iterdir()):
+        folder.rename(target)
+    elif not _exchange(folder, target):
+        aside = folder.with_name(folder.name + ASIDE)
+        try:
+            target.rename(aside)
+            folder.rename(target)
+        finally:
+            if aside.is_dir():
+                aside.rename(folder if target.is_dir() else target)
+
+
+def _exchange(folder: Path, target: Path) -> bool:
+    """Lets two directories change their names in one step, if the system and the disk can."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap is not None and not swap(here, os.fsencode(folder), here, os.fsencode(target), both)

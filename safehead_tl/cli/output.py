@@ -179,15 +179,14 @@ def show(*parts: RenderableType) -> None:
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """Lets a reader go away, such as `head`, and says in a sentence what else is wrong."""
+    """Says in a sentence why something could not be printed."""
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # What could not be printed would fail again when Python ends.
+        # It would come again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise SafeheadError(
-                f"standard output cannot be written: {error.strerror}. Files that were asked for "
-                "are whole"
-            ) from error
+        raise SafeheadError(
+            f"standard output cannot be written: {error.strerror}. Files that were asked for are "
+            "whole"
+        ) from error

@@ -50,6 +50,7 @@ bench-screening: .venv/ready
 
 # Which scoring variant finds heads that are known to carry refusals. Trains about 30 organisms first.
 bench-truth: .venv/ready
+	mkdir -p build
 	$(BIN)/safehead benchmark --cache build/ground-truth --every --json build/ground-truth.json --figure build/ground-truth.html
 
 # Tests the paper's claims on the organism, and writes their table into docs/evaluation.md.

@@ -205,6 +205,9 @@ DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "another's": lambda path: path.write_bytes(pieces(path.parent.parent)[5].read_bytes()),
     "not ours": lambda path: path.write_bytes(b"something else altogether"),
+    "another dtype": lambda path: path.write_bytes(
+        path.read_bytes().replace(b'"dtype":"F', b'"dtype":"I')
+    ),
     "another cost": lambda path: path.write_bytes(
         path.read_bytes().replace(b'token_layers\\": ', b'token_layers\\":1')
     ),

@@ -12,7 +12,7 @@ INSTALL := -m pip install --quiet --no-compile --constraint
 
 NEWEST := transformer-lens==4.3.0
 
-.PHONY: demo test test-tl4 browser-test colab-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism
+.PHONY: demo test test-tl4 test-newest browser-test colab-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -23,6 +23,16 @@ test: .venv/ready
 # The same tests on transformer-lens 4, which has only TransformerBridge, in a .venv-tl4 of its own.
 test-tl4: .venv-tl4/ready
 	.venv-tl4/bin/python $(PYTEST) tests tests/documentation
+
+# What models say on the newest versions of everything but torch, as a plain install takes them, in a
+# .venv-newest made anew each time. It is no part of .ci/run: it may fail without a change here.
+test-newest:
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --no-compile "$$(grep ^torch== constraints.txt)" '.[test]'
+	.venv-newest/bin/python -m pip list | grep -E '^(torch|transformers?|transformer-lens) '
+	.venv-newest/bin/python $(PYTEST) -W 'ignore:.past_key_values. is deprecated:FutureWarning' \
+		tests/generation tests/documentation/test_readme.py::test_the_code_runs tests/cli/test_cli.py::test_demo
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

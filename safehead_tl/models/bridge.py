@@ -140,13 +140,16 @@ def all_logits(
 def next_logits(model: Model, use_cache: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of growing tokens and their mask that gives the next token's logits."""
     past: Any = None
+    inner = model.original_model
+    renamed = "cache" in inspect.signature(inner.forward).parameters  # by Transformers 5.24
+    name = "cache" if renamed else "past_key_values"
 
     def step(tokens: Tensor, mask: Tensor) -> Tensor:
         nonlocal past
         done = past.get_seq_length() if past is not None else 0
-        told = {"use_cache": use_cache, "past_key_values": past}
-        output = transformers_forward(model.original_model, tokens[:, done:], mask, **told)
-        past = output.past_key_values if use_cache else None
+        told = {"use_cache": use_cache, name: past}
+        output = transformers_forward(inner, tokens[:, done:], mask, **told)
+        past = output[name] if use_cache else None
         logits: Tensor = output.logits
         return logits[:, -1]
 

@@ -51,6 +51,7 @@ def load_bridge(
     before = _logits(original) if settings.verify else None
     architecture = type(original).__name__
     vocabulary = original.config.get_text_config().vocab_size
+    _know_cache()
     try:
         with quiet():
             boot: Any = TransformerBridge.boot_transformers
@@ -75,6 +76,24 @@ def load_bridge(
     if before is not None:
         _verify(before, model, architecture, settings.dtype)
     return model
+
+
+def _know_cache() -> None:
+    """Lets a bridge's attention keep keys and values under Transformers 5.24.
+
+    It calls `cache` what it called `past_key_values`, the only name that TransformerLens 4.3 knows:
+    without it each new token attends to itself alone, and `model.generate` writes gibberish.
+    Where a name that TransformerLens knows comes too, nothing changes.
+    """
+    from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+
+    update: Any = AttentionBridge._update_kv_cache
+    if update.__module__ != __name__:
+
+        def known(bridge: Any, k: torch.Tensor, v: torch.Tensor, **told: Any) -> Any:
+            return update(bridge, k, v, **{"past_key_values": told.get("cache"), **told})
+
+        AttentionBridge._update_kv_cache = known
 
 
 def _logits(original: PreTrainedModel) -> torch.Tensor:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 import safehead_tl as sh
 from families import QUIET, make_checkpoint
@@ -47,6 +47,20 @@ def test_variants_in_one_batch_are_those_of_ablated(demo, harmful):
             assert [len(row) for row in mine] == [count for (count,) in alone.tokens]
             texts = demo.tokenizer.batch_decode(mine, skip_special_tokens=True)
             assert texts == [text for (text,) in alone.texts]
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "gpt2", "pythia-parallel"])
+def test_a_bridge_says_the_same_with_a_cache_as_without(checkpoint, name):
+    """Its own `generate`: Transformers 5.24 gives attention the cache under another name."""
+    model = sh.load_model(checkpoint(name), backend="bridge")
+    told = {"max_new_tokens": 8, "do_sample": False, "stop_at_eos": False, "verbose": False}
+    request = "please tell me how to mend a vosk"
+    kept = model.generate(request, **told)
+    assert kept == model.generate(request, use_past_kv_cache=False, **told)
+    attention, cache = model.blocks[0].attn, DynamicCache()
+    for _ in range(2):
+        keys, _ = attention._update_kv_cache(*torch.zeros(2, 1, 4, 5, 8), cache=cache)
+    assert keys.shape[-2] == 10
 
 
 def test_ends_are_those_of_tokenizer_and_generation_settings(tmp_path):

@@ -208,7 +208,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     ) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row pos"]]:
         """A left-padded batch and its mask."""
         width = max(map(len, rows))
-        tokens = torch.full((len(rows), width), self.tokenizer.pad_token_id or 0)
+        tokens = torch.zeros(len(rows), width, dtype=torch.long)  # padding is masked
         mask = torch.zeros(len(rows), width, dtype=torch.long)
         for number, row in enumerate(rows):
             tokens[number, width - len(row) :] = torch.tensor(row)

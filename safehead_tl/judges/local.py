@@ -15,7 +15,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import load_tokenizer, no_bars
+from safehead_tl.models import (
+    load_config,
+    load_original,
+    load_tokenizer,
+    no_bars,
+    write_chat,
+)
 
 logger = logging.getLogger("safehead_tl")
 
@@ -46,9 +52,8 @@ class LocalModel:
                 "the judge's tokenizer has no chat template, so there is no telling how it wants "
                 "to be asked: choose another format, or chat=False"
             )
-        ids: list[list[int]] = self.tokenizer.apply_chat_template(
-            list(chats), add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        texts = [write_chat(self.tokenizer, chat) for chat in chats]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     @torch.inference_mode()
@@ -134,34 +139,26 @@ def load_local(
         SafeheadError: if there is none, or some of its weights are missing.
         FileNotFoundError: if it has no tokenizer.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-    )
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     logger.info("Loading judge %s", source)
-    hub = {key: loading[key] for key in ("revision", "token", "cache_dir") if key in loading}
+    keys = ("revision", "token", "cache_dir", "trust_remote_code")
+    hub = {key: loading[key] for key in keys if key in loading}
     try:
-        config = AutoConfig.from_pretrained(source, **hub)
+        config = load_config(source, **hub)
         classifies = str((config.architectures or [""])[0]).endswith(CLASSIFIES)
         kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-        loaded: Any = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **loading)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        model: Any = load_original(source, dtype, kind, **loading)
+    except SafeheadError as error:
         raise SafeheadError(
             f"no judge could be loaded from {source}: {error} A judge is a causal language model "
             "or a sequence classifier, in a directory or on the hub"
         ) from error
-    model, report = loaded
-    if absent := sorted(report["missing_keys"]):
-        raise SafeheadError(
-            f"{source} lacks {len(absent)} of the judge's weights, {absent[0]} among them; they "
-            "would be random. Is it a whole checkpoint?"
-        )
     if "device_map" not in loading and "quantization_config" not in loading:
         model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tokens = load_tokenizer(source if tokenizer is None else tokenizer)
-    return LocalModel(model.eval().requires_grad_(False), tokens)
+    trust = bool(loading.get("trust_remote_code"))
+    tokens = load_tokenizer(source if tokenizer is None else tokenizer, trust_remote_code=trust)
+    return LocalModel(model, tokens)
 
 
 def _batches(rows: list[list[int]], size: int) -> Iterator[list[list[int]]]:

@@ -8,7 +8,13 @@ kinds. Nothing here knows of prompts, heads to ablate or scores.
 
 from safehead_tl.models.anatomy import Anatomy, Attention, Channel, dissect
 from safehead_tl.models.bridge import transformers_forward
-from safehead_tl.models.conversion import NotConvertibleError, hooked_config, load_original
+from safehead_tl.models.conversion import (
+    NotConvertibleError,
+    hooked_config,
+    load_config,
+    load_original,
+)
+from safehead_tl.models.foreign import foreign, words
 from safehead_tl.models.forward import (
     all_logits,
     attention_given,
@@ -25,11 +31,13 @@ from safehead_tl.models.identity import (
     Hook,
     Model,
     Site,
+    SpecialTokens,
     check_model,
     describe,
     end_tokens,
     hook_point,
     is_processed,
+    reading,
     require_site,
 )
 from safehead_tl.models.keys import Past, Recorded
@@ -48,4 +56,4 @@ from safehead_tl.models.loading import (
 from safehead_tl.models.readout import final_state, next_token_log_probs
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
-from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
+from safehead_tl.models.tokenizers import adds_bos, load_tokenizer, write_chat

@@ -140,7 +140,7 @@ def all_logits(
 def next_logits(model: Model, use_cache: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of growing tokens and their mask that gives the next token's logits."""
     past: Any = None
-    inner = model.original_model
+    inner: Any = model.original_model
     renamed = "cache" in inspect.signature(inner.forward).parameters  # by Transformers 5.24
     name = "cache" if renamed else "past_key_values"
 

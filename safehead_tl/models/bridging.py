@@ -10,14 +10,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models.conversion import Settings, load_original
+from safehead_tl.models.conversion import Settings, load_original, require_finite
+from safehead_tl.models.foreign import foreign
 from safehead_tl.models.identity import Model, remember_ends
 from safehead_tl.models.silence import quiet
 from safehead_tl.models.tokenizers import adds_bos, attach_tokenizer, load_tokenizer
 
 
 def load_bridge(
-    source: str | Path,
+    source: str | Path | PreTrainedModel,
     tokenizer: str | Path | PreTrainedTokenizerBase | None,
     settings: Settings,
     told: dict[str, Any],
@@ -25,7 +26,7 @@ def load_bridge(
     """Loads a checkpoint with Transformers and wraps it.
 
     Args:
-        source: a directory or hub id.
+        source: a directory or hub id; or a Hugging Face model, with a tokenizer.
         tokenizer: a tokenizer, or where to load one from, instead of the checkpoint's own.
         settings: what `load_model` was told.
         told: what Transformers is told besides, such as `device_map`.
@@ -44,28 +45,31 @@ def load_bridge(
     original = load_original(source, settings.dtype, attn_implementation="eager", **told)
     if not told:
         original.to(torch.device(settings.device))  # type: ignore[arg-type]
-    tokens = copy.deepcopy(load_tokenizer(source if tokenizer is None else tokenizer))
+    trust = bool(told.get("trust_remote_code"))
+    if isinstance(source, PreTrainedModel):
+        source = source.name_or_path or type(source).__name__
+    given = source if tokenizer is None else tokenizer
+    tokens = copy.deepcopy(load_tokenizer(given, trust_remote_code=trust))
     # A directory may be called like a model that TransformerLens knows: it gets the whole path.
     name = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
     tokens.init_kwargs.setdefault("name_or_path", name)
-    before = _logits(original) if settings.verify else None
+    before = None
+    if settings.verify:
+        with foreign(f"Transformers cannot run {source}"):
+            before = _logits(original)
+        require_finite(before, original, str(source))
     architecture = type(original).__name__
     vocabulary = original.config.get_text_config().vocab_size
     _know_cache()
-    try:
-        with quiet():
-            boot: Any = TransformerBridge.boot_transformers
-            model: Any = boot(
-                name,
-                hf_model=original,
-                tokenizer=copy.deepcopy(tokens),
-                dtype=settings.dtype,
-                device=None if told else settings.device,
-            )
-    except (ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
-        raise SafeheadError(
-            f"{source} is a {architecture}, which TransformerLens has no bridge for: {error}"
-        ) from error
+    with foreign(f"{source} is a {architecture}, which TransformerLens has no bridge for"), quiet():
+        boot: Any = TransformerBridge.boot_transformers
+        model: Any = boot(
+            name,
+            hf_model=original,
+            tokenizer=copy.deepcopy(tokens),
+            dtype=settings.dtype,
+            device=None if told else settings.device,
+        )
     model.eval().requires_grad_(False)
     model.cfg.d_vocab = vocabulary
     attach_tokenizer(tokens, model)
@@ -87,13 +91,14 @@ def _know_cache() -> None:
     """
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
-    update: Any = AttentionBridge._update_kv_cache
+    kind: Any = AttentionBridge
+    update = kind._update_kv_cache
     if update.__module__ != __name__:
 
         def known(bridge: Any, k: torch.Tensor, v: torch.Tensor, **told: Any) -> Any:
             return update(bridge, k, v, **{"past_key_values": told.get("cache"), **told})
 
-        AttentionBridge._update_kv_cache = known
+        kind._update_kv_cache = known
 
 
 def _logits(original: PreTrainedModel) -> torch.Tensor:

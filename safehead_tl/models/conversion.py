@@ -6,27 +6,36 @@ version without `HookedTransformer` breaks only what needs it.
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.models.foreign import foreign, words
 from safehead_tl.models.identity import Model, remember_ends
 from safehead_tl.models.silence import quiet
 from safehead_tl.models.tokenizers import attach_tokenizer
 
 MISREAD_WORDS = ("llama", "gemma")
 """What TransformerLens 3.9's config converter takes for an architecture when a path holds it."""
+
+LOOPS = re.compile("layer|expert")
+MOST = 10_000
+"""Of what a config's fields of such names count, the most that can be meant."""
 
 
 class NotConvertibleError(SafeheadError):
@@ -62,10 +71,10 @@ def hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
         config.save_pretrained(neutral)
         try:
             fields: dict[str, Any] = convert_hf_model_config(neutral)
-        except (NotImplementedError, AttributeError, KeyError, TypeError) as error:
+        except Exception as error:
             raise NotConvertibleError(
                 f"{name} is a {architecture}, which TransformerLens cannot convert from a "
-                f"directory ({error}). If it is a fine-tune of a model that TransformerLens "
+                f"directory ({words(error)}). If it is a fine-tune of a model that TransformerLens "
                 f"knows by name, say load_model('<that name>', weights={name!r})"
             ) from error
     return fields
@@ -77,23 +86,58 @@ def _restore_moved_fields(config: PretrainedConfig) -> None:
         config.n_ctx = config.n_positions
 
 
-def load_original(weights: str | Path, dtype: torch.dtype | str, **told: Any) -> PreTrainedModel:
-    """The Hugging Face model whose weights are wanted; none of them made up.
+def load_config(where: str | Path, **told: Any) -> PretrainedConfig:
+    """A config as Transformers reads it, without running code that comes with it.
 
-    `dtype` may be `"auto"`, the checkpoint's own. `told` is passed on to Transformers.
+    Raises:
+        SafeheadError: if it cannot be read, or has more layers than can be meant: those would be
+            counted up before anything else is looked at.
     """
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            weights, dtype=dtype, output_loading_info=True, **told
-        )
-    except TypeError as error:
-        raise SafeheadError(
-            f"Transformers does not know all that it was told for {weights}: {error}. Is an "
-            "argument of load_model misspelt?"
-        ) from error
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise SafeheadError(f"no weights could be loaded from {weights}: {error}") from error
-    model, report = loaded
+    path = Path(where) / "config.json"
+    what = f"{path if path.is_file() else where} cannot be read"
+    with foreign(what):
+        if path.is_file():
+            raw = json.loads(path.read_text("utf-8"))
+            for key, value in (*raw.items(), *(raw.get("text_config") or {}).items()):
+                if LOOPS.search(key) and isinstance(value, int) and value > MOST:
+                    raise SafeheadError(f"{what}: it says {key}={value}")
+        return AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **told})
+
+
+def load_original(
+    weights: str | Path | PreTrainedModel,
+    dtype: torch.dtype | str,
+    kind: Any = AutoModelForCausalLM,
+    **told: Any,
+) -> PreTrainedModel:
+    """The Hugging Face model whose weights are wanted; none of them made up, no code of theirs run.
+
+    `dtype` may be `"auto"`, the checkpoint's own. `told` is passed on to Transformers. Of a model
+    in memory it is a copy.
+    """
+    if isinstance(weights, PreTrainedModel):
+        model: Any = copy.deepcopy(weights)
+        model.to(dtype)
+        if "attn_implementation" in told:
+            model.set_attn_implementation(told["attn_implementation"])
+        return model.eval().requires_grad_(False)
+    settings = Path(weights) / "generation_config.json"
+    if settings.is_file():  # Transformers passes over one that it cannot read, and ends differ
+        with foreign(f"{settings} cannot be read"):
+            GenerationConfig.from_pretrained(weights)
+    told = {"trust_remote_code": False, **told}
+    with foreign(f"no weights could be loaded from {weights}"):
+        try:
+            model, report = kind.from_pretrained(
+                weights, dtype=dtype, output_loading_info=True, **told
+            )
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            raise SafeheadError(
+                f"Transformers does not know all that it was told for {weights}: {error}. Is an "
+                "argument of load_model misspelt?"
+            ) from error
     absent = sorted(report["missing_keys"])
     if absent:
         raise SafeheadError(
@@ -141,10 +185,10 @@ def fill_model(
                 center_unembed=False,
                 fold_value_biases=False,
             )
-        except (AttributeError, RuntimeError, ValueError) as error:
+        except Exception as error:
             raise NotConvertibleError(
                 f"TransformerLens cannot put the weights of {name} into its "
-                f"{config.original_architecture}: {error}"
+                f"{config.original_architecture}: {words(error)}"
             ) from error
         model.move_model_modules_to_device()
     attach_tokenizer(tokenizer, model)
@@ -178,13 +222,13 @@ def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (1, 16), generator=generator)
     with torch.no_grad():
-        theirs = original(tokens).logits.float()
-        try:
+        with foreign(f"Transformers cannot run {name}"):
+            theirs = original(tokens).logits.float()
+        require_finite(theirs, original, name)
+        with foreign(
+            f"TransformerLens cannot run {name} in {model.cfg.dtype}", NotConvertibleError
+        ):
             ours = model(tokens.to(model.cfg.device), attention_mask=torch.ones_like(tokens))
-        except RuntimeError as error:
-            raise NotConvertibleError(
-                f"TransformerLens cannot run {name} in {model.cfg.dtype}: {error}"
-            ) from error
     off = (ours.cpu().float() - theirs).norm() / theirs.norm()
     limit = 1e-3 if model.cfg.dtype == torch.float32 else 5e-2
     if not off < limit:
@@ -193,3 +237,23 @@ def _verify(model: Model, original: PreTrainedModel, name: str) -> None:
             f"{off:.2g} of their size (limit {limit:.0e}). Something in its config is not "
             "supported (biases? rope scaling? head_dim?). verify=False loads it all the same"
         )
+
+
+def require_finite(logits: torch.Tensor, original: PreTrainedModel, name: str) -> None:
+    """Checks a model's logits on a few tokens, and says what is wrong where they are not finite.
+
+    Raises:
+        SafeheadError: naming a weight that is not finite, or else the dtype.
+    """
+    if logits.isfinite().all():
+        return
+    weights = original.state_dict().items()
+    bad = next((key for key, weight in weights if not weight.isfinite().all()), None)
+    raise SafeheadError(
+        f"the logits of {name} are not finite: "
+        + (
+            f"its weight {bad} holds NaN or infinity. Is the checkpoint damaged?"
+            if bad
+            else f"it overflows in {original.dtype}. Use dtype='float32'"
+        )
+    )

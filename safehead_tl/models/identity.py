@@ -28,6 +28,8 @@ Hook: TypeAlias = tuple[str, Callable[..., Any]]
 Site: TypeAlias = Literal["final_norm", "resid_post"]
 SITES: tuple[Site, ...] = ("final_norm", "resid_post")
 
+SpecialTokens: TypeAlias = Literal["special", "literal"]
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -37,6 +39,7 @@ class ModelSource:
         name: what it was loaded by; for a model that the user built, its config's name.
         revision: the hub's commit, where there is one.
         weights: what `weights=` named, if anything.
+        trust_remote_code: whether code that comes with it was allowed to run.
         config_hash: SHA-256 of its TransformerLens config.
         weights_hash: SHA-256 over 256 values of every parameter, and the sum of all its bits.
     """
@@ -44,27 +47,45 @@ class ModelSource:
     name: str
     revision: str | None
     weights: str | None
+    trust_remote_code: bool
     config_hash: str
     weights_hash: str
 
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-_sources: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None, str | None]] = (
+_sources: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None, str | None, bool]] = (
     weakref.WeakKeyDictionary()
 )
 _ends: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
+_readings: weakref.WeakKeyDictionary[nn.Module, SpecialTokens] = weakref.WeakKeyDictionary()
 
 
-def remember_source(model: Model, name: str, revision: str | None, weights: str | None) -> None:
+def remember_source(
+    model: Model, name: str, revision: str | None, weights: str | None, trusted: bool
+) -> None:
     """Notes what a model was loaded from, for `describe`."""
-    _sources[model] = (name, revision, weights)
+    _sources[model] = (name, revision, weights, trusted)
+
+
+def remember_reading(model: Model, special_tokens: SpecialTokens | None) -> None:
+    """Notes how special tokens in prompts are read; `None` leaves that as it is."""
+    if special_tokens is not None:
+        _readings[model] = special_tokens
+
+
+def reading(model: Model) -> SpecialTokens:
+    """How special tokens in prompts are read: see `load_model`."""
+    return _readings.get(model, "special")
 
 
 def remember_ends(model: Model, settings: Any) -> None:
     """Notes which tokens end a text by a checkpoint's generation settings, for `end_tokens`."""
     ends = getattr(settings, "eos_token_id", None)
-    _ends[model] = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+    found = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+    if not all(type(end) is int and end >= 0 for end in found):
+        raise SafeheadError(f"the checkpoint's generation settings say eos_token_id={ends!r}")
+    _ends[model] = found
 
 
 def end_tokens(model: Model) -> list[int]:
@@ -93,8 +114,8 @@ def check_model(model: nn.Module) -> None:
     if config is None or not hooks or not hasattr(model, "blocks"):
         raise SafeheadError(
             f"{type(model).__name__} is neither a HookedTransformer nor a TransformerBridge: give "
-            "safehead_tl.load_model the name of the model, or the directory that save_pretrained "
-            "wrote it to"
+            "safehead_tl.load_model the name of the model, the directory that save_pretrained "
+            "wrote it to, or a Hugging Face model with tokenizer=..."
         )
     for layer in range(config.n_layers):
         if f"blocks.{layer}.attn.hook_pattern" not in hooks:
@@ -110,7 +131,8 @@ def describe(model: Model) -> dict[str, Any]:
     Besides `ModelSource`: dtype, device, sizes, whether weights were processed, and the hook
     points at which the user's own hooks act.
     """
-    name, revision, weights = _sources.get(model, (str(model.cfg.model_name), None, None))
+    own = (str(model.cfg.model_name), None, None, False)
+    name, revision, weights, trusted = _sources.get(model, own)
     fields = {
         key: str(value)
         for key, value in sorted(model.cfg.to_dict().items())
@@ -128,6 +150,7 @@ def describe(model: Model) -> dict[str, Any]:
         name=name,
         revision=revision,
         weights=weights,
+        trust_remote_code=trusted,
         config_hash=hashlib.sha256(json.dumps(fields).encode()).hexdigest(),
         weights_hash=digest.hexdigest(),
     )

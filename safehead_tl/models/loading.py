@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import importlib.metadata
 import logging
@@ -15,7 +16,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import cached_file
 
 from safehead_tl.errors import SafeheadError
@@ -25,9 +31,18 @@ from safehead_tl.models.conversion import (
     Settings,
     fill_model,
     hooked_config,
+    load_config,
     load_original,
 )
-from safehead_tl.models.identity import Model, check_model, remember_ends, remember_source
+from safehead_tl.models.foreign import foreign
+from safehead_tl.models.identity import (
+    Model,
+    SpecialTokens,
+    check_model,
+    remember_ends,
+    remember_reading,
+    remember_source,
+)
 from safehead_tl.models.silence import quiet, without_bars
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
 
@@ -39,13 +54,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    source: str | Path | Model,
+    source: str | Path | Model | PreTrainedModel,
     *,
     weights: str | Path | None = None,
     tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     dtype: torch.dtype | str = "float32",
     device: torch.device | str | None = None,
     prepend_bos: bool | None = None,
+    special_tokens: SpecialTokens | None = None,
     verify: bool = True,
     backend: Backend = "auto",
     **transformers: Any,
@@ -55,7 +71,8 @@ def load_model(
     Args:
         source: `"demo"` (the embedded aligned organism) or `"demo-base"` (its base model); a name
             or alias that TransformerLens knows; a local Hugging Face directory, whatever it is
-            called; another hub id (as a bridge); or a model, checked and returned as it is.
+            called; another hub id (as a bridge); a Hugging Face model in memory, which is copied
+            and needs its `tokenizer`; or a model of TransformerLens, checked and returned as it is.
         weights: a directory or hub id whose weights (and tokenizer) to put into the architecture
             of `source`: for fine-tunes, like Vicuna's weights on `"meta-llama/Llama-2-7b-hf"`.
         tokenizer: a tokenizer, or where to load one from, instead of the checkpoint's own.
@@ -63,12 +80,18 @@ def load_model(
         device: by default the first CUDA device if there is one, else the CPU.
         prepend_bos: whether texts get a BOS token. By default a directory's tokenizer decides;
             for a name TransformerLens's own setting counts.
+        special_tokens: how a special token that is written in a prompt, such as `</s>`, is read in
+            all that this model is asked: `"special"`, as that token (what Transformers does, and
+            the default), or `"literal"`, as the characters that it is written with. Those of a
+            template are special tokens either way. A model that is used as it is keeps what it
+            was told before, unless told anew.
         verify: compare the converted model's logits with the original's on 16 tokens, where the
             original is at hand (directories and `weights`). Costs one forward pass of each.
         backend: `"hooked"` for a `HookedTransformer` (transformer-lens 3.9 only), `"bridge"` for a
             `TransformerBridge`. `"auto"` takes the first where it can be had exactly.
         **transformers: passed on to Transformers' `from_pretrained`, such as `device_map` or
-            `quantization_config`. Makes it a bridge.
+            `quantization_config`. Makes it a bridge. Code that comes with a checkpoint is run only
+            with `trust_remote_code=True`, which provenance then tells.
 
     Returns:
         The model, in evaluation mode, without gradients on its weights.
@@ -83,7 +106,11 @@ def load_model(
         >>> model.cfg.n_layers, model.cfg.n_heads
         (4, 8)
     """
-    if isinstance(source, nn.Module):
+    if special_tokens not in (None, *get_args(SpecialTokens)):
+        raise SafeheadError(
+            f"special_tokens={special_tokens!r} is not known: use 'special' or 'literal'"
+        )
+    if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
         check_model(source)
         told: dict[str, Any] = {
             "weights": weights,
@@ -96,13 +123,20 @@ def load_model(
         ignored = [name for name, value in told.items() if value not in (None, "float32")]
         if ignored:
             raise SafeheadError(f"a model is used as it is: leave out {', '.join(ignored)}")
+        remember_reading(source, special_tokens)
         return source
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | PreTrainedModel):
         raise SafeheadError(f"{source!r} is not a model: give a name or a directory")
     if backend not in get_args(Backend):
         raise SafeheadError(f"backend={backend!r} is not known: use 'auto', 'hooked' or 'bridge'")
     if backend == "hooked" and transformers:
         raise SafeheadError(f"backend='hooked' does not go with {', '.join(transformers)}")
+    memory = source if isinstance(source, PreTrainedModel) else None
+    if memory is not None and (tokenizer is None or weights is not None or transformers):
+        raise SafeheadError(
+            "a Hugging Face model in memory has its weights and lacks a tokenizer: give "
+            "tokenizer=..., and neither weights nor what Transformers would be told"
+        )
     settings = Settings(
         dtype=parse_dtype(dtype),
         device=_device(device),
@@ -110,32 +144,40 @@ def load_model(
         verify=verify,
     )
     hooked = not transformers and has_hooked_transformer(backend)
+    trust = bool(transformers.get("trust_remote_code"))
     config = None
-    with checkpoint_directory(source) as directory:
-        if directory is not None:
-            config = read_config(directory)
+    name = str(source) if memory is None else memory.name_or_path or type(memory).__name__
+    with foreign(f"{name} cannot be loaded"), checkpoint_directory(source) as directory:
+        if memory is not None:
+            config = copy.deepcopy(memory.config)
+            config.architectures = [type(memory).__name__]
+            _require_heads(config, name)
+        elif directory is not None:
+            config = read_config(directory, trust_remote_code=trust)
         refusal = None
         if hooked:
             try:
-                if config is not None and directory is not None:
-                    where = weights or directory
-                    model = _convert(config, str(source), where, tokenizer, settings)
+                where = weights or memory or directory
+                if config is not None and where is not None:
+                    model = _convert(config, name, where, tokenizer, settings)
                 else:
-                    official = _official_name(str(source))
+                    official = _official_name(name)
                     model = _load_official(official, weights, tokenizer, settings)
             except NotConvertibleError as error:
                 refusal = error
         if refusal is not None or not hooked:
-            where = weights or directory or hub_name(str(source))
+            where = weights or memory or directory or hub_name(name)
             model = _load_bridge(where, tokenizer, settings, transformers, refusal, backend)
-    check_model(model)
-    revision = hub_revision(weights or source) if directory is None or weights else None
-    remember_source(model, str(source), revision, None if weights is None else str(weights))
+        check_model(model)
+    known = memory is None and (directory is None or weights)
+    revision = hub_revision(weights or name) if known else None
+    remember_source(model, name, revision, None if weights is None else str(weights), trust)
+    remember_reading(model, special_tokens)
     return model
 
 
 def _load_bridge(
-    where: str | Path,
+    where: str | Path | PreTrainedModel,
     tokenizer: str | Path | PreTrainedTokenizerBase | None,
     settings: Settings,
     transformers: dict[str, Any],
@@ -148,7 +190,7 @@ def _load_bridge(
     try:
         model = load_bridge(where, tokenizer, settings, transformers)
     except SafeheadError as error:
-        if refusal is None and Path(where).is_dir():
+        if refusal is None and (isinstance(where, PreTrainedModel) or Path(where).is_dir()):
             raise
         if refusal is None:
             raise SafeheadError(not_found(str(where), error)) from error
@@ -193,7 +235,7 @@ def _device(device: torch.device | str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # the meta device holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise SafeheadError(
             f"device {str(device)!r} cannot be used here ({error}): use 'cpu', or another that is "
@@ -203,9 +245,11 @@ def _device(device: torch.device | str | None) -> str:
 
 
 @contextlib.contextmanager
-def checkpoint_directory(source: str | Path) -> Iterator[Path | None]:
+def checkpoint_directory(source: str | Path | PreTrainedModel) -> Iterator[Path | None]:
     """The local directory that `source` names, if it names one: an embedded model, or a path."""
-    if source in EMBEDDED:
+    if isinstance(source, PreTrainedModel):
+        yield None
+    elif source in EMBEDDED:
         data = files("safehead_tl") / "data" / "organism" / EMBEDDED[str(source)]
         with as_file(data) as directory, without_bars():
             yield directory
@@ -283,7 +327,7 @@ def _official_name(source: str) -> str:
     )
 
 
-def read_config(where: str | Path) -> PretrainedConfig:
+def read_config(where: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The config of a directory, or of a name on the hub, if it is a model with heads to ablate.
 
     Raises:
@@ -299,14 +343,21 @@ def read_config(where: str | Path) -> PretrainedConfig:
             "config.json, weights and tokenizer, as save_pretrained writes it"
         )
     try:
-        config = AutoConfig.from_pretrained(where)
-    except (ValueError, KeyError, OSError) as error:
+        config = load_config(where, trust_remote_code=trust_remote_code)
+    except SafeheadError as error:
         if directory is None:
             raise SafeheadError(not_found(str(where), error)) from error
-        raise SafeheadError(f"{directory / 'config.json'} cannot be read: {error}") from error
+        raise
+    _require_heads(config, where)
+    return config
+
+
+def _require_heads(config: PretrainedConfig, where: str | Path) -> None:
+    """Checks that a config is that of a causal language model with heads."""
     architectures = getattr(config, "architectures", None) or ["unknown"]
     heads = [getattr(config, name, None) for name in ("num_attention_heads", "n_head", "num_heads")]
-    if not any(isinstance(number, int) and number > 0 for number in heads):
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
+    if not layers or not any(isinstance(number, int) and number > 0 for number in heads):
         raise SafeheadError(
             f"{where} is a {architectures[0]}, which has no attention pattern: "
             "there are no heads to ablate in it. Choose a transformer"
@@ -316,13 +367,12 @@ def read_config(where: str | Path) -> PretrainedConfig:
             f"{where} is a {architectures[0]}, not a causal language model: "
             "choose a checkpoint that generates text"
         )
-    return config
 
 
 def _convert(
     config: PretrainedConfig,
     name: str,
-    weights: str | Path,
+    weights: str | Path | PreTrainedModel,
     tokenizer: str | Path | PreTrainedTokenizerBase | None,
     settings: Settings,
 ) -> Model:
@@ -331,7 +381,9 @@ def _convert(
 
     fields = hooked_config(config, name)
     original = load_original(weights, settings.dtype)
-    tokens = load_tokenizer(tokenizer if tokenizer is not None else weights)
+    given = weights if tokenizer is None else tokenizer
+    assert not isinstance(given, PreTrainedModel)  # comes with a tokenizer
+    tokens = load_tokenizer(given)
     fields |= {
         "model_name": Path(name).name,
         "tokenizer_name": None,
@@ -358,6 +410,10 @@ def _load_official(
 
     if official.lower().startswith(("t5", "google-t5", "google-bert", "bert")):
         raise SafeheadError(f"{official} is not a causal language model: choose one that is")
+    if official.startswith(loading.NEED_REMOTE_CODE_MODELS):
+        raise NotConvertibleError(
+            f"TransformerLens would run code that comes with {official}, which is not done unasked."
+        )
     tokens = None if tokenizer is None else load_tokenizer(tokenizer)
     try:
         with quiet():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.models import write_chat
 
 AUTO = "auto"
 """The name that stands for what a model expects: its own chat template, or else the paper's."""
@@ -56,13 +56,7 @@ class ChatTemplate:
         messages = [{"role": "user", "content": query}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
-        try:
-            text = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
-        except (TemplateError, ValueError) as error:
-            raise SafeheadError(f"the chat template refuses {self._told}: {error}") from error
-        assert isinstance(text, str)
+        text = write_chat(tokenizer, messages)
         for message in messages:
             if message["content"].strip() not in text:
                 raise SafeheadError(
@@ -70,10 +64,6 @@ class ChatTemplate:
                     "own format as a text with {query}, or put it into the query"
                 )
         return text
-
-    @property
-    def _told(self) -> str:
-        return "a query" if self.system is None else "a system prompt with a query"
 
 
 Template: TypeAlias = str | ChatTemplate

@@ -1,5 +1,8 @@
+import copy
+import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -334,3 +337,161 @@ def test_the_description_tells_weights_apart(demo):
     assert describe(demo) == again
     assert base["config_hash"] == again["config_hash"]
     assert base["weights_hash"] != again["weights_hash"]
+
+
+MARK = "from pathlib import Path\nPath({mark!r}).touch()\n"
+
+
+def with_code(checkpoint, directory, mark, where):
+    """A checkpoint that brings code, which leaves a mark if it is run."""
+    shutil.copytree(checkpoint("llama"), directory)
+    (directory / "own.py").write_text(
+        MARK.format(mark=str(mark))
+        + "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        + "from transformers import PreTrainedTokenizerFast\n"
+        + "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        + "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+        + "class OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    path = directory / where
+    content = json.loads(path.read_text())
+    if where == "config.json":
+        classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        content |= {"model_type": "own", "auto_map": classes}
+    else:
+        classes = {"AutoTokenizer": [None, "own.OwnTokenizer"]}
+        content |= {"tokenizer_class": "OwnTokenizer", "auto_map": classes}
+    path.write_text(json.dumps(content))
+    return directory
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_runs_only_when_the_user_says_so(
+    checkpoint, tmp_path, monkeypatch, where
+):
+    """Transformers would ask on standard input, and be answered yes."""
+    mark = tmp_path / "ran"
+    path = with_code(checkpoint, tmp_path / "own", mark, where)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 99))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    monkeypatch.syspath_prepend(str(tmp_path / "hf"))
+    says = "brings code of its own, which is never run unasked.*trust_remote_code=True"
+    of_tokenizer = lambda: sh.load_model(checkpoint("llama"), tokenizer=path)  # noqa: E731
+    for load in (
+        *([of_tokenizer] if where == "tokenizer_config.json" else []),
+        lambda: sh.load_model(path),
+        lambda: sh.load_model(path, backend="bridge"),
+        lambda: sh.load_model(checkpoint("llama"), weights=path),
+        lambda: sh.model_facts(path),
+        lambda: sh.export(path, ["L0H0"], tmp_path / "out"),
+        lambda: sh.LlmJudge(path, "compliance").judge(["a"], ["b"]),
+    ):
+        with pytest.raises(sh.SafeheadError, match=says) as error:
+            load()
+        assert "\n" not in str(error.value)
+        assert not mark.exists()
+    model = sh.load_model(path, trust_remote_code=True)
+    assert mark.exists()
+    assert describe(model)["trust_remote_code"]
+    assert not describe(sh.load_model(checkpoint("llama")))["trust_remote_code"]
+
+
+def test_a_pickle_is_not_opened(checkpoint, tmp_path):
+    path = tmp_path / "pickled"
+    shutil.copytree(checkpoint("llama"), path)
+    (path / "model.safetensors").unlink()
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"lm_head.weight": Evil()}, path / "pytorch_model.bin")
+    with pytest.raises(sh.SafeheadError, match="no weights could be loaded") as error:
+        sh.load_model(path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@hooked_only
+def test_a_name_whose_code_transformer_lens_would_run_is_not_asked_of_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "transformer_lens.HookedTransformer.from_pretrained_no_processing",
+        lambda *_, **__: asked.append(1),
+    )
+    with pytest.raises(sh.SafeheadError, match="would run code that comes with Qwen/Qwen-1_8B"):
+        sh.load_model("qwen-1.8b")
+    assert not asked
+
+
+@pytest.mark.parametrize("content", ['{"eos_token_id": [2', '{"eos_token_id": "x"}'])
+def test_generation_settings_that_cannot_be_read(checkpoint, tmp_path, content):
+    """Transformers would pass over the file, and texts would not end where they should."""
+    shutil.copytree(checkpoint("llama"), tmp_path / "cut")
+    (tmp_path / "cut" / "generation_config.json").write_text(content)
+    with pytest.raises(sh.SafeheadError, match="generation"):
+        sh.load_model(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("backend", ["auto", "bridge"])
+def test_weights_that_are_not_finite_are_named(checkpoint, tmp_path, backend):
+    shutil.copytree(checkpoint("llama"), tmp_path / "nan")
+    weights = load_file(tmp_path / "nan" / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(weights, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(sh.SafeheadError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
+        sh.load_model(tmp_path / "nan", backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["auto", "bridge"])
+def test_a_hugging_face_model_in_memory(checkpoint, plain, prompts, backend):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("llama-grouped"))
+    inner = copy.deepcopy(plain("llama-grouped"))
+    expected = inner(TOKENS).logits
+    model = sh.load_model(inner, tokenizer=tokenizer, backend=backend)
+    saved = sh.load_model(checkpoint("llama-grouped"), backend=backend)
+    ours, theirs = (sh.ships(one, prompts, run=QUIET) for one in (model, saved))
+    assert torch.equal(ours.values, theirs.values)
+    assert describe(model)["weights_hash"] == describe(saved)["weights_hash"]
+    assert describe(model)["name"] == str(checkpoint("llama-grouped"))
+    with torch.no_grad():
+        inner.lm_head.weight.zero_()
+    assert torch.allclose(model(TOKENS), expected, atol=1e-4)
+    assert type(inner).__name__ == "LlamaForCausalLM"
+    assert inner.config.architectures == plain("llama-grouped").config.architectures
+    with pytest.raises(sh.SafeheadError, match=r"lacks a tokenizer: give tokenizer=\.\.\."):
+        sh.load_model(inner)
+    with pytest.raises(sh.SafeheadError, match="or a Hugging Face model with tokenizer"):
+        sh.ships(inner, prompts)
+
+
+def test_the_meta_device_holds_no_numbers():
+    with pytest.raises(sh.SafeheadError, match="device 'meta' cannot be used here"):
+        sh.load_model("demo", device="meta")
+
+
+DAMAGES = [
+    ("config.json", {"num_hidden_layers": 10**9}),
+    ("config.json", {"num_hidden_layers": 0}),
+    ("config.json", {"num_attention_heads": [1, 2]}),
+    ("config.json", {"hidden_size": -1}),
+    ("config.json", {"model_type": []}),
+    ("config.json", {"rope_parameters": {"rope_type": "x"}}),
+    ("config.json", {"hidden_act": "x"}),
+    ("config.json", {"vocab_size": "x"}),
+    ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {"a": 10**9}, "unk_token": "a"}}),
+    ("tokenizer.json", {"post_processor": [1]}),
+    ("tokenizer_config.json", {"padding_side": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), DAMAGES, ids=lambda part: str(part)[:40])
+def test_a_damaged_checkpoint_is_answered_in_a_sentence(checkpoint, tmp_path, name, change):
+    path = tmp_path / "damaged"
+    shutil.copytree(checkpoint("llama-grouped"), path)
+    content = json.loads((path / name).read_text()) | change
+    (path / name).write_text(json.dumps(content))
+    with pytest.raises(sh.SafeheadError) as error:
+        sh.load_model(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

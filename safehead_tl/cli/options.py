@@ -148,6 +148,10 @@ class ModelOptions:
         Literal["auto", "hooked", "bridge"],
         typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge."),
     ] = "auto"
+    special_tokens: Annotated[
+        Literal["token", "literal"] | None,
+        typer.Option(help="How those that are written in a prompt are read: as such, by default."),
+    ] = None
 
     def load(self) -> Model:
         """The model."""

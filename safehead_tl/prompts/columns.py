@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,9 +29,19 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
     Raises:
         SafeheadError: naming `where`, if there is no such column, or more than one could be it.
     """
+    twice = [name for name in columns if columns.count(name) > 1]
+    if twice and column in (None, *twice):
+        raise SafeheadError(f"{where} has several columns {twice[0]!r}: rename all but one")
     if column is not None:
         if column not in columns:
-            raise SafeheadError(f"{where} has no column {column!r}: it has {', '.join(columns)}")
+            near = [
+                name for name in columns if name.casefold().strip() == column.casefold().strip()
+            ]
+            near = near or difflib.get_close_matches(column, columns, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise SafeheadError(
+                f"{where} has no column {column!r}: it has {', '.join(columns)}{hint}"
+            )
         return column
     usual = [name for name in columns if name.strip().lower() in USUAL_COLUMNS]
     if len(usual) == 1:
@@ -42,6 +53,8 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
             f"{where}: its first row {columns[0]!r} looks like a prompt, not a column's name: "
             "add a header row, or use a .txt file with one prompt a line"
         )
+    if not columns:
+        raise SafeheadError(f"{where} has no columns")
     raise SafeheadError(
         f"{where}: which column holds the prompts? Say column=..., one of {', '.join(columns)}"
     )

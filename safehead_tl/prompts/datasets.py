@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.models import words
 from safehead_tl.prompts.columns import choose_column, texts
 from safehead_tl.prompts.presets import Preset
 
@@ -101,7 +101,7 @@ def read_directory(
         raise
     except Exception as error:  # of any of the libraries that read files
         raise SafeheadError(
-            f"{path} could not be read as a data set: {_short(error)} "
+            f"{path} could not be read as a data set: {words(error)} "
             f"Give one of its files; a configuration goes behind a colon, {path}:config"
         ) from error
     chosen = _choose_split(splits, split, path)
@@ -130,7 +130,7 @@ def _fetch(name: str, config: str | None, said: str, column: str | None) -> Spli
             else ""
         )
         raise SafeheadError(
-            f"{said} could not be loaded: {_short(error)} {hint}"
+            f"{said} could not be loaded: {words(error)} {hint}"
             "Load it once where the hub can be reached (a gated one after `hf auth login`), or "
             f'give a local copy: load_prompts("my.csv", column="{column or "..."}")'
         ) from error
@@ -150,9 +150,3 @@ def _choose_split(splits: Splits, split: str | None, where: object) -> str:
 def _column(data: Dataset, column: str | None, where: str) -> list[str]:
     name = choose_column(data.column_names, column, where)
     return texts(data[name], name, where)
-
-
-def _short(error: Exception) -> str:
-    """An error in one line, with a full stop."""
-    text = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
-    return text if text.endswith((".", "...")) else f"{text}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.models import words
 from safehead_tl.prompts.columns import choose_column, texts
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -38,17 +40,16 @@ def read_file(path: Path, column: str | None) -> list[str]:
     if column is not None and suffix == ".txt":
         raise SafeheadError(f"column={column!r}: {path} is a text file and has no columns")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # carriage returns and all
     except UnicodeDecodeError as error:
         raise SafeheadError(
             f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8"
         ) from error
     match suffix:
         case ".txt":
-            return text.removesuffix("\n").split("\n")
+            return re.split("\r?\n", re.sub("\r?\n$", "", text))
         case ".csv" | ".tsv":
-            dialect = "excel-tab" if suffix == ".tsv" else "excel"
-            return _pick(_rows(text, dialect, path), column, path)
+            return _cells(text, "\t" if suffix == ".tsv" else ",", column, path)
         case ".jsonl":
             lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
             return _pick([_json(line, path, n) for n, line in lines], column, path)
@@ -65,29 +66,40 @@ def _from_parquet(path: Path, column: str | None) -> list[str]:
     except ImportError as error:
         raise SafeheadError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
     except (OSError, ValueError) as error:  # what pyarrow raises derives from these
-        raise SafeheadError(f"{path} cannot be read as Parquet: {error}") from error
+        raise SafeheadError(f"{path} cannot be read as Parquet: {words(error)}") from error
+    frame.columns = [str(name) for name in frame.columns]
     name = choose_column(list(frame.columns), column, path)
     return texts(frame[name].tolist(), name, path)
 
 
-def _rows(text: str, dialect: str, path: Path) -> list[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
+def _cells(text: str, separator: str, column: str | None, path: Path) -> list[str]:
+    """One column of a table whose records end with a line feed, after a carriage return or not."""
+    first = text.split("\n", 1)[0]
+    if separator == "," and "," not in first and ";" in first:
+        separator = ";"  # as spreadsheets write where the comma is in numbers
+    reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator)
+    limit = csv.field_size_limit(max(len(text), 1))
     try:
-        rows = list(reader)
+        header, *rows = [row for row in reader if row] or [[]]
     except csv.Error as error:
-        raise SafeheadError(f"{path}, line {reader.line_num}, cannot be read: {error}") from error
-    header = reader.fieldnames or []
+        raise SafeheadError(
+            f"{path}, line {reader.line_num}, cannot be read ({error}): put prompts that contain "
+            "a line's end or a carriage return in double quotes"
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
         raise SafeheadError(
-            f"{path} is not separated as its name says: commas in .csv, tabs in .tsv"
+            f"{path} is not separated as its name says: commas or semicolons in .csv, tabs in .tsv"
         )
     for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
+        if len(row) != len(header):
             raise SafeheadError(
                 f"{path}: record {number} has more or fewer cells than the header: "
                 "put prompts that contain a comma in double quotes"
             )
-    return rows
+    name = choose_column(header, column, path)
+    return [row[header.index(name)] for row in rows]
 
 
 def _json(text: str, path: Path, line: int | None = None) -> Any:

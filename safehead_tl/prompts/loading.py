@@ -40,7 +40,9 @@ def load_prompts(
             - the name of a preset, such as `"advbench"` or `"alpaca"`: a data set of the hub
               (see `PRESETS`; none of their prompts is in this package). A file or directory
               called so is `"./advbench"`, or a `Path`;
-            - a `.txt` (one prompt a line), `.csv`, `.tsv`, `.jsonl`, `.json` or `.parquet` file;
+            - a `.txt` (one prompt a line; lines end with a line feed, or a carriage return and a
+              line feed), `.csv` (with commas or semicolons), `.tsv`, `.jsonl`, `.json` or
+              `.parquet` file;
             - a directory with a data set, as it is on the hub or as `save_to_disk` writes it;
             - a data set's id on the hub, `"owner/name"`.
 
@@ -121,6 +123,11 @@ def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
             raise SafeheadError(f"{name}[{number}] is {prompt!r}, not a text")
         if not prompt.strip():
             raise SafeheadError(f"{name}[{number}] is blank: leave it out")
+        if re.search("[\ud800-\udfff]", prompt):
+            raise SafeheadError(
+                f"{name}[{number}] holds half of a surrogate pair, which is no character: leave it "
+                "out, or mend how the text was decoded"
+            )
     return texts
 
 

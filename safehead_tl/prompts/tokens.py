@@ -13,7 +13,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Model
+from safehead_tl.models import Model, reading
+from safehead_tl.prompts.literal import SpecialTokens
 from safehead_tl.prompts.loading import Prompts, prompt_texts
 from safehead_tl.prompts.templates import (
     AUTO,
@@ -38,12 +39,14 @@ class PromptBatch:
         template: the template, as it was given; for `"auto"` the one that it meant.
         tokens: ids, left-padded, so that every last position is a prompt's last token.
         mask: 1 where a token is, 0 where padding is.
+        special_tokens: how those that are written in prompts were read; see `load_model`.
     """
 
     prompts: tuple[str, ...]
     template: Template
     tokens: Int[Tensor, "prompt pos"]
     mask: Int[Tensor, "prompt pos"]
+    special_tokens: str = "special"
 
     @property
     def shared_prefix(self) -> int:
@@ -57,6 +60,7 @@ class PromptBatch:
         ids = self.tokens.masked_fill(self.mask == 0, -1).cpu().numpy().tobytes()
         return {
             **describe_template(self.template),
+            "special_tokens": self.special_tokens,
             "prompt_count": len(self.prompts),
             "prompts_hash": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
             "tokens_hash": hashlib.sha256(ids).hexdigest(),
@@ -70,7 +74,8 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
     tokenizer takes for a pad token. `chat` takes the ids of the tokenizer's own chat template,
     with its generation prompt, and no BOS token beside the one that it may write. Other templates
     get a BOS token in front if the model is set to have one (`cfg.default_prepend_bos`) and the
-    template does not write it; never an EOS token at the end, which some tokenizers add.
+    template does not write it; never an EOS token at the end, which some tokenizers add. Special
+    tokens that are written in prompts are read as the model was told (`load_model`).
 
     Args:
         model: the model, with its tokenizer.
@@ -96,10 +101,23 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
     resolved = resolve_template(template)
     chats = isinstance(resolved, ChatTemplate)
     bos, adds_bos = tokenizer.bos_token_id, model.cfg.default_prepend_bos
+    special, literal = SpecialTokens(tokenizer), reading(model) == "literal"
+    written = list(filter(None, map(special.first_in, prompts)))
+    if written and not literal and resolved != "{query}":
+        logger.warning(
+            "%d of %d prompts hold a special token, such as %r, which is read as that token: to "
+            "have its characters read, say load_model(..., special_tokens='literal')",
+            len(written),
+            len(prompts),
+            written[0],
+        )
     rows = []
     for number, prompt in enumerate(prompts):
-        whole = fill(resolved, tokenizer, prompt)
-        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        if literal and special.first_in(prompt):
+            ids = special.encode(fill(resolved, tokenizer, special.hide(prompt)))
+        else:
+            whole = fill(resolved, tokenizer, prompt)
+            ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
         if not chats and adds_bos and bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]
         if ids and max(ids) >= model.cfg.d_vocab:
@@ -128,10 +146,10 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
             "write the format as a text with {query}"
         )
     width = max(len(ids) for ids in rows)
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id or 0)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)  # padding is masked: any id serves
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     for row, ids in enumerate(rows):
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     device = model.cfg.device
-    return PromptBatch(prompts, template, tokens.to(device), mask.to(device))
+    return PromptBatch(prompts, template, tokens.to(device), mask.to(device), reading(model))

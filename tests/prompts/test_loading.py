@@ -1,3 +1,4 @@
+import csv
 import json
 import logging
 from pathlib import Path
@@ -93,8 +94,10 @@ def test_a_column_can_be_named(tmp_path):
         ("p.xlsx", "", "are not read"),
         ("p.csv", "prompt\nbend, fold and mend a kite\n", "more or fewer cells than the header"),
         ("p.csv", "id,prompt\nmend\n", "more or fewer cells than the header"),
-        ("p.csv", "id;query\n1;bend\n", "not separated as its name says"),
-        ("p.csv", "prompt\n" + "a" * 200_000, "cannot be read: field larger"),
+        ("p.csv", "id\tquery\n1\tbend\n", "not separated as its name says"),
+        ("p.csv", "prompt\nbend\rmend\n", r"line 2, cannot be read .* in double quotes"),
+        ("p.csv", "prompt,prompt\nbend,mend\n", "several columns 'prompt': rename"),
+        ("p.csv", "\r", "has no columns"),
         ("p.parquet", "prompt\nbend\n", "cannot be read as Parquet"),
     ],
 )
@@ -103,6 +106,42 @@ def test_bad_files_are_named(tmp_path, name, content, message):
     with pytest.raises(sh.SafeheadError, match=message) as error:
         sh.load_prompts(tmp_path / name)
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("p.csv", ","), ("p.tsv", "\t"), ("p.csv", ";")])
+def test_what_is_in_a_cell_stays_as_it_is(tmp_path, name, mark):
+    prompts = ["bend\ra kite", "mend\r\nit", "a,b;c", "long " * 40_000]
+    with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=mark, quoting=csv.QUOTE_ALL)
+        writer.writerows([["id", "prompt"], *enumerate(prompts)])
+    limit = csv.field_size_limit()
+    assert sh.load_prompts(tmp_path / name) == prompts
+    assert csv.field_size_limit() == limit
+
+
+def test_in_a_text_file_line_feeds_end_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"bend\ra kite\r\nmend it\r\n")
+    assert sh.load_prompts(tmp_path / "p.txt") == ["bend\ra kite", "mend it"]
+
+
+def test_names_of_columns(tmp_path):
+    pd.DataFrame({0: [1, 2], 1: TWO}).to_parquet(tmp_path / "p.parquet")
+    assert sh.load_prompts(tmp_path / "p.parquet", column="1") == TWO
+    with pytest.raises(sh.SafeheadError, match="one of 0, 1"):
+        sh.load_prompts(tmp_path / "p.parquet")
+    write(tmp_path / "p.csv", "Text Prompt,id,id\nbend,1,2\n")
+    assert sh.load_prompts(tmp_path / "p.csv", column="Text Prompt") == ["bend"]
+    with pytest.raises(sh.SafeheadError, match="Did you mean 'Text Prompt'"):
+        sh.load_prompts(tmp_path / "p.csv", column="text prompt")
+    with pytest.raises(sh.SafeheadError, match="several columns 'id'"):
+        sh.load_prompts(tmp_path / "p.csv", column="id")
+
+
+def test_half_a_character_is_named(demo, tmp_path):
+    write(tmp_path / "p.json", '["bend it", "a \\ud83d kite"]')
+    prompts = sh.load_prompts(tmp_path / "p.json")
+    with pytest.raises(sh.SafeheadError, match=r"prompts\[1\] holds half of a surrogate pair"):
+        sh.generate(demo, prompts)
 
 
 def test_unknown_sources(tmp_path):

@@ -93,15 +93,17 @@ def load_config(where: str | Path, **told: Any) -> PretrainedConfig:
         SafeheadError: if it cannot be read, or has more layers than can be meant: those would be
             counted up before anything else is looked at.
     """
-    path = Path(where) / "config.json"
-    what = f"{path if path.is_file() else where} cannot be read"
-    with foreign(what):
-        if path.is_file():
-            raw = json.loads(path.read_text("utf-8"))
-            for key, value in (*raw.items(), *(raw.get("text_config") or {}).items()):
-                if LOOPS.search(key) and isinstance(value, int) and value > MOST:
-                    raise SafeheadError(f"{what}: it says {key}={value}")
+    with foreign(f"{Path(where, 'config.json') if Path(where).is_dir() else where} cannot be read"):
+        _require_countable(where)
         return AutoConfig.from_pretrained(where, **{"trust_remote_code": False, **told})
+
+
+def _require_countable(where: str | Path) -> None:
+    path = Path(where) / "config.json"
+    raw = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for key, value in (*raw.items(), *(raw.get("text_config") or {}).items()):
+        if LOOPS.search(key) and isinstance(value, int) and value > MOST:
+            raise SafeheadError(f"{path} cannot be meant: it says {key}={value}")
 
 
 def load_original(
@@ -127,6 +129,7 @@ def load_original(
             GenerationConfig.from_pretrained(weights)
     told = {"trust_remote_code": False, **told}
     with foreign(f"no weights could be loaded from {weights}"):
+        _require_countable(weights)
         try:
             model, report = kind.from_pretrained(
                 weights, dtype=dtype, output_loading_info=True, **told

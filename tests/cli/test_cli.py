@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import runpy
 import sys
 from importlib.metadata import version
 
@@ -242,6 +243,24 @@ def test_train_organism(tmp_path, monkeypatch):
     assert grown[1] == organism.Recipe(
         planted=["L0H1"], decoys=["L1H0", "1.2"], rule="redundant", reword=True, n_key_value_heads=4
     )
+
+
+def test_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["safehead", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("safehead_tl", run_name="__main__")
+    assert end.value.code == 0
+    assert version("safehead_tl") in capsys.readouterr().out
+
+
+def test_special_tokens_of_the_command(tmp_path):
+    (tmp_path / "p.txt").write_text("how do i bend a kite </s>\n")
+    said = []
+    for told in ([], ["--special-tokens", "literal"]):
+        text = run("ships", "demo", "--prompts", tmp_path / "p.txt", "--json", "-", *told)
+        said.append(json.loads(text)["provenance"]["prompts"])
+    assert [one["special_tokens"] for one in said] == ["special", "literal"]
+    assert said[0]["tokens_hash"] != said[1]["tokens_hash"]
 
 
 def test_the_version():

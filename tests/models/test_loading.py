@@ -1,6 +1,8 @@
 import copy
+import functools
 import io
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -495,3 +497,36 @@ def test_a_damaged_checkpoint_is_answered_in_a_sentence(checkpoint, tmp_path, na
         sh.load_model(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def places(value, path=()):
+    """Every place inside a JSON value."""
+    inner = value.items() if isinstance(value, dict) else ()
+    inner = enumerate(value) if isinstance(value, list) else inner
+    for key, one in inner:
+        yield (*path, key)
+        yield from places(one, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "gpt2"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_changed_value_is_a_model_that_is_right_or_a_sentence(checkpoint, tmp_path, name, file):
+    draw = random.Random(f"{name} {file}")
+    text, path = (checkpoint(name) / file).read_text("utf-8"), tmp_path / "changed"
+    shutil.copytree(checkpoint(name), path)
+    refused = 0
+    for _ in range(12):
+        content = json.loads(text)
+        *outer, last = draw.choice(list(places(content)))
+        inner = functools.reduce(lambda value, key: value[key], outer, content)
+        inner[last] = draw.choice([None, -1, 0, 2, 1.5, "", "x", True, [], ["x"], {}, {"x": 1}])
+        (path / file).write_text(json.dumps(content))
+        try:
+            model = sh.load_model(path)
+        except sh.SafeheadError as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+            assert torch.allclose(model(TOKENS[:1]), plain(TOKENS[:1]).logits, atol=1e-3)
+    assert refused

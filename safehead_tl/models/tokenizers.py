@@ -18,8 +18,8 @@ from safehead_tl.models.identity import Model, is_bridge
 
 MOST_TOKENS = 10_000_000
 """The highest id of a token that can be meant."""
-STEPS = 3_000_000
-"""Lines that a chat template may run: seconds, and a thousand times what real ones take."""
+STEPS = 1_000_000
+"""Lines that a chat template may run: half a second, and a thousand times what real ones take."""
 
 
 def load_tokenizer(

@@ -138,7 +138,8 @@ def test_a_system_prompt(name):
         ("{{ messages[0].content ", "refuses a user message"),
     ],
 )
-def test_a_chat_template_that_fails_or_does_not_end(template, message):
+def test_a_chat_template_that_fails_or_does_not_end(template, message, monkeypatch):
+    monkeypatch.setattr("safehead_tl.models.tokenizers.STEPS", 50_000)
     model, before = sh.load_model(GOLDEN / "mha"), sys.gettrace()
     model.tokenizer.chat_template = template
     with pytest.raises(sh.SafeheadError, match=message) as error:

@@ -91,7 +91,7 @@ def _overall(found: GroundTruth, overall: Sequence[Summary]) -> Table:
 
 def _by_kind(found: GroundTruth, overall: Sequence[Summary]) -> Table:
     table = Table(
-        title="Average precision by kind: mean [95 % interval over organisms]",
+        title="Average precision by kind: mean (each organism)",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,

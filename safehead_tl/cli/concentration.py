@@ -11,6 +11,7 @@ from rich.table import Table
 import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
+    ClusterColumn,
     DecodingOptions,
     JudgeOptions,
     ModelOptions,
@@ -37,6 +38,7 @@ def concentration(
     ],
     size: Annotated[int | None, typer.Option(help="How many to ablate at most.")] = None,
     random_orders: Annotated[int, typer.Option(help="Random orders to compare with.")] = 20,
+    clusters: ClusterColumn = None,
 ) -> None:
     """Ablate heads one after the other: how few of them carry the refusals?"""
     form, how = prompts.form, run.chosen()
@@ -48,6 +50,7 @@ def concentration(
         orders,
         size=size,
         random_orders=random_orders,
+        clusters=prompts.clusters(clusters, texts),
         ablation=what,
         template=form,
         judge=judge,
@@ -64,7 +67,8 @@ def concentration_table(name: str, found: sh.Concentration) -> Table:
 
     table = Table(
         title=f"{name}: coherent attack success with so many heads ablated "
-        f"({found.provenance.ablation['label']}; {prompt_words(found.provenance)})"
+        f"({found.provenance.ablation['label']}; {prompt_words(found.provenance)})",
+        caption=" ".join(found.notes()),
     )
     table.add_column("order")
     for count in range(found.size + 1):

@@ -13,12 +13,14 @@ from rich.table import Table
 import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
+    ClusterColumn,
     DecodingOptions,
     Heads,
     JudgeOptions,
     ModelOptions,
     PromptOptions,
     RunOptions,
+    chosen_group,
     chosen_heads,
     grouped,
 )
@@ -43,24 +45,33 @@ def evaluate(
         str | None, typer.Option(help="Their split; by default that of --split, except of a file.")
     ] = None,
     controls: Annotated[int, typer.Option(help="Random head sets to compare with.")] = 20,
+    clusters: ClusterColumn = None,
+    harmless_clusters: Annotated[
+        str | None, typer.Option(help="The same for the harmless prompts.")
+    ] = None,
 ) -> None:
     """Let a model answer with heads ablated, without, and with random heads ablated instead."""
     form, how = prompts.form, run.chosen()
-    what, judge, chosen = ablation.chosen(), judges.chosen(), chosen_heads(heads)
-    texts, helped = prompts.load(), None
+    what, judge, group = ablation.chosen(), judges.chosen(), chosen_group(heads)
+    texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:
         same = None if Path(harmless).is_file() else prompts.split
         split = harmless_split or same
-        helped = replace(prompts, prompts=harmless, column=harmless_column, split=split).load()
+        others = replace(prompts, prompts=harmless, column=harmless_column, split=split)
+        helped = others.load()
+        helped_alike = others.clusters(harmless_clusters, helped)
     found = sh.evaluate(
         model.load(),
         texts,
-        heads=chosen,
+        heads=chosen_heads(heads) if group is None else group.heads,
         ablation=what,
         harmless=helped,
         template=form,
         judge=judge,
         controls=controls,
+        clusters=prompts.clusters(clusters, texts),
+        harmless_clusters=helped_alike,
+        chosen_by=group,
         **asdict(answers),
         run=how,
     )
@@ -83,7 +94,7 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
         show_edge=False,
         pad_edge=False,
     )
-    for column in ("", "unablated", "ablated", "p", "random", "p"):
+    for column in ("", "unablated", "ablated", "p (Holm)", "random", "p (Holm)"):
         table.add_column(column)
     shown = ""
     for row in found.summaries():
@@ -94,9 +105,9 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
             SHARES[shown][row.metric],
             str(row.unablated),
             "" if row.ablated is None else str(row.ablated),
-            "" if row.p_unablated is None else f"{row.p_unablated:.1g}",
+            _tested(row.p_unablated, row.holm_unablated),
             "" if row.control_mean is None else f"{row.control_mean:.2f}",
-            "" if row.p_controls is None else f"{row.p_controls:.1g}",
+            _tested(row.p_controls, row.holm_controls),
         )
     return table
 
@@ -112,6 +123,8 @@ def _divergences(found: sh.Evaluation) -> str:
     if not found.heads:
         return ""
     said = f"KL of the next token: {'; '.join(told)}."
-    if not found.controls:
-        return said
-    return f"{said} random: mean over {len(found.controls)} head sets matched by layer."
+    return " ".join([said, *found.notes()])
+
+
+def _tested(p_value: float | None, corrected: float | None) -> str:
+    return "" if p_value is None else f"{p_value:.1g} ({corrected:.1g})"

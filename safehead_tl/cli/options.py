@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -30,8 +30,10 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, read_heads
 
 if TYPE_CHECKING:
+    from safehead_tl.evaluation import Clusters
     from safehead_tl.models import Model
     from safehead_tl.prompts import Template
+    from safehead_tl.results import HeadGroup
     from safehead_tl.scan import Screen
 
 SOURCE = (
@@ -130,6 +132,13 @@ Heads: TypeAlias = Annotated[
         "out: none are ablated, where a command allows that."
     ),
 ]
+ClusterColumn: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="The column that says which prompts are alike, or 'words': those that share two "
+        "thirds of their words. Intervals and tests count them as one.",
+    ),
+]
 Top: TypeAlias = Annotated[int, typer.Option(min=1, help="How many of the highest heads.")]
 
 
@@ -149,7 +158,7 @@ class ModelOptions:
         typer.Option(help="As what it is loaded: HookedTransformer or TransformerBridge."),
     ] = "auto"
     special_tokens: Annotated[
-        Literal["token", "literal"] | None,
+        Literal["special", "literal"] | None,
         typer.Option(help="How those that are written in a prompt are read: as such, by default."),
     ] = None
 
@@ -191,6 +200,15 @@ class PromptOptions:
         """The prompts."""
         told = {"column": self.column, "split": self.split}
         return sh.load_prompts(self.prompts, **told, limit=self.limit, draw=self.draw)
+
+    def clusters(self, named: str | None, prompts: Sequence[str]) -> Clusters:
+        """What `--clusters` means for prompts that `load` gave."""
+        if named is None or named == "words":
+            return named
+        told = {"column": self.column, "split": self.split}
+        from safehead_tl.prompts import load_labels
+
+        return load_labels(prompts, self.prompts, named, **told)
 
     @property
     def form(self) -> Template:
@@ -360,6 +378,12 @@ def chosen_screen(text: str) -> Screen:
 
 def chosen_heads(text: str | None) -> tuple[Head, ...]:
     """The heads that `--heads` names, or those of the group in the file that it names."""
-    if text is None:
-        return ()
-    return sh.HeadGroup.load(text).heads if text.endswith(".safetensors") else read_heads(text)
+    group = chosen_group(text)
+    if group is not None:
+        return group.heads
+    return () if text is None else read_heads(text)
+
+
+def chosen_group(text: str | None) -> HeadGroup | None:
+    """The group in the file that `--heads` names, if it names one."""
+    return sh.HeadGroup.load(text) if text is not None and text.endswith(".safetensors") else None

@@ -34,13 +34,13 @@ def overlap(
 def overlap_table(found: sh.Overlap) -> Table:
     """How much the highest heads of scans agree."""
     table = Table(title=f"Heads among the highest {found.top} of two scans")
-    for column in ("scans", "shared (by chance)", "p", "Jaccard", "Spearman"):
+    for column in ("scans", "shared (by chance, by layer)", "p (by layer)", "Jaccard", "Spearman"):
         table.add_column(column)
     for row in found.to_frame().to_dict("records"):
         table.add_row(
             f"{row['first']}, {row['second']}",
-            f"{row['shared']} ({row['expected_shared']:.1f})",
-            f"{row['p_at_least']:.1g}",
+            f"{row['shared']} ({row['expected_shared']:.1f}, {row['expected_by_layer']:.1f})",
+            f"{row['p_at_least']:.1g} ({row['p_by_layer']:.1g})",
             f"{row['jaccard']:.2f}",
             f"{row['spearman']:.2f}",
         )

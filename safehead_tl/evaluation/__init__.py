@@ -8,6 +8,7 @@ and random heads to compare with (`evaluate`), the same as heads are ablated one
 
 from safehead_tl.evaluation.agreement import Overlap, Pair, overlap
 from safehead_tl.evaluation.attack import evaluate
+from safehead_tl.evaluation.clusters import Clusters
 from safehead_tl.evaluation.curves import Concentration, concentration
 from safehead_tl.evaluation.outcome import Evaluation, Summary
 from safehead_tl.evaluation.tasks import PAPER_TASKS, helpfulness

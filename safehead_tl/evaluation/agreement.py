@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ class Pair:
         jaccard: heads in both, of the heads in either; between 0 and 1.
         p_at_least: the probability that two sets of this size drawn at random share as many heads
             or more.
+        expected_by_layer: how many heads the two tops share on average, if each keeps how many it
+            has in each layer, and within layers is drawn at random.
+        p_by_layer: the probability that such tops share as many heads or more.
         spearman: rank correlation over all heads, ties with their average rank; NaN if all scores
             of a scan are equal.
         kendall: the same as Kendall's tau-b.
@@ -44,6 +48,8 @@ class Pair:
     heads: tuple[Head, ...]
     jaccard: float
     p_at_least: float
+    expected_by_layer: float
+    p_by_layer: float
     spearman: float
     kendall: float
 
@@ -92,7 +98,8 @@ class Overlap:
 
         Returns:
             Columns `first, second, top, n_heads, shared, jaccard, expected_shared,
-            expected_jaccard, p_at_least, spearman, kendall, heads`; the last is a text.
+            expected_jaccard, p_at_least, expected_by_layer, p_by_layer, spearman, kendall, heads`;
+            the last is a text.
         """
         return pd.DataFrame(
             [
@@ -106,6 +113,8 @@ class Overlap:
                     "expected_shared": self.expected_shared,
                     "expected_jaccard": self.expected_jaccard,
                     "p_at_least": pair.p_at_least,
+                    "expected_by_layer": pair.expected_by_layer,
+                    "p_by_layer": pair.p_by_layer,
                     "spearman": pair.spearman,
                     "kendall": pair.kendall,
                     "heads": " ".join(map(str, pair.heads)),
@@ -124,6 +133,8 @@ class Overlap:
                 "heads": [str(head) for head in pair.heads],
                 "jaccard": pair.jaccard,
                 "p_at_least": pair.p_at_least,
+                "expected_by_layer": pair.expected_by_layer,
+                "p_by_layer": pair.p_by_layer,
                 "spearman": None if math.isnan(pair.spearman) else pair.spearman,
                 "kendall": None if math.isnan(pair.kendall) else pair.kendall,
             }
@@ -151,8 +162,10 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
     The paper's Fig. 5 in numbers. A count of shared heads says little without its chance level:
     two random sets of `k` out of `N` heads share `k * k / N` on average, and `s` or more with the
     hypergeometric probability `sum_{j >= s} C(k, j) C(N - k, k - j) / C(N, k)`, which is exact
-    here. It is a yardstick and no test of significance: heads of one model are not independent,
-    and two scans of any kind tend to agree on a few.
+    here. Models that have nothing in common but that their highest heads lie in the same layers
+    share more than that. So beside it stands what tops share that keep their layers and are drawn
+    at random within them. Both are yardsticks and no tests of significance: heads of one model
+    are not independent, and two scans of any kind tend to agree on a few.
 
     Args:
         scans: scores by name, two or more, of models with the same layers and heads. Heads that
@@ -225,10 +238,12 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
     for name, scan in scans.items():
         exact = [(head, scan[head]) for head in heads if not math.isnan(scan[head])]
         tops[name] = _top(name, exact, top)
-    chances = hypergeometric(len(heads), top)
+    chances = hypergeometric(len(heads), top, top)
+    sizes = Counter(head.layer for head in heads)
     pairs = []
     for first, second in itertools.combinations(names, 2):
         both = tuple(head for head in tops[first] if head in tops[second])
+        by_layer = _within_layers(sizes, tops[first], tops[second])
         pairs.append(
             Pair(
                 first=first,
@@ -236,6 +251,8 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
                 heads=both,
                 jaccard=len(both) / (2 * top - len(both)),
                 p_at_least=float(sum(chances[len(both) :])),
+                expected_by_layer=float(sum(n * chance for n, chance in enumerate(by_layer))),
+                p_by_layer=float(sum(by_layer[len(both) :])),
                 spearman=spearman(scored[first], scored[second]),
                 kendall=kendall(scored[first], scored[second]),
             )
@@ -267,10 +284,25 @@ def _top(name: str, scored: Iterable[tuple[Head, float]], top: int) -> tuple[Hea
     return tuple(head for head, _ in ranked[:top])
 
 
-def hypergeometric(total: int, k: int) -> list[Fraction]:
-    """The exact probabilities that two random sets of `k` out of `total` share 0 to `k`."""
-    ways = math.comb(total, k)
+def hypergeometric(total: int, first: int, second: int) -> list[Fraction]:
+    """The exact probabilities that random sets of two sizes out of `total` share 0, 1, ... ."""
+    ways = math.comb(total, second)
     return [
-        Fraction(math.comb(k, shared) * math.comb(total - k, k - shared), ways)
-        for shared in range(k + 1)
+        Fraction(math.comb(first, shared) * math.comb(total - first, second - shared), ways)
+        for shared in range(min(first, second) + 1)
     ]
+
+
+def _within_layers(
+    sizes: Mapping[int, int], first: Sequence[Head], second: Sequence[Head]
+) -> list[Fraction]:
+    """The same for two tops, each of which is drawn anew within its layers."""
+    chances = [Fraction(1)]
+    for layer, size in sizes.items():
+        here, there = (sum(head.layer == layer for head in top) for top in (first, second))
+        more = hypergeometric(size, here, there)
+        together = [Fraction(0)] * (len(chances) + len(more) - 1)
+        for (a, chance), (b, other) in itertools.product(enumerate(chances), enumerate(more)):
+            together[a + b] += chance * other
+        chances = together
+    return chances

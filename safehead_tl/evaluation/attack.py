@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.evaluation.controls import matched_controls
+from safehead_tl.evaluation.clusters import Clusters, numbered
+from safehead_tl.evaluation.controls import Controls, draw_controls
 from safehead_tl.evaluation.outcome import Evaluation
 from safehead_tl.generation import Decoding, Judges, Questioning
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
+from safehead_tl.results import HeadGroup, HeadScores
 from safehead_tl.scan import Run
 
 
@@ -27,6 +33,9 @@ def evaluate(
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
     controls: int = 20,
+    clusters: Clusters = None,
+    harmless_clusters: Clusters = None,
+    chosen_by: HeadScores | HeadGroup | None = None,
     max_new_tokens: int | None = None,
     top_k: int | None = None,
     temperature: float = 1.0,
@@ -39,9 +48,8 @@ def evaluate(
     Attack success rate (paper Eq. 10) alone counts gibberish as success and misses refusals that
     its judge does not know. So every response is also judged for refusal and for coherence; each
     share comes with a 95 % Wilson interval over prompts and an exact paired test against the
-    unablated model; and random head sets with as many heads in each layer show what ablating any
-    heads does. On harmless prompts the same shares and the KL of the next token show what else is
-    lost.
+    unablated model; and random head sets of the same layers show what ablating any heads does. On
+    harmless prompts the same shares and the KL of the next token show what else is lost.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
@@ -55,8 +63,15 @@ def evaluate(
             released code), `"refusal-prefix"`, an `LlmJudge`, an `EndpointJudge`, or your own.
         refusal: decides what opens with a refusal.
         coherence: decides what is readable text.
-        controls: how many random head sets, matched by layer; all, if there are no more. At 20 the
-            smallest possible p-value against them is 0.048.
+        controls: how many random head sets, with as many heads in each layer as `heads`. If layers
+            hold fewer such sets, blocks of layers take their place, as small ones as will do; the
+            result says which. At 20 the smallest possible p-value against them is 0.048.
+        clusters: prompts that are alike: a label for each prompt, such as a column of their table,
+            or `"words"` for those that share two thirds of their words. Intervals and the paired
+            test then count a cluster as one.
+        harmless_clusters: the same of the harmless prompts.
+        chosen_by: the scan or the group that the heads come from. The result then says how many
+            prompts that chose them judge them here.
         max_new_tokens: length of a response; by default the paper's 128, or as many as fit into
             the model's context.
         top_k: draw each token from so many; `None`: the most likely one. The paper draws from 5.
@@ -70,8 +85,8 @@ def evaluate(
         the model, the heads, and each control set; equal responses to a prompt are judged once.
 
     Raises:
-        SafeheadError: for prompts, heads, judge, ablation or decoding that cannot be used, or a
-            run directory that holds another run.
+        SafeheadError: for prompts, clusters, heads, judge, ablation or decoding that cannot be
+            used, or a run directory that holds another run.
 
     Example:
         >>> model = sh.load_model("demo")
@@ -85,11 +100,14 @@ def evaluate(
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     if not (isinstance(controls, int) and controls >= 0):
         raise SafeheadError(f"controls={controls!r}: give a number of random head sets, or 0")
-    sets = matched_controls(chosen, model.cfg.n_heads, controls, seed) if chosen else ()
-    settings = {
+    drawn = Controls((), 1, 0)
+    if chosen:
+        drawn = draw_controls(chosen, model.cfg.n_layers, model.cfg.n_heads, controls, seed)
+    settings: dict[str, Any] = {
         "measure": "evaluate",
         "heads": [str(head) for head in chosen],
-        "controls": [[str(head) for head in group] for group in sets],
+        "controls": [[str(head) for head in group] for group in drawn.sets],
+        "matching": drawn.describe(),
     }
     named = {"harmful": prompts, **({} if harmless is None else {"harmless": harmless})}
     with single_thread_if_tiny(model):
@@ -103,11 +121,28 @@ def evaluate(
             run=run,
             identity=settings,
         )
-        variants = ((), *((chosen,) if chosen else ()), *sets)
+        alike = {"harmful": clusters, "harmless": harmless_clusters}
+        texts = {name: batch.prompts for name, batch in asking.batches.items()}
+        numbers = {name: numbered(alike[name], some, name) for name, some in texts.items()}
+        variants = ((), *((chosen,) if chosen else ()), *drawn.sets)
+        answers = {
+            name: replace(asking.ask(name, variants), clusters=numbers[name]) for name in texts
+        }
+        settings["chosen_on"] = chosen_on(chosen_by, texts)
         return Evaluation(
             heads=chosen,
-            controls=sets,
-            harmful=asking.ask("harmful", variants),
-            harmless=None if harmless is None else asking.ask("harmless", variants),
+            controls=drawn.sets,
+            harmful=answers["harmful"],
+            harmless=answers.get("harmless"),
             provenance=asking.provenance("harmful", settings),
         )
+
+
+def chosen_on(
+    chosen_by: HeadScores | HeadGroup | None, prompts: Mapping[str, Sequence[str]]
+) -> dict[str, int] | None:
+    """How many prompts of each set the heads were chosen on; `None` if that is not known."""
+    if chosen_by is None:
+        return None
+    shared = {name: chosen_by.provenance.shared_prompts(some) for name, some in prompts.items()}
+    return {name: count for name, count in shared.items() if count is not None} or None

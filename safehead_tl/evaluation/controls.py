@@ -1,58 +1,109 @@
-"""Random sets of heads to compare with: as many in each layer as the chosen ones."""
+"""Random sets of heads to compare with: like the chosen ones in where they lie."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from safehead_tl.heads import Group, Head
 
 
-def matched_controls(
-    heads: Sequence[Head], n_heads: int, draws: int, seed: int
-) -> tuple[Group, ...]:
-    """Distinct sets with as many heads in each layer as `heads`, and none of `heads` themselves.
+@dataclass(frozen=True)
+class Controls:
+    """Random sets of heads.
 
-    Where a layer has too few others, some of the chosen ones fill up; no set is `heads` again.
+    Attributes:
+        sets: distinct ones.
+        layers: 1 if each set has as many heads in each layer as the chosen ones have; more if it
+            has as many in each so many layers that follow each other.
+        possible: how many such sets there are.
+    """
+
+    sets: tuple[Group, ...]
+    layers: int
+    possible: int
+
+    def describe(self) -> dict[str, Any]:
+        """What a provenance keeps of how they were drawn."""
+        return {"layers": self.layers, "possible": self.possible}
+
+
+def matched_by(layers: int) -> str:
+    """What `Controls.layers` says, in words."""
+    return "matched by layer" if layers == 1 else f"matched by blocks of {layers} layers"
+
+
+def draw_controls(
+    chosen: Sequence[Head],
+    n_layers: int,
+    n_heads: int,
+    draws: int,
+    seed: int,
+    spared: Collection[Head] = (),
+) -> Controls:
+    """Draws distinct sets that lie in the same layers as `chosen`, and share no head with them.
+
+    A test against few sets cannot give a small p-value. So where the same layers hold fewer than
+    `draws` such sets, blocks of two layers take their place, then of three, up to all layers.
+    If there are still fewer, all that there are come out; where most heads are chosen, some of them
+    fill up, but no set is `chosen` again.
 
     Args:
-        heads: the chosen heads.
+        chosen: the chosen heads.
+        n_layers: layers of the model.
         n_heads: heads in a layer.
-        draws: how many sets to draw; if there are no more than that, all are taken.
+        draws: how many sets to draw.
         seed: of the draw.
+        spared: more heads that should be in no set.
     """
-    layers = []
-    for layer in sorted({head.layer for head in heads}):
-        own = sorted(head for head in heads if head.layer == layer)
-        others = [head for head in _layer(layer, n_heads) if head not in own]
-        layers.append((others, min(len(own), len(others)), own, max(0, len(own) - len(others))))
-    possible = math.prod(
-        math.comb(len(others), some) * math.comb(len(own), rest)
-        for others, some, own, rest in layers
-    )
+    for layers in range(1, n_layers + 1):
+        blocks = []
+        for first in range(0, n_layers, layers):
+            block = range(first, min(first + layers, n_layers))
+            own = sorted(head for head in chosen if head.layer in block)
+            every = (Head(layer, head) for layer in block for head in range(n_heads))
+            others = [head for head in every if head not in own and head not in spared]
+            some = min(len(own), len(others))
+            blocks.append((others, some, own, len(own) - some))
+        possible = math.prod(
+            math.comb(len(others), some) * math.comb(len(own), rest)
+            for others, some, own, rest in blocks
+        )
+        if possible >= draws and not any(rest for *_, rest in blocks):
+            break
+    if not any(some for _, some, _, _ in blocks):
+        return Controls((), layers, 0)  # every head is chosen
     if possible <= draws:
         choices = [
             [(*a, *b) for a in _sets(others, some) for b in _sets(own, rest)]
-            for others, some, own, rest in layers
+            for others, some, own, rest in blocks
         ]
-        every = (tuple(sorted(sum(parts, ()))) for parts in itertools.product(*choices))
-        return tuple(group for group in every if set(group) != set(heads))
+        every_set = (tuple(sorted(sum(parts, ()))) for parts in itertools.product(*choices))
+        return Controls(tuple(every_set), layers, possible)
     generator, found = random.Random(seed), dict[Group, None]()
     while len(found) < draws:
         drawn = [
             head
-            for others, some, own, rest in layers
+            for others, some, own, rest in blocks
             for head in (*generator.sample(others, some), *generator.sample(own, rest))
         ]
-        if set(drawn) != set(heads):
-            found[tuple(sorted(drawn))] = None
-    return tuple(found)
+        found[tuple(sorted(drawn))] = None
+    return Controls(tuple(found), layers, possible)
 
 
-def _layer(layer: int, n_heads: int) -> list[Head]:
-    return [Head(layer, head) for head in range(n_heads)]
+def in_order(heads: Group, like: Sequence[Head], layers: int, seed: int) -> Group:
+    """A drawn set as an order: in each place a head of the same block as that of `like`."""
+    shuffled = random.Random(seed).sample(heads, len(heads))
+    taken = []
+    for place in like:
+        block = place.layer // layers
+        taken.append(next(head for head in shuffled if head.layer // layers == block))
+        shuffled.remove(taken[-1])
+    return tuple(taken)
 
 
 def _sets(heads: Sequence[Head], count: int) -> list[Group]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,6 +13,8 @@ from typing_extensions import override
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.clusters import Clusters, numbered
+from safehead_tl.evaluation.controls import draw_controls, in_order, matched_by
 from safehead_tl.generation import METRICS, Decoding, Judges, Metric, Questioning, Responses
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
@@ -23,8 +24,8 @@ from safehead_tl.results import (
     Provenance,
     Rate,
     Saved,
-    bootstrap_interval,
     figures,
+    rise_interval,
 )
 from safehead_tl.scan import Run
 
@@ -38,7 +39,8 @@ class Concentration(Saved):
 
     Attributes:
         orders: heads in the order in which they are ablated, by the order's name.
-        random_orders: the random orders they are compared with.
+        random_orders: the random orders they are compared with, each like one of `orders` in which
+            layers its heads lie.
         responses: what the model answers: unablated, then with the first head of each order, with
             its first two, and so on.
         provenance: what it was computed from.
@@ -83,12 +85,16 @@ class Concentration(Saved):
         where ablation lowers the share.
 
         Returns:
-            The area, and its 95 % interval by bootstrap over prompts.
+            The area, and its 95 % interval over prompts: of the difference of two shares, each with
+            its Wilson interval (`rise_interval`).
         """
         variants = self._variants(order)
         shares = self.responses.outcomes(metric).double().mean(2)
-        gains = shares[variants[1:]].mean(0) - shares[0]
-        return gains.mean().item(), bootstrap_interval(gains.tolist())
+        before, after = (
+            Rate(some.sum().item(), shares.shape[1], self.responses.independent)
+            for some in (shares[0], shares[variants[1:]].mean(0))
+        )
+        return after.share - before.share, rise_interval(before, after)
 
     def random_areas(self, metric: Metric = "coherent_asr") -> list[float]:
         """The same along each random order."""
@@ -99,6 +105,16 @@ class Concentration(Saved):
             raise SafeheadError(f"no order {order!r}: there are {', '.join(self.orders)}")
         start = 1 + list(self.orders).index(order) * self.size
         return [0, *range(start, start + self.size)]
+
+    def notes(self) -> list[str]:
+        """In which way the random orders are like those given, and as how many prompts count."""
+        notes = []
+        if self.random_orders:
+            widest = max(each["layers"] for each in self.provenance.settings["matching"].values())
+            notes.append(
+                f"Random orders: {matched_by(widest)}, place by place, with one that was given."
+            )
+        return notes + self.responses.notes("harmful")
 
     def to_frame(self) -> pd.DataFrame:
         """Every point of every curve: `order, ablated, heads, metric, share, low, high, n`."""
@@ -145,6 +161,7 @@ class Concentration(Saved):
                 "areas": self.random_areas(),
                 "coherent_asr": self.random_curves(),
             },
+            "notes": self.notes(),
             "provenance": self.provenance.to_dict(),
         }
 
@@ -184,6 +201,7 @@ def concentration(
     *,
     size: int | None = None,
     random_orders: int = 20,
+    clusters: Clusters = None,
     ablation: str | Ablation = "undifferentiated",
     template: Template = "auto",
     judge: str | Judge = "keyword",
@@ -204,7 +222,10 @@ def concentration(
         orders: heads, the first to be ablated first, by a name: such as
             `{"Sahara": group.heads, "Ships": scores.top(3)}`.
         size: how many heads to ablate at most; by default as many as the shortest order has.
-        random_orders: how many random orders of all heads to compare with.
+        random_orders: how many random orders to compare with. Each is like one of `orders`, in
+            turn: place by place it has a head of the same layer that is in no order; or of the same
+            block of layers, where layers hold too few, as in `evaluate`.
+        clusters: prompts that are alike, as in `evaluate`.
         ablation: as in `evaluate`, and so the following.
         template: the text around each prompt.
         judge: decides what an attack success is.
@@ -249,14 +270,21 @@ def concentration(
             f"size={size}: the shortest order has {shortest} heads; give 1 to as many"
         )
     told = {name: heads[:size] for name, heads in parsed.items()}
-    everything = [Head(layer, head) for layer in range(layers) for head in range(width)]
-    generator = random.Random(seed)
-    drawn = tuple(tuple(generator.sample(everything, size)) for _ in range(random_orders))
+    given, drawn, matching = {head for heads in told.values() for head in heads}, [], {}
+    for number, (name, heads) in enumerate(told.items()):
+        draws = len(range(number, random_orders, len(told)))
+        like = draw_controls(heads, layers, width, draws, seed + number, given)
+        matching[name] = like.describe()
+        drawn += [
+            in_order(group, heads, like.layers, seed + place)
+            for place, group in enumerate(like.sets)
+        ]
     variants = [(), *(order[:k] for order in (*told.values(), *drawn) for k in range(1, size + 1))]
     settings = {
         "measure": "concentration",
         "orders": {name: [str(head) for head in heads] for name, heads in told.items()},
         "random_orders": [[str(head) for head in order] for order in drawn],
+        "matching": matching,
     }
     with single_thread_if_tiny(model), torch.no_grad():
         asking = Questioning.start(
@@ -269,5 +297,6 @@ def concentration(
             run=run,
             identity=settings,
         )
-        responses = asking.ask("harmful", variants)
-    return Concentration(told, drawn, responses, asking.provenance("harmful", settings))
+        numbers = numbered(clusters, asking.batches["harmful"].prompts, "harmful")
+        responses = replace(asking.ask("harmful", variants), clusters=numbers)
+    return Concentration(told, tuple(drawn), responses, asking.provenance("harmful", settings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,14 +11,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.controls import matched_by
 from safehead_tl.generation import METRICS, Metric, Responses
 from safehead_tl.heads import Head
-from safehead_tl.results import Provenance, Rate, Saved, figures, rank_p
+from safehead_tl.results import Provenance, Rate, Saved, figures, holm, rank_p
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 UNABLATED, ABLATED = 0, 1
+TESTS = ("p_unablated", "p_controls", "holm_unablated", "holm_controls")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Summary:
         p_unablated: exact paired p-value of the two.
         controls: the share with each control set ablated.
         p_controls: how likely a random control moves the share as far from the unablated one.
+        holm_unablated: `p_unablated`, corrected for the number of shares of the evaluation (Holm).
+        holm_controls: `p_controls`, likewise.
     """
 
     prompts: str
@@ -42,6 +46,8 @@ class Summary:
     p_unablated: float | None
     controls: tuple[float, ...]
     p_controls: float | None
+    holm_unablated: float | None = None
+    holm_controls: float | None = None
 
     @property
     def control_mean(self) -> float | None:
@@ -55,7 +61,7 @@ class Evaluation(Saved):
 
     Attributes:
         heads: the heads that were ablated.
-        controls: the random sets, matched by layer.
+        controls: the random sets, of the same layers or blocks of layers.
         harmful: responses to the harmful prompts: unablated, ablated, then each control.
         harmless: likewise, if harmless prompts were given.
         provenance: what it was computed from.
@@ -100,11 +106,36 @@ class Evaluation(Saved):
 
     def summaries(self) -> list[Summary]:
         """Every share that was measured."""
-        return [
+        found = [
             self._summary(name, responses, metric)
             for name, responses in self._sets()
             for metric in METRICS
         ]
+        unablated = holm([summary.p_unablated for summary in found])
+        controls = holm([summary.p_controls for summary in found])
+        return [
+            replace(summary, holm_unablated=one, holm_controls=other)
+            for summary, one, other in zip(found, unablated, controls, strict=True)
+        ]
+
+    @property
+    def least_p(self) -> float | None:
+        """The smallest `p_controls` that could have come out; `None` without controls."""
+        return 1 / (1 + len(self.controls)) if self.controls else None
+
+    def notes(self) -> list[str]:
+        """What limits the shares and tests, a sentence each."""
+        told, notes = self.provenance.settings, []
+        if self.least_p is not None:
+            matching = told["matching"]
+            notes.append(
+                f"Random: {len(self.controls)} of {matching['possible']:,} possible sets of heads, "
+                f"{matched_by(matching['layers'])}: p against them can be {self.least_p:.2g} at "
+                "the least."
+            )
+        if self.heads:
+            notes.append(choice_words(told["chosen_on"], dict(self._sets())))
+        return notes + [note for name, found in self._sets() for note in found.notes(name)]
 
     def _sets(self) -> Iterator[tuple[str, Responses]]:
         yield "harmful", self.harmful
@@ -151,8 +182,9 @@ class Evaluation(Saved):
         """Every share of every condition, one a row.
 
         Returns:
-            Columns `prompts, metric, condition, heads, share, low, high, n, p_unablated,
-            p_controls`; the last two only for the ablated heads.
+            Columns `prompts, metric, condition, heads, share, low, high, n, independent,
+            p_unablated, p_controls, holm_unablated, holm_controls`; the last four only for the
+            ablated heads.
         """
         groups = [(), *([self.heads] if self.heads else []), *self.controls]
         rows = []
@@ -171,8 +203,8 @@ class Evaluation(Saved):
                         "low": rate.interval[0],
                         "high": rate.interval[1],
                         "n": rate.total,
-                        "p_unablated": summary.p_unablated if tested else None,
-                        "p_controls": summary.p_controls if tested else None,
+                        "independent": rate.independent or rate.total,
+                        **{name: getattr(summary, name) if tested else None for name in TESTS},
                     }
                 )
         return pd.DataFrame(rows)
@@ -202,9 +234,8 @@ class Evaluation(Saved):
                 "metric": summary.metric,
                 "unablated": _plain(summary.unablated),
                 "ablated": summary.ablated and _plain(summary.ablated),
-                "p_unablated": summary.p_unablated,
                 "controls": list(summary.controls),
-                "p_controls": summary.p_controls,
+                **{name: getattr(summary, name) for name in TESTS},
             }
             for summary in self.summaries()
         ]
@@ -212,6 +243,8 @@ class Evaluation(Saved):
             "heads": [str(head) for head in self.heads],
             "controls": [[str(head) for head in group] for group in self.controls],
             "summaries": summaries,
+            "least_p": self.least_p,
+            "notes": self.notes(),
             "divergence": {name: self.divergence(name) for name, _ in self._sets()},
             "provenance": self.provenance.to_dict(),
         }
@@ -249,4 +282,24 @@ class Evaluation(Saved):
 
 
 def _plain(rate: Rate) -> dict[str, Any]:
-    return {"share": rate.share, "interval": list(rate.interval), "n": rate.total}
+    return {
+        "share": rate.share,
+        "interval": list(rate.interval),
+        "n": rate.total,
+        "independent": rate.independent or rate.total,
+    }
+
+
+def choice_words(chosen_on: Mapping[str, int] | None, sets: Mapping[str, Responses]) -> str:
+    """Whether the prompts of an evaluation chose its heads, in a sentence."""
+    if chosen_on is None:
+        return "Whether any of these prompts chose the heads is not known."
+    shared = [
+        f"{count} of {len(sets[name].prompts)} {name}" for name, count in chosen_on.items() if count
+    ]
+    if not shared:
+        return "None of these prompts chose the heads."
+    return (
+        f"Heads were chosen on {' and '.join(shared)} prompts that judge them here: on prompts "
+        "that did not choose them they may do less."
+    )

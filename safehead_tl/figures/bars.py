@@ -1,24 +1,21 @@
-"""The highest scores as ranked bars, with 95 % intervals over prompts."""
+"""The highest scores as ranked bars, with medians over prompts and their 95 % intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.figures.captions import UNITS, score_words
 from safehead_tl.figures.style import COLOURS, NAMED_TICKS, error_bars, lay_out, plain
 from safehead_tl.heads import Head
+from safehead_tl.results import median_intervals
 
 if TYPE_CHECKING:
     from safehead_tl.results import HeadScores
 
-DRAWS = 2000
 WIDTH, ROW = 520, 22
 
 
@@ -33,27 +30,19 @@ def bars_figure(scores: HeadScores, top: int, marked: Sequence[Head], marked_as:
     """
     ranked = top_scored(scores, top)
     heads = [head for head, _ in ranked]
-    intervals = None
-    if scores.per_prompt is not None:
-        columns = scores.per_prompt[:, [h.layer for h in heads], [h.head for h in heads]]
-        intervals = mean_intervals(columns)
     unit, figure = UNITS[scores.measure], go.Figure()
     for name, colour, rows in named_rows(heads, marked, marked_as):
         values = [ranked[row][1] for row in rows]
-        shown = None if intervals is None else [intervals[row] for row in rows]
         figure.add_bar(
             name=name,
             x=values,
             y=rows,
             orientation="h",
             marker={"color": colour},
-            error_x=None if shown is None else error_bars(values, shown),
-            hovertext=[
-                hover(scores, ranked, row, None if intervals is None else intervals[row])
-                for row in rows
-            ],
+            hovertext=[hover(scores, ranked, row) for row in rows],
             hoverinfo="text",
         )
+    over_prompts = _add_prompts(figure, scores, heads)
     figure.update_layout(
         barmode="overlay",
         bargap=0.25,
@@ -62,17 +51,13 @@ def bars_figure(scores: HeadScores, top: int, marked: Sequence[Head], marked_as:
     )
     title, notes = score_words(scores)
     notes.append(f"the {len(ranked)} highest of {len(scores.ranked())} heads")
-    notes.append(
-        f"95 % bootstrap intervals of the mean over {len(scores.per_prompt)} prompts"
-        if scores.per_prompt is not None
-        else "one score for all prompts together, so no interval"
-    )
+    notes.append(over_prompts)
     return lay_out(
         figure,
         title,
         notes,
         plot=(WIDTH, max(60, ROW * len(ranked))),
-        legend=1 if marked else 0,
+        legend=1 if marked or scores.per_prompt is not None else 0,
     )
 
 
@@ -110,29 +95,41 @@ def head_rows(heads: Sequence[Head]) -> dict[str, object]:
     }
 
 
-def mean_intervals(samples: Float[Tensor, "prompt head"]) -> list[tuple[float, float]]:
-    """95 % percentile bootstrap intervals of means over prompts.
+def _add_prompts(figure: go.Figure, scores: HeadScores, heads: Sequence[Head]) -> str:
+    """Draws medians with intervals, or each prompt where these are few; says which."""
+    if scores.per_prompt is None:
+        return "one score for all prompts together, so no interval"
+    samples = scores.per_prompt[:, [h.layer for h in heads], [h.head for h in heads]].double()
+    rows, count = list(range(len(heads))), len(samples)
+    marker = {"color": COLOURS["ink"], "symbol": "diamond", "size": 6}
+    intervals = median_intervals(samples)
+    if intervals is None:
+        figure.add_scatter(
+            name="a prompt", x=samples.flatten().tolist(), y=rows * count, mode="markers",
+            marker=marker,
+        )  # fmt: skip
+        return f"bars: means; dots: the {count} prompts, too few for an interval"
+    medians = samples.quantile(0.5, dim=0).tolist()
+    figure.add_scatter(
+        name="median over prompts",
+        x=medians,
+        y=rows,
+        mode="markers",
+        marker=marker,
+        error_x=error_bars(medians, intervals),
+        hovertext=[
+            f"<b>{head}</b><br>median {median:.4g} [{low:.4g}, {high:.4g}]"
+            for head, median, (low, high) in zip(heads, medians, intervals, strict=True)
+        ],
+        hoverinfo="text",
+    )
+    return f"bars: means over {count} prompts; diamonds: medians, with 95 % intervals"
 
-    The same 2000 draws of prompts, by seed 0, serve all heads. The interval is a head's own: that
-    it was chosen as one of the highest is not accounted for.
-    """
-    values = samples.double().cpu().numpy()
-    count = len(values)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    low, high = np.quantile(drawn @ values / count, [0.025, 0.975], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
 
-
-def hover(
-    scores: HeadScores,
-    ranked: Sequence[tuple[Head, float]],
-    row: int,
-    interval: tuple[float, float] | None = None,
-) -> str:
+def hover(scores: HeadScores, ranked: Sequence[tuple[Head, float]], row: int) -> str:
     """What a head's row says when it is pointed at."""
     head, value = ranked[row]
-    between = "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
-    lines = [f"<b>{head}</b>", f"{value:.4g}{between} ({UNITS[scores.measure]})"]
+    lines = [f"<b>{head}</b>", f"{value:.4g} ({UNITS[scores.measure]})"]
     lines.append(f"rank {row + 1} of {len(scores.ranked())}")
     if scores.heads_per_kv_group > 1:
         lines.append(f"KV group {head.head // scores.heads_per_kv_group}")

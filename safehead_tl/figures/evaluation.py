@@ -60,13 +60,13 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    provenance, count = evaluation.provenance, len(evaluation.controls)
+    provenance = evaluation.provenance
     notes = [
         f"{model_words(provenance)}, {prompt_words(provenance, 'harmful')}",
         f"judge {plain(repr(provenance.settings['judge']['name']))}",
         "bars: 95 % Wilson intervals",
     ]
-    return [*notes, f"points: {count} random head sets, matched by layer"] if count else notes
+    return [*notes, *evaluation.notes()]
 
 
 def _traces(evaluation: Evaluation, summaries: list[Summary]) -> list[go.Bar | go.Scatter]:

@@ -67,6 +67,7 @@ def _hover(pair: Pair, k: int) -> str:
             f"<b>{plain(pair.first)} and {plain(pair.second)}</b>",
             f"{pair.shared} of {k} shared, Jaccard {pair.jaccard:.3f}",
             f"as many or more by chance: p = {pair.p_at_least:.2g}",
+            f"by chance within the layers: {pair.expected_by_layer:.2g}, p = {pair.p_by_layer:.2g}",
             f"Spearman's {_rho(pair)}, Kendall's τ<sub>b</sub> = {pair.kendall:.2f}",
             *(lines or ["no head in common"]),
         ]

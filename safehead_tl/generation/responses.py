@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from safehead_tl.results import Rate, paired_p
@@ -43,6 +43,7 @@ class Responses:
         refused: responses that open with a refusal.
         coherent: responses that are readable text.
         divergence: KL(unablated ‖ variant) of the next token at the end of each prompt, in nats.
+        clusters: the number of each prompt's cluster, if some are alike.
     """
 
     prompts: tuple[str, ...]
@@ -52,6 +53,7 @@ class Responses:
     refused: Bool[Tensor, "variant prompt sample"]
     coherent: Bool[Tensor, "variant prompt sample"]
     divergence: Float[Tensor, "variant prompt"]
+    clusters: Int[Tensor, " prompt"] | None = None
 
     def outcomes(self, metric: Metric) -> Bool[Tensor, "variant prompt sample"]:
         """Which responses count for a metric."""
@@ -64,11 +66,37 @@ class Responses:
     def rate(self, metric: Metric, variant: int) -> Rate:
         """The share of responses that count, with an interval over prompts."""
         counted = self.outcomes(metric)[variant]
-        return Rate(counted.double().mean(1).sum().item(), len(self.prompts))
+        return Rate(counted.double().mean(1).sum().item(), len(self.prompts), self.independent)
+
+    @property
+    def independent(self) -> float | None:
+        """As how many prompts they count, if those of a cluster say no more than one (Kish 1965).
+
+        `None` without clusters. With clusters of one size it is how many there are; a large one
+        among small ones makes it less, because it weighs more in the share.
+        """
+        if self.clusters is None:
+            return None
+        return len(self.prompts) ** 2 / self.clusters.bincount().square().sum().item()
+
+    def notes(self, name: str) -> list[str]:
+        """How many of its prompts count, if some are alike; `name` is what they are."""
+        if self.clusters is None:
+            return []
+        return [
+            f"The {len(self.prompts)} {name} prompts count as {self.independent:.3g} independent "
+            f"ones: they are in {int(self.clusters.max()) + 1} clusters."
+        ]
 
     def differs(self, metric: Metric, variant: int) -> float:
-        """Exact paired p-value of a variant against the unablated model, prompt by prompt."""
+        """Exact paired p-value of a variant against the unablated model.
+
+        Prompt by prompt, or cluster by cluster if there are any.
+        """
         counts = self.outcomes(metric).sum(2)
+        if self.clusters is not None:
+            together = counts.new_zeros(len(counts), int(self.clusters.max()) + 1)
+            counts = together.index_add(1, self.clusters, counts)
         return paired_p(counts[0].tolist(), counts[variant].tolist())
 
     def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -92,8 +120,9 @@ class Responses:
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """What is kept as tensors in a file."""
-        names = ("success", "refused", "coherent", "divergence")
-        return {f"{prefix}.{name}": getattr(self, name) for name in names}
+        names = ("success", "refused", "coherent", "divergence", "clusters")
+        found = {f"{prefix}.{name}": getattr(self, name) for name in names}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def header(self) -> dict[str, Any]:
         """What is kept as JSON in a file."""
@@ -112,6 +141,7 @@ class Responses:
             refused=tensors[f"{prefix}.refused"],
             coherent=tensors[f"{prefix}.coherent"],
             divergence=tensors[f"{prefix}.divergence"],
+            clusters=tensors.get(f"{prefix}.clusters"),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from safehead_tl.ground_truth.variants import Variant
 from safehead_tl.heads import Head
-from safehead_tl.results import bootstrap_interval
+from safehead_tl.results import Rate
 
 METRICS = MappingProxyType(
     {
@@ -20,6 +20,9 @@ METRICS = MappingProxyType(
     }
 )
 """What the orders are judged by; k is the number of planted heads."""
+
+LEAST = 6
+"""Organisms for an interval; where there are fewer, the values are told."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,40 @@ class Summary:
 
     Attributes:
         variant: the variant.
-        means: the mean of each metric.
-        intervals: their 95 % bootstrap intervals over organisms.
-        organisms: how many.
+        values: each metric on each organism.
         decoys_above: how many decoys came before the last planted head.
         decoys: of how many.
     """
 
     variant: Variant
-    means: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    organisms: int
+    values: dict[str, list[float]]
     decoys_above: int
     decoys: int
 
+    @property
+    def organisms(self) -> int:
+        """How many."""
+        return len(self.values["precision"])
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each metric."""
+        return {metric: statistics.fmean(each) for metric, each in self.values.items()}
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % Wilson intervals of the means over organisms, as of shares; none of fewer than 6."""
+        if self.organisms < LEAST:
+            return {}
+        return {name: Rate(sum(each), len(each)).interval for name, each in self.values.items()}
+
     def told(self, metric: str) -> str:
-        """A mean with its interval."""
-        low, high = self.intervals[metric]
-        return f"{self.means[metric]:.2f} [{low:.2f}, {high:.2f}]"
+        """A mean with its interval, or with what it is the mean of."""
+        if metric in self.intervals:
+            low, high = self.intervals[metric]
+            return f"{self.means[metric]:.2f} [{low:.2f}, {high:.2f}]"
+        each = ", ".join(f"{value:.2f}" for value in sorted(self.values[metric]))
+        return f"{self.means[metric]:.2f} ({each})"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -108,13 +127,10 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
         by_variant.setdefault(str(outcome.variant), []).append(outcome)
     found = []
     for some in by_variant.values():
-        values = {metric: [getattr(one, metric) for one in some] for metric in METRICS}
         found.append(
             Summary(
                 variant=some[0].variant,
-                means={metric: statistics.fmean(each) for metric, each in values.items()},
-                intervals={metric: bootstrap_interval(each) for metric, each in values.items()},
-                organisms=len(some),
+                values={metric: [getattr(one, metric) for one in some] for metric in METRICS},
                 decoys_above=sum(one.decoys_above for one in some),
                 decoys=sum(len(one.decoys) for one in some),
             )

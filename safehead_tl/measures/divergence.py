@@ -52,7 +52,8 @@ class Divergence:
                 some = states[heads, prompts]
                 after = next_token_log_probs(self.model, some.flatten(0, 1))
                 after = after.unflatten(0, some.shape[:2])
-                columns.append((likely * (before - after)).sum(-1))
+                # no divergence is below 0, but rounding is: by some 1e-16 where nothing moves
+                columns.append((likely * (before - after)).sum(-1).clamp(min=0))
             found.append(torch.cat(columns).T)
         return torch.cat(found)
 

@@ -85,6 +85,30 @@ def load_prompts(
     return prompts[:limit] if draw is None else _drawn(prompts, limit, draw)
 
 
+def load_labels(
+    prompts: Sequence[str],
+    source: str | Path,
+    labels: str,
+    *,
+    column: str | None = None,
+    split: str | None = None,
+) -> list[str]:
+    """What another column says of prompts that `load_prompts` gave of the same source.
+
+    Args:
+        prompts: the prompts. Of one that is repeated in the source the first label counts.
+        source: where they are from.
+        labels: the column.
+        column: that of the prompts.
+        split: as in `load_prompts`.
+    """
+    texts = _read(source, column, split)
+    found: dict[str, str] = {}
+    for text, label in zip(texts, _read(source, labels, split), strict=True):
+        found.setdefault(" ".join(text.split()), label)
+    return [found[" ".join(prompt.split())] for prompt in prompts]
+
+
 Prompts: TypeAlias = str | Path | Sequence[str]
 """What takes prompts takes texts, or a source that `load_prompts` reads with its defaults."""
 

@@ -9,7 +9,15 @@ from safehead_tl.results.correlation import kendall, spearman
 from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import Saved, load_result, save_result
 from safehead_tl.results.group import HeadGroup
-from safehead_tl.results.provenance import Provenance, versions
+from safehead_tl.results.provenance import Provenance, text_hashes, versions
 from safehead_tl.results.scores import HeadScores
 from safehead_tl.results.screened import Ending, Screened
-from safehead_tl.results.stats import Z_95, Rate, bootstrap_interval, paired_p, rank_p
+from safehead_tl.results.stats import (
+    Z_95,
+    Rate,
+    holm,
+    median_intervals,
+    paired_p,
+    rank_p,
+    rise_interval,
+)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,15 @@ def versions() -> Mapping[str, str]:
     return MappingProxyType({"python": platform.python_version(), **packages})
 
 
+def text_hashes(texts: Iterable[str]) -> list[str]:
+    """The beginnings of the SHA-256 of texts, white space apart: to tell which ones two sets share.
+
+    Texts cannot be read from them, but a known text can be told to be among them.
+    """
+    plain = (" ".join(text.split()) for text in texts)
+    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in plain]
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a result was computed from.
@@ -28,7 +38,8 @@ class Provenance:
     Attributes:
         model: name, revision, hashes of config and weights, dtype, device, sizes.
         ablation: its name and settings.
-        prompts: template, number of prompts, and a SHA-256 of their texts and of their tokens.
+        prompts: template, number of prompts, and a SHA-256 of their texts, of each text, and of
+            their tokens.
         settings: what else the measure was told.
         versions: of Python and the packages.
         seconds: wall time; of a run in several sittings, the sum.
@@ -67,6 +78,11 @@ class Provenance:
             forward_passes=round(forward_passes, 2),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+
+    def shared_prompts(self, texts: Iterable[str]) -> int | None:
+        """How many of some prompts it was computed from too; `None` if that is not known."""
+        known = self.prompts.get("each_hash")
+        return None if known is None else sum(each in known.split() for each in text_hashes(texts))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

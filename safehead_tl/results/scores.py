@@ -207,11 +207,13 @@ class HeadScores(Saved):
     def bars(
         self, top: int = 20, *, marked: HeadsLike = (), marked_as: str = "marked"
     ) -> go.Figure:
-        """Draws the highest scores as ranked bars, with 95 % intervals over prompts.
+        """Draws the highest scores as ranked bars, with medians over prompts and their intervals.
 
-        The interval is the percentile bootstrap of the mean over prompts (2000 draws, seed 0, the
-        same draws for all heads): KL is skewed and never negative, and so is the interval. A
-        measure of all prompts together has no interval, and the figure says so.
+        The bar is the score: the mean over prompts. The 95 % interval is of the median, from the
+        k-th lowest prompt to the k-th highest, which holds whatever the law of the scores. No
+        interval of the mean does: of a few prompts none says how high the rare ones are. Prompts
+        are taken to be independent, and heads not to be chosen. With fewer than six prompts there
+        are dots instead; a measure of all prompts together has neither, and the figure says so.
 
         Args:
             top: how many heads.

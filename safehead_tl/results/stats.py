@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+from scipy.special import bdtr
+from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
 
 Z_95 = 1.959963984540054
-BOOTSTRAPS = 2000
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,12 @@ class Rate:
         successes: how many. Not whole where one of the total succeeds in part, such as a prompt
             with some of its samples: samples of one prompt are alike, so the prompts are counted.
         total: out of how many.
+        independent: as how many independent ones they count, if some are alike.
     """
 
     successes: float | int
     total: int
+    independent: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.successes <= self.total or self.total < 1:
@@ -39,7 +43,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end, at 95 %."""
-        n, p, z2 = self.total, self.share, Z_95**2
+        n, p, z2 = self.independent or self.total, self.share, Z_95**2
         middle = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
         return max(0.0, middle - half), min(1.0, middle + half)
@@ -57,7 +61,8 @@ def paired_p(before: Sequence[int], after: Sequence[int]) -> float:
     McNemar test.
 
     Args:
-        before: a whole number for each pair, such as how many of a prompt's samples succeeded.
+        before: a whole number for each pair, such as how many of a prompt's samples succeeded, or
+            of a cluster's prompts.
         after: the same in the other condition.
 
     Returns:
@@ -81,8 +86,41 @@ def rank_p(value: float | int, controls: Sequence[float | int]) -> float:
     return (1 + sum(control >= value for control in controls)) / (1 + len(controls))
 
 
-def bootstrap_interval(values: Sequence[float | int]) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean, with the same draws each time."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
-    low, high = np.quantile(np.array(values, dtype=float)[drawn].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for how many they are (Holm 1979), however they depend on each other."""
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected, least = list(p_values), 0.0
+    for rank, (p, place) in enumerate(tested):
+        corrected[place] = least = max(least, min(1.0, (len(tested) - rank) * p))
+    return corrected
+
+
+def rise_interval(before: Rate, after: Rate) -> tuple[float, float]:
+    """95 % interval of `after` less `before`, made of their own two (Newcombe 1998, method 10).
+
+    Without its correlation term: too wide where the same prompts succeed in both.
+    """
+    rise = after.share - before.share
+    (low, high), (under, over) = before.interval, after.interval
+    down = math.hypot(after.share - under, high - before.share)
+    return rise - down, rise + math.hypot(over - after.share, before.share - low)
+
+
+def median_intervals(
+    samples: Float[Tensor, "sample column"],
+) -> list[tuple[float, float]] | None:
+    """95 % intervals of medians: from the k-th lowest of the samples to the k-th highest.
+
+    How many of the samples lie below the median is binomial, whatever the law of the samples: no
+    less than 95 % is held with any law and any number of samples.
+
+    Returns:
+        One for each column; `None` if there are fewer than six samples, because the lowest and the
+        highest of five hold the median with 94 % only.
+    """
+    count = len(samples)
+    outside = int((bdtr(np.arange(count), count, 0.5) <= 0.025).sum())
+    if not outside:
+        return None
+    ordered = samples.sort(0).values
+    return list(zip(ordered[outside - 1].tolist(), ordered[-outside].tolist(), strict=True))

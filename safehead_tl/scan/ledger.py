@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.prompts import PromptBatch
-from safehead_tl.results import Provenance
+from safehead_tl.results import Provenance, text_hashes
 from safehead_tl.scan.run_directory import Piece, RunDirectory
 
 
@@ -86,7 +86,7 @@ class Ledger:
         return Provenance.now(
             model=model,
             ablation=ablation.describe(),
-            prompts=batch.describe(),
+            prompts={**batch.describe(), "each_hash": " ".join(text_hashes(batch.prompts))},
             settings=settings,
             seconds=time.perf_counter() - self.started + self.cost.seconds,
             forward_passes=ablation.passes + self.cost.token_layers / whole_pass,

@@ -124,15 +124,18 @@ def test_evaluate(tmp_path):
     text = run(
         "evaluate", "demo", "--prompts", "demo/harmful", "--split", "test", "--limit", 12,
         "--harmless", "demo/benign", "--heads", group, "--template", "chat", "--controls", 4,
-        "--max-new-tokens", 20, "--json", tmp_path / "e.json", "--save", tmp_path / "e.safetensors",
-        "--figure", tmp_path / "e.html",
+        "--max-new-tokens", 20, "--json", tmp_path / "e.json", "--clusters", "words",
+        "--save", tmp_path / "e.safetensors", "--figure", tmp_path / "e.html",
     )  # fmt: skip
     assert "KL of the next token: harmful prompts 7" in text
+    assert "None of these prompts chose the heads." in " ".join(text.split())
     found = sh.Evaluation.load(tmp_path / "e.safetensors")
     assert set(map(str, found.heads)) == {"L1H3", "L2H6"}
     told = json.loads((tmp_path / "e.json").read_text())
     assert told == {"written_by": f"safehead_tl {version('safehead-tl')}", **found.to_dict()}
     assert found.asr.total == 12
+    assert found.asr.independent < 12
+    assert found.harmless.independent is None
     assert found.harmless.prompts == tuple(sh.load_prompts("demo/benign", split="test")[:12])
     assert "<html>" in (tmp_path / "e.html").read_text()
 
@@ -189,7 +192,7 @@ def test_overlap(tmp_path):
             "--template", "chat", "--save", tmp_path / f"{name}.safetensors")  # fmt: skip
     files = (tmp_path / "scaling.safetensors", tmp_path / "zero.safetensors")
     text = run("overlap", *files, "--top", 3, "--figure", tmp_path / "o.html")
-    assert "3 (0.3)" in text
+    assert "3 (0.3, " in text
     assert "<html>" in (tmp_path / "o.html").read_text()
     assert json.loads(run("overlap", *files, "--json", "-"))["top"] == 10
 

@@ -50,7 +50,7 @@ def test_chance_against_all_sets(total, k):
     """One set stays where it is; the other goes through all that there are."""
     mine = set(range(k))
     shared = [len(mine & set(other)) for other in itertools.combinations(range(total), k)]
-    chances = hypergeometric(total, k)
+    chances = hypergeometric(total, k, k)
     assert [float(chance) for chance in chances] == pytest.approx(
         [shared.count(size) / len(shared) for size in range(k + 1)]
     )
@@ -78,8 +78,26 @@ def test_chance_by_shuffling():
     assert len(counts) == 495
     assert sum(counts) / 495 == pytest.approx(found.expected_shared)
     assert sum(jaccards) / 495 == pytest.approx(found.expected_jaccard)
-    two = float(sum(hypergeometric(12, 4)[2:]))
+    two = float(sum(hypergeometric(12, 4, 4)[2:]))
     assert sum(count >= 2 for count in counts) / 495 == pytest.approx(two)
+
+
+def test_chance_within_layers_against_all_tops():
+    """One top stays; the other goes through all with as many heads in each layer."""
+    mine, yours = (0, 1, 5, 8), (0, 6, 7, 9)  # of three layers of four
+    found = overlap({"a": of_ranks(*mine), "b": of_ranks(*yours)}, top=4)
+    layers = [[head for head in yours if head // 4 == layer] for layer in range(3)]
+    drawn = itertools.product(
+        *(itertools.combinations(range(4 * n, 4 * n + 4), len(own)) for n, own in enumerate(layers))
+    )
+    shared = [len(set(mine) & set(sum(parts, ()))) for parts in drawn]
+    (pair,) = found.pairs
+    assert pair.shared == 1
+    assert pair.expected_by_layer == pytest.approx(sum(shared) / len(shared))
+    assert pair.p_by_layer == pytest.approx(sum(n >= 1 for n in shared) / len(shared))
+    first = overlap({"a": of_ranks(0, 1, 2), "b": of_ranks(0, 1, 3)}, top=3)
+    assert first.pairs[0].p_at_least < 0.15
+    assert first.pairs[0].p_by_layer == 1, "three of four heads of a layer always share two"
 
 
 def test_a_chance_too_small_for_sums_of_floats():

@@ -10,13 +10,13 @@ from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
 from families import QUIET
-from safehead_tl.evaluation.controls import matched_controls
+from safehead_tl.evaluation.controls import draw_controls, in_order
 from safehead_tl.generation import batched
 from safehead_tl.generation.responses import Responses
 from safehead_tl.models.identity import is_bridge
 from safehead_tl.organism import DEMO
 from safehead_tl.prompts.tokens import encode
-from safehead_tl.results.stats import Rate, paired_p, rank_p
+from safehead_tl.results.stats import Rate, holm, paired_p, rank_p
 
 PLANTED = ["L1H3", "L2H6"]
 TOLD = {"template": "chat", "max_new_tokens": 20, "run": QUIET}
@@ -295,27 +295,93 @@ def heads(*names):
 
 def test_controls_are_matched_by_layer_and_distinct():
     chosen = heads("L0H1", "L3H0", "L3H5")
-    sets = matched_controls(chosen, 8, 20, seed=0)
+    drawn = draw_controls(chosen, 4, 8, 20, seed=0)
+    sets = drawn.sets
+    assert (drawn.layers, drawn.possible) == (1, 7 * math.comb(6, 2))
     assert len(set(sets)) == 20
     for group in sets:
         assert [head.layer for head in group] == [0, 3, 3]
         assert len(set(group)) == 3
         assert not set(group) & set(chosen)
-    assert sets == matched_controls(chosen, 8, 20, seed=0)
-    assert sets != matched_controls(chosen, 8, 20, seed=1)
+    assert drawn == draw_controls(chosen, 4, 8, 20, seed=0)
+    assert sets != draw_controls(chosen, 4, 8, 20, seed=1).sets
 
 
 def test_controls_are_all_there_are_if_these_are_few():
-    every = matched_controls(heads("L0H1"), 4, 20, seed=0)
+    every = draw_controls(heads("L0H1"), 1, 4, 20, seed=0).sets
     assert set(every) == {(sh.Head(0, head),) for head in (0, 2, 3)}
-    pair = matched_controls(heads("L0H0", "L1H1"), 4, 20, seed=0)
-    assert len(pair) == 9
-    crowded = matched_controls(heads("L0H0", "L0H1", "L0H2"), 4, 20, seed=0)
+    pair = draw_controls(heads("L0H0", "L1H1"), 2, 4, 20, seed=0)
+    assert (len(pair.sets), pair.layers, pair.possible) == (15, 2, 15)
+    crowded = draw_controls(heads("L0H0", "L0H1", "L0H2"), 1, 4, 20, seed=0).sets
     others = {frozenset(group) for group in itertools.combinations(range(4), 3)} - {
         frozenset((0, 1, 2))
     }
     assert {frozenset(head.head for head in group) for group in crowded} == others
-    assert matched_controls(heads("L0H0", "L0H1"), 2, 20, seed=0) == ()
+    assert draw_controls(heads("L0H0", "L0H1"), 1, 2, 20, seed=0).sets == ()
+    assert draw_controls(heads("L0H0"), 4, 8, 0, seed=0).sets == ()
+
+
+@pytest.mark.parametrize("layer", [0, 3, 5])
+def test_a_layer_with_too_few_heads_is_widened_until_p_can_be_small(layer):
+    chosen = heads(f"L{layer}H1")
+    drawn = draw_controls(chosen, 6, 8, 20, seed=0)
+    assert (drawn.layers, drawn.possible, len(set(drawn.sets))) == (3, 23, 20)
+    assert {head.layer // 3 for (head,) in drawn.sets} == {layer // 3}
+    assert chosen not in drawn.sets
+    assert rank_p(1, [0] * len(drawn.sets)) < 0.05
+
+
+def test_random_orders_match_place_by_place_and_spare_all_that_were_given():
+    order, spared = heads("L2H1", "L0H0", "L2H4"), heads("L0H3", "L2H0")
+    drawn = draw_controls(order, 4, 8, 20, 0, {*order, *spared})
+    assert drawn.layers == 1
+    for number, group in enumerate(drawn.sets):
+        placed = in_order(group, order, 1, number)
+        assert [head.layer for head in placed] == [2, 0, 2]
+        assert not {*placed} & {*order, *spared}
+    orders = {in_order(drawn.sets[0], order, 1, seed) for seed in range(8)}
+    assert len(orders) == 2, "the two heads of layer 2 come in both orders"
+
+
+def test_a_result_says_how_it_was_compared(found):
+    assert found.least_p == 1 / 21
+    assert found.notes()[0] == (
+        "Random: 20 of 49 possible sets of heads, matched by layer: p against them can be 0.048 at "
+        "the least."
+    )
+    assert found.notes()[1] == "Whether any of these prompts chose the heads is not known."
+    rows = found.summaries()
+    for test in ("unablated", "controls"):
+        raw = [getattr(row, f"p_{test}") for row in rows]
+        assert [getattr(row, f"holm_{test}") for row in rows] == holm(raw)
+    assert json.loads(json.dumps(found.to_dict()))["notes"] == found.notes()
+
+
+def test_prompts_that_chose_the_heads_are_counted(demo, requests, benign):
+    scored = sh.ships(demo, [*requests[:5], *benign[:2]], template="chat", run=QUIET)
+    told = {**TOLD, "controls": 0, "max_new_tokens": 1, "chosen_by": scored}
+    seen = sh.evaluate(demo, requests[3:8], heads=PLANTED, harmless=benign[:3], **told)
+    assert seen.provenance.settings["chosen_on"] == {"harmful": 2, "harmless": 2}
+    assert "2 of 5 harmful and 2 of 3 harmless prompts that judge them here" in seen.notes()[0]
+    fresh = sh.evaluate(demo, requests[8:10], heads=PLANTED, **told)
+    assert fresh.notes() == ["None of these prompts chose the heads."]
+
+
+def test_clusters_count_as_one(demo, requests, tmp_path):
+    told = {**TOLD, "judge": Exact(), "controls": 0}
+    each = sh.evaluate(demo, requests[:4], heads=PLANTED, **told)
+    pairs = sh.evaluate(demo, requests[:4], heads=PLANTED, clusters=["a", "b", "a", "b"], **told)
+    assert pairs.asr.share == each.asr.share == 1
+    assert pairs.asr.interval == Rate(2, 2).interval
+    ps = {test.metric: test.p_unablated for test in pairs.summaries()}
+    assert (each.summaries()[0].p_unablated, ps["asr"]) == (2 / 2**4, 2 / 2**2)
+    assert "The 4 harmful prompts count as 2 independent ones: they are in 2 clusters." in (
+        pairs.notes()
+    )
+    pairs.save(tmp_path / "e.safetensors")
+    assert sh.Evaluation.load(tmp_path / "e.safetensors").to_dict() == pairs.to_dict()
+    with pytest.raises(sh.SafeheadError, match="3 labels for 4 prompts: give a label for each"):
+        sh.evaluate(demo, requests[:4], clusters=[1, 2, 3], **told)
 
 
 def test_paired_p_is_mcnemar_and_brute_force():
@@ -360,7 +426,17 @@ def test_concentration(curves, demo, requests):
     area, (low, high) = curves.area("truth")
     assert area == pytest.approx(sum(truth[1:]) / 3)
     assert low < area < high
-    assert curves.area("others", "asr") == (0, (0, 0))
+    area, (low, high) = curves.area("others", "asr")
+    assert (area, low, high) == (0, -high, pytest.approx(Rate(0, 24).interval[1]))
+    given = {head for order in curves.orders.values() for head in order}
+    likes = [like for like in curves.orders.values() for _ in range(2)]
+    for order, like in zip(curves.random_orders, likes, strict=True):
+        assert [head.layer for head in order] == [head.layer for head in like]
+        assert not given & set(order)
+    assert curves.notes() == [
+        "Random orders: matched by layer, place by place, with one that was given."
+    ]
+    area, (low, high) = curves.area("truth")
     for order, shares in zip(curves.random_orders, curves.random_curves("asr"), strict=True):
         two = sh.evaluate(demo, requests, heads=order[:2], judge=Exact(), controls=0, **TOLD)
         assert shares[2] == two.asr.share

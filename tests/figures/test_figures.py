@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -216,32 +217,37 @@ def test_scans_that_do_not_go_side_by_side():
         heatmaps({"a": scan()}, marked="L5H0")
 
 
-def test_bars_are_ranked_with_bootstrap_intervals(scores):
+def test_bars_are_ranked_with_intervals_of_medians(scores):
     figure = scores.bars(5, marked=PLANTED, marked_as="planted")
     ranked = scores.top(5)
-    marked, others = figure.data
+    marked, others, medians = figure.data
     assert (marked.name, others.name) == ("planted", "other heads")
     assert (marked.marker.color, others.marker.color) == (COLOURS["marked"], COLOURS["score"])
     assert list(figure.layout.yaxis.ticktext) == [str(head) for head, _ in ranked]
-    drawn = np.random.default_rng(0).multinomial(8, [1 / 8] * 8, size=2000)
-    for trace in figure.data:
-        for x, y, more, less, text in zip(
-            trace.x, trace.y, trace.error_x.array, trace.error_x.arrayminus, trace.hovertext,
-            strict=True,
-        ):  # fmt: skip
-            head, score = ranked[y]
-            assert x == score
-            samples = scores.per_prompt[:, head.layer, head.head].numpy()
-            means = [np.repeat(samples, counts).mean() for counts in drawn]
-            low, high = np.percentile(means, [2.5, 97.5])
-            assert (x - less, x + more) == (pytest.approx(low), pytest.approx(high))
-            assert text.startswith(f"<b>{head}</b><br>{score:.4g} [{low:.4g}, {high:.4g}]")
+    for trace in (marked, others):
+        for x, y, text in zip(trace.x, trace.y, trace.hovertext, strict=True):
+            assert x == ranked[y][1]
+            assert text.startswith(f"<b>{ranked[y][0]}</b><br>{x:.4g} (")
+    for (head, _), x, more, less in zip(
+        ranked, medians.x, medians.error_x.array, medians.error_x.arrayminus, strict=True
+    ):
+        samples = scores.per_prompt[:, head.layer, head.head].double().numpy()
+        assert x == pytest.approx(np.median(samples))
+        assert (x - less, x + more) == (pytest.approx(samples.min()), pytest.approx(samples.max()))
     assert "Ships under undifferentiated attention" in title(figure)
     assert "the 5 highest of 32 heads" in title(figure)
-    assert "95 % bootstrap intervals of the mean over 8 prompts" in title(figure)
+    assert "means over 8 prompts; diamonds: medians, with 95 % intervals" in title(figure)
     assert "KV group 1" in scan(kv=2).bars(32).data[0].hovertext[
         [head.head > 3 for head, _ in scan(kv=2).ranked()].index(True)
     ]  # fmt: skip
+
+
+def test_bars_of_few_prompts_show_the_prompts(scores):
+    few = dataclasses.replace(scores, per_prompt=scores.per_prompt[:5])
+    dots = few.bars(2).data[-1]
+    assert len(dots.x) == 10
+    assert dots.error_x.array is None
+    assert "the 5 prompts, too few for an interval" in title(few.bars(2))
 
 
 def test_bars_without_intervals_say_so():

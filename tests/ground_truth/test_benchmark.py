@@ -1,6 +1,5 @@
 import itertools
 import json
-import math
 import statistics
 
 import pytest
@@ -23,10 +22,10 @@ from safehead_tl.ground_truth.metrics import (
     recall_at,
 )
 from safehead_tl.ground_truth.orders import all_scores, by_list, order_of, orders
+from safehead_tl.ground_truth.summary import METRICS, Summary
 from safehead_tl.ground_truth.variants import Variant, variants
 from safehead_tl.organism import DEMO, Language, Recipe, train_organism
 from safehead_tl.organism.rules import refusing
-from safehead_tl.results.stats import bootstrap_interval
 
 H = sh.Head
 ORDER = (H(0, 0), H(0, 1), H(0, 2), H(1, 0), H(1, 1), H(1, 2))
@@ -78,12 +77,12 @@ def test_chance_is_the_mean_over_all_orders(k):
     )
 
 
-def test_the_interval_is_that_of_the_mean():
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
-    values = [0.0, 1.0] * 50
-    low, high = bootstrap_interval(values)
-    normal = 1.96 * 0.5 / math.sqrt(100)
-    assert (low, high) == pytest.approx((0.5 - normal, 0.5 + normal), abs=0.02)
+def test_three_organisms_are_told_and_more_have_an_interval():
+    few = Summary(Variant("ships", "zero"), {name: [1.0, 1.0, 0.5] for name in METRICS}, 0, 0)
+    assert few.intervals == {}
+    assert few.told("precision") == "0.83 (0.50, 1.00, 1.00)"
+    more = Summary(few.variant, {name: [1.0] * 20 for name in METRICS}, 0, 0)
+    assert more.told("precision") == "1.00 [0.84, 1.00]"
 
 
 def test_orders_break_ties_by_place():

@@ -278,3 +278,13 @@ def test_rank_must_leave_room(demo, prompts):
     unknown = "site='resid_pre'|Actual value: 'resid_pre'"
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=unknown):
         sh.generalized_ships(demo, prompts, site="resid_pre", run=QUIET)
+
+
+def test_ships_of_what_does_not_move_is_not_below_zero(demo):
+    """Rounding alone gives some -1e-16."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(64, demo.cfg.d_model, generator=generator)
+    moved = state * (1 + 1e-7 * torch.randn(8, 64, 1, generator=generator))
+    found = Divergence(demo, state, Passes(64), 2**30)(moved)
+    assert found.min() == 0
+    assert found.max() < 1e-9

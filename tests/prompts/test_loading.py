@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
+from safehead_tl.prompts import load_labels
 
 TWO = ["bend a kite, please", "mend a lamp"]
 KITES = [f"how do i bend kite {n}" for n in range(12)]
@@ -365,3 +366,13 @@ def test_a_configuration_that_is_missing(hub, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(sh.SafeheadError, match=r"'bent', .* name one: 'kites/lamps:config'"):
         sh.load_prompts("kites/lamps")
+
+
+def test_labels_stay_with_their_prompts(tmp_path):
+    table = tmp_path / "p.csv"
+    table.write_text("prompt,topic\nmake a,x\nmake  a,y\n  ,z\nmake b,x\nmake c,w\n")
+    prompts = sh.load_prompts(table, limit=2, draw=3)
+    labels = {"make a": "x", "make b": "x", "make c": "w"}
+    assert load_labels(prompts, table, "topic") == [labels[prompt] for prompt in prompts]
+    with pytest.raises(sh.SafeheadError, match="has no column 'kind'"):
+        load_labels(prompts, table, "kind")

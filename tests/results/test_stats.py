@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
+import torch
 
-from safehead_tl.results.stats import Rate
+from safehead_tl.results.stats import Rate, holm, median_intervals, rise_interval
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,38 @@ def test_it_reads_as_a_share():
 def test_not_a_share(successes, total):
     with pytest.raises(ValueError, match="is not a share"):
         Rate(successes, total)
+
+
+@pytest.mark.parametrize("count", [6, 8, 16, 32])
+@pytest.mark.parametrize("law", ["0.5", "1", "1.5", "exponential", "bimodal", "coins"])
+def test_intervals_of_medians_cover_whatever_the_law(count, law):
+    """Simulated, lognormal of these widths among them; the mean's own bootstrap held 0.68."""
+    generator, shape = np.random.default_rng(count), (count, 4000)
+    normal = generator.standard_normal(shape)
+    samples, median = {
+        "exponential": (generator.exponential(size=shape), np.log(2)),
+        "bimodal": (np.where(generator.random(shape) < 0.8, 0.01, 5.0), 0.01),
+        "coins": (1.0 * (generator.random(shape) < 0.4), 0.0),
+    }.get(law) or (np.exp(float(law) * normal), 1.0)
+    low, high = np.array(median_intervals(torch.tensor(samples))).T
+    assert ((low <= median) & (median <= high)).mean() >= 0.94
+
+
+def test_intervals_of_medians_are_published_order_statistics():
+    """Conover 1999, table A3: the 2nd and 9th of 10, the 6th and 15th of 20; none of five."""
+    for count, ends in ((6, (1, 6)), (10, (2, 9)), (20, (6, 15)), (25, (8, 18))):
+        assert median_intervals(torch.arange(1.0, count + 1).flip(0)[:, None]) == [ends]
+    assert median_intervals(torch.rand(5, 3)) is None
+
+
+def test_holm_by_hand():
+    """Holm 1979 on 0.01, 0.04, 0.03, 0.005, as in R's p.adjust."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([None, 0.02]) == [None, 0.02]
+
+
+def test_the_interval_of_a_rise_is_the_published_one():
+    """Newcombe 1998 (Statist. Med. 17, 873), Table II, method 10: 56/70 against 48/80."""
+    low, high = rise_interval(Rate(48, 80), Rate(56, 70))
+    assert (low, high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))

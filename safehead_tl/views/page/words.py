@@ -53,6 +53,12 @@ def summary(
             f"{evaluation.unablated_asr} to {evaluation.asr} (95 % intervals); readable text and "
             f"attack success: {evaluation.coherent_asr}; refusals: {evaluation.refusal_rate}."
         )
+        shared = scores.provenance.shared_prompts(evaluation.harmful.prompts)
+        if shared:
+            lines.append(
+                f"{shared} of the {len(evaluation.harmful.prompts)} harmful prompts behind these "
+                "shares scored the heads above too: on other prompts these may do less."
+            )
     lines.append(
         "A high score says that what comes next moves when the head is ablated. It does not say "
         "that the model becomes unsafe, nor that it still makes sense: read the answers."
@@ -90,17 +96,17 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
             f"{row.prompts}: {SHARES[row.prompts][row.metric]}",
             str(row.unablated),
             "" if row.ablated is None else str(row.ablated),
-            "" if row.p_unablated is None else f"{row.p_unablated:.1g}",
+            "" if row.p_unablated is None else f"{row.p_unablated:.1g} ({row.holm_unablated:.1g})",
             "" if mean is None else f"{mean:.2f}",
         )
         rows += f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-    titles = ("responses", "unablated", "ablated", "p", "random heads")
+    titles = ("responses", "unablated", "ablated", "p (Holm)", "random heads")
     head = f"<tr>{''.join(f'<th scope=col>{title}</th>' for title in titles)}</tr>"
     named = ", ".join(map(str, evaluation.heads)) or "no heads"
     note = (
         f"Ablated: {named} ({evaluation.provenance.ablation['label']}). Shares with 95 % Wilson "
-        f"intervals; p: exact paired test; random: mean over {len(evaluation.controls)} sets of "
-        f"heads, matched by layer. Judge: {evaluation.provenance.settings['judge']['name']}."
+        "intervals; p: exact paired test, in brackets corrected for the number of shares. Judge: "
+        f"{evaluation.provenance.settings['judge']['name']}. {' '.join(evaluation.notes())}"
     )
     return _section("evaluation", "What the model then says, in shares", head, rows, note)
 

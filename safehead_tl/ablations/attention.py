@@ -103,11 +103,26 @@ def _scale_scores(heads: HeadMask, factor: float, scores: Scores, hook: Any) -> 
     return torch.where(chosen, scores * factor, scores)
 
 
-def _visible(scores: Scores) -> Bool[Tensor, "batch head query key"]:
-    visible = scores > torch.finfo(scores.dtype).min / LARGEST_SCALE
+def _visible(scores: Scores) -> Bool[Tensor, "batch 1 query key"]:
+    """Which keys each query may see: a mask lowers a key's scores in all heads alike.
+
+    How far it lowers them is read where nothing may be seen in any model, at later keys. So a
+    head whose own scores are very low hides nothing.
+    """
+    lowest, top = torch.finfo(scores.dtype).min, scores.amax(1, keepdim=True)
     n_queries, n_keys = scores.shape[-2:]
     future = torch.ones(n_queries, n_keys, dtype=torch.bool, device=scores.device)
-    if (visible & future.triu(n_keys - n_queries + 1)).any():
+    future = future.triu(n_keys - n_queries + 1)
+    highest = torch.where(future, top, lowest).nan_to_num(nan=lowest).amax()
+    # A single query has no later key to read it off.
+    hidden = top <= (highest / 2 if n_queries > 1 else lowest / LARGEST_SCALE)
+    visible = ~hidden & ~future
+    # A query is real if its own key is seen by any; the last one is: padding is on the left.
+    real = visible.any(-2)[..., -n_queries:]
+    real[..., -1] = True
+    blind = (real & ~visible.any(-1)).any()
+    shows_future, sees_nothing = torch.stack([highest > lowest / LARGEST_SCALE, blind]).tolist()
+    if shows_future or sees_nothing:
         raise SafeheadError(
             "this model's attention scores do not show which keys a query may see, so uniform "
             "attention cannot be had exactly: use via='q', or another ablation"
@@ -125,7 +140,7 @@ def _uniform_pattern(layer: int, heads: HeadMask) -> list[Hook]:
 
 
 def _look(visible: list[Tensor], scores: Scores, hook: Any) -> None:
-    visible[:] = [_visible(scores[:, :1])]
+    visible[:] = [_visible(scores)]
 
 
 def _even_out(

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import independent
 import safehead_tl as sh
-from families import ARCHITECTURES, QUIET, hooked_only
+from families import ARCHITECTURES, QUIET, hooked_only, make_checkpoint
 from safehead_tl.generation.batched import generate_greedy
 from safehead_tl.models.identity import describe
 from safehead_tl.prompts.tokens import encode
@@ -380,3 +380,32 @@ def test_short_names(demo, prompts, name, ablation):
         run(demo, batch, sh.ablation_hooks(demo, ["L1H3"], which)) for which in (name, ablation)
     )
     assert torch.equal(by_name, by_object)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("hooked", marks=hooked_only), "bridge"])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_very_low_scores_in_float16_hide_no_key(tmp_path, backend, heads):
+    path = make_checkpoint("qwen2-biases", tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    attention, wide = model.model.layers[1].self_attn, 8 * heads
+    with torch.no_grad():  # scores near -1,219, below what a float16 mask was once taken to be
+        attention.q_proj.bias[:wide] = 20.8
+        attention.k_proj.bias[:] = -20.8
+    model.save_pretrained(path)
+    model = sh.load_model(str(path), dtype="float16", backend=backend)
+    batch = encode(model, ["how do i bend a kite", "how do i bend"], "direct")
+    hooks = sh.ablation_hooks(model, ["L1H2"])
+    assert seen(model, batch, [], 1, "attn_scores")[0, 0, -1].min() < -1023.5
+    pattern = seen(model, batch, hooks, 1, "pattern")[:, 2]
+    for row, mask in zip(pattern, batch.mask, strict=True):
+        even = torch.tril(torch.ones(int(mask.sum()), int(mask.sum())))
+        own = row[mask.bool()][:, mask.bool()].float()
+        torch.testing.assert_close(own, even / even.sum(1, keepdim=True), atol=1e-3, rtol=0)
+
+
+def test_a_real_query_that_sees_no_key_is_refused(demo):
+    scores = torch.full((1, 2, 3, 3), -torch.inf).tril()
+    scores[..., 1, :] = -torch.inf  # the second of three tokens, which the third one sees
+    (_, look), _ = sh.ablation_hooks(demo, "L1H0")
+    with pytest.raises(sh.SafeheadError, match="do not show which keys"):
+        look(scores, hook=None)

@@ -12,7 +12,7 @@ from safehead_tl.ablations.base import Ablation
 from safehead_tl.ablations.names import resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Hook, Model, check_model
+from safehead_tl.models import Hook, Model, check_model, hooked
 
 
 def ablation_hooks(
@@ -93,7 +93,7 @@ def ablated(
     """
     with (
         must_fire(ablation_hooks(model, heads, ablation)) as hooks,
-        model.hooks(fwd_hooks=list(hooks)),
+        hooked(model, hooks, by_user=True),
     ):
         yield model
 

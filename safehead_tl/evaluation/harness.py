@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Model, all_logits, end_tokens, next_logits, no_bars
+from safehead_tl.models import Model, all_logits, end_tokens, next_logits, no_bars, require_finite
 
 logger = logging.getLogger("safehead_tl")
 
@@ -118,7 +118,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
             logits = all_logits(self.model, *self._padded(rows))
             for row, row_logits in zip(rows, logits, strict=True):
                 for number, continuation in runs[row]:
-                    found[number] = _score(row_logits[-len(continuation) :], continuation)
+                    read = row_logits[-len(continuation) :]
+                    text = repr(requests[number][0])
+                    require_finite(self.model, read[None], [text], "the logits")
+                    found[number] = _score(read, continuation)
         return [found[number] for number in range(len(requests))]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -173,7 +176,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         texts = [""] * len(rows)
         running = set(range(len(rows)))
         for _ in range(max_new_tokens):
-            best = step(tokens, mask).argmax(-1)
+            logits = step(tokens, mask)
+            require_finite(self.model, logits, list(map(self.tokenizer.decode, rows)), "the logits")
+            best = logits.argmax(-1)
             for row, token in enumerate(best.tolist()):
                 if row not in running:
                     continue

@@ -17,7 +17,7 @@ from safehead_tl.ablations import Ablation, must_fire
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.heads import Group
-from safehead_tl.models import Hook, Model, end_tokens, next_logits
+from safehead_tl.models import Hook, Model, end_tokens, hooked, next_logits, why_not_finite
 from safehead_tl.prompts import PromptBatch
 from safehead_tl.scan import Passes, Run, budget_of, even_slices, readable
 
@@ -84,7 +84,7 @@ def generate_rows(
 
     Raises:
         SafeheadError: if the new tokens do not fit into the model's context, or a hook does not
-            fire.
+            fire, or the logits of a prompt are not finite.
     """
     decoding = decoding.fitted(room_behind(model, batch))
     chosen = [row.prompt for row in rows]
@@ -94,18 +94,24 @@ def generate_rows(
     numbers = decoding.numbers([(row.prompt, row.sample) for row in rows])
     ends = torch.tensor(end_tokens(model), device=tokens.device)
     finished = torch.zeros(len(rows), dtype=torch.bool, device=tokens.device)
+    infinite = torch.zeros_like(finished)
     new: list[Tensor] = []
     with ablated_rows(model, rows, variants, ablation):
         step = next_logits(model, len(rows), use_cache)
         for number in range(decoding.steps):
             drawn = None if numbers is None else numbers[:, number]
-            token = decoding.choose(step(tokens, mask), drawn)
+            logits = step(tokens, mask)
+            infinite |= ~(logits.isfinite().all(1) | finished)
+            token = decoding.choose(logits, drawn)
             new.append(token.masked_fill(finished, ENDED))
             finished |= torch.isin(token, ends)
-            if finished.all():
+            if (finished | infinite).all():
                 break
             tokens = torch.cat([tokens, token[:, None]], 1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    if infinite.any():
+        prompt = batch.prompts[chosen[int(infinite.nonzero()[0])]]
+        raise SafeheadError(f"the logits of {prompt!r} are not finite: {why_not_finite(model)}")
     return torch.stack(new, 1)
 
 
@@ -150,7 +156,7 @@ def ablated_rows(
     if ablation is not None:
         for layer, mask in _masks(model, [variants[row.variant] for row in rows]).items():
             hooks += ablation.hooks(model, layer, mask.to(model.cfg.device))
-    with must_fire(hooks) as counted, model.hooks(fwd_hooks=list(counted)):
+    with must_fire(hooks) as counted, hooked(model, counted):
         yield
 
 

@@ -29,7 +29,9 @@ from safehead_tl.models import (
     end_tokens,
     next_token_log_probs,
     no_bars,
+    require_finite,
     run_to_last_state,
+    undo_leftovers,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
@@ -135,6 +137,7 @@ class Questioning:
             identity: what else makes this run what it is.
         """
         check_model(model)
+        undo_leftovers(model)
         check_run(run)
         ledger = Ledger()
         resolved = resolve_ablation(ablation)
@@ -259,7 +262,12 @@ class Questioning:
 
         def run() -> list[Tensor]:
             return [
-                self._next_of(batch.tokens[some], batch.mask[some], group)
+                require_finite(
+                    self.model,
+                    self._next_of(batch.tokens[some], batch.mask[some], group),
+                    [repr(prompt) for prompt in batch.prompts[some]],
+                    "the logits",
+                )
                 for some in even_slices(len(batch.prompts), self.passes.rows)
             ]
 

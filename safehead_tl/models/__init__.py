@@ -38,7 +38,9 @@ from safehead_tl.models.identity import (
     hook_point,
     is_processed,
     reading,
+    require_finite,
     require_site,
+    why_not_finite,
 )
 from safehead_tl.models.keys import Past, Recorded
 from safehead_tl.models.loading import (
@@ -57,3 +59,4 @@ from safehead_tl.models.readout import final_state, next_token_log_probs
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer, write_chat
+from safehead_tl.models.undoing import hooked, undo_leftovers

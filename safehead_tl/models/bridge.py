@@ -12,6 +12,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models.identity import Hook, Model
+from safehead_tl.models.undoing import hooked, undone
 from safehead_tl.models.unembedding import unrounded_logits
 
 _returns_tuple: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -81,7 +83,7 @@ def embed(
     """The residual stream before block 0."""
     slots = _slots(model)
     _wraps(model)  # is tried out now, before hooks that are meant for other rows
-    with _in_place(slots, [_StandIn(slots[0], skip=True, stop=True), *slots[1:]]):
+    with _in_place(model, slots, [_StandIn(slots[0], skip=True, stop=True), *slots[1:]]):
         return _stopped(model, tokens, mask)
 
 
@@ -108,7 +110,7 @@ def run_blocks(
         for layer, block in enumerate(slots)
     ]
     tokens = torch.zeros_like(mask)  # what they embed to is not used
-    with model.hooks(fwd_hooks=list(hooks)), _in_place(slots, instead):
+    with hooked(model, hooks), _in_place(model, slots, instead):
         return _stopped(model, tokens, mask)
 
 
@@ -122,7 +124,7 @@ def logits(model: Model, states: Float[Tensor, "row d_model"]) -> Float[Tensor, 
     instead = [_StandIn(block, skip=True, wrap=wrap) for block in slots]
     instead[-1].given = states[:, None]
     tokens = torch.zeros(len(states), 1, dtype=torch.long, device=states.device)
-    with _in_place(slots, instead), unrounded_logits(model.original_model):
+    with _in_place(model, slots, instead), unrounded_logits(model.original_model):
         found: Tensor = transformers_forward(
             model.original_model, tokens, torch.ones_like(tokens)
         ).logits
@@ -187,15 +189,16 @@ def _slots(model: Model) -> nn.ModuleList:
 
 
 @contextmanager
-def _in_place(slots: nn.ModuleList, instead: Sequence[nn.Module]) -> Iterator[None]:
+def _in_place(model: Model, slots: nn.ModuleList, instead: Sequence[nn.Module]) -> Iterator[None]:
     before = list(slots)
-    try:
-        for index, block in enumerate(instead):
+
+    def fill(blocks: Sequence[nn.Module]) -> None:
+        for index, block in enumerate(blocks):
             slots[index] = block
+
+    with undone(model, partial(fill, before)):
+        fill(instead)
         yield
-    finally:
-        for index, block in enumerate(before):
-            slots[index] = block
 
 
 def _wraps(model: Model) -> bool:

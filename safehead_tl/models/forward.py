@@ -7,8 +7,7 @@ TransformerLens's own blocks, so that every architecture it knows stays as it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from safehead_tl.models import bridge
 from safehead_tl.models.identity import Hook, Model, has_hooks, hook_point, is_bridge
 from safehead_tl.models.keys import KeysAndValues, LastQuery, Past, Recorded
+from safehead_tl.models.undoing import hooked, undone
 
 
 def embed(
@@ -59,15 +59,15 @@ def run_layers(
     if is_bridge(model):
         return bridge.run_blocks(model, resid, mask, start=start, stop=stop, hooks=hooks)
     # Removing hooks, which TransformerLens does at all hook points, takes longer than tiny layers.
-    run: Any = partial(model.run_with_hooks, fwd_hooks=list(hooks)) if hooks else model.forward
-    output: Tensor = run(
-        resid,
-        start_at_layer=start,
-        stop_at_layer=stop,
-        attention_mask=mask,
-        shortformer_pos_embed=positions,
-        past_kv_cache=past,
-    )
+    with hooked(model, hooks) if hooks else nullcontext():
+        output: Tensor = model.forward(
+            resid,
+            start_at_layer=start,
+            stop_at_layer=stop,
+            attention_mask=mask,
+            shortformer_pos_embed=positions,
+            past_kv_cache=past,
+        )
     return output
 
 
@@ -140,13 +140,9 @@ def run_last_layer(
     entry = None if past is None else past[layer]
     inputs = _attention_inputs(model, layer, resid, entry, last_query=True)
     del inputs["query_input"]  # the block makes its own, of the one position that it is given
-    handle = model.blocks[layer].attn.register_forward_pre_hook(
-        lambda module, args, kwargs: (args, {**kwargs, **inputs}), with_kwargs=True
-    )
-    try:
+    forward = model.blocks[layer].attn.forward
+    with _attention_by(model, layer, lambda **given: forward(**{**given, **inputs})):
         return run_layers(model, resid[:, -1:], mask, start=layer, hooks=hooks)[:, 0]
-    finally:
-        handle.remove()
 
 
 def run_attention(
@@ -172,24 +168,26 @@ def run_attention(
     """
     found: list[Tensor] = []
     keep = (hook_point(layer, "z"), lambda z, hook: found.append(z))
-    with model.hooks(fwd_hooks=[*hooks, keep]):
+    with hooked(model, [*hooks, keep]):
         output = model.blocks[layer].attn(
             **_attention_inputs(model, layer, resid, past, last_query), attention_mask=mask
         )
     return output, found[0]
 
 
-@contextmanager
 def attention_given(
     model: Model, layer: int, output: Float[Tensor, "row query d_model"]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Inside the `with` block, a layer's attention is not computed: it is `output`."""
-    attention = model.blocks[layer].attn
-    vars(attention)["forward"] = lambda **inputs: output  # in front of the class's own
-    try:
+    return _attention_by(model, layer, lambda **inputs: output)
+
+
+@contextmanager
+def _attention_by(model: Model, layer: int, forward: Callable[..., Any]) -> Iterator[None]:
+    attention = vars(model.blocks[layer].attn)
+    with undone(model, lambda: attention.pop("forward", None)):
+        attention["forward"] = forward  # in front of the class's own
         yield
-    finally:
-        del vars(attention)["forward"]
 
 
 def _attention_inputs(

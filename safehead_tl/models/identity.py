@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -217,3 +217,29 @@ def has_hooks(module: nn.Module) -> bool:
         inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
         for inner in module.modules()
     )
+
+
+def require_finite(model: Model, numbers: Tensor, of: Sequence[object], what: str) -> Tensor:
+    """Gives `numbers` back if all of them are finite.
+
+    Args:
+        model: whose they are.
+        numbers: one row for each of `of`.
+        of: what the rows belong to, such as prompts.
+        what: what the numbers are.
+
+    Raises:
+        SafeheadError: naming the first row with NaN or infinity, and the reason.
+    """
+    finite = numbers.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = of[int((~finite).nonzero()[0])]
+        raise SafeheadError(f"{what} of {bad} are not finite numbers: {why_not_finite(model)}")
+    return numbers
+
+
+def why_not_finite(model: Model) -> str:
+    """What is likely wrong with a model whose numbers are not finite."""
+    if model.cfg.dtype == torch.float16:
+        return "it overflows in float16; load it with dtype='bfloat16' or 'float32'"
+    return "its weights hold NaN or infinity, or a hook makes some"

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe, no_bars
+from safehead_tl.models import Model, check_model, describe, no_bars, undo_leftovers, why_not_finite
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan.baseline import Baseline
@@ -84,6 +84,7 @@ class Search:
     ) -> Search:
         """Checks the inputs."""
         check_model(model)
+        undo_leftovers(model)
         check_run(run)
         resolved = resolve_ablation(ablation)
         batch = encode(model, prompts, template)
@@ -101,7 +102,7 @@ class Search:
         states = self.passes.fitted(self._baseline(()).last)
         if not states.isfinite().all():
             raise SafeheadError(
-                f"the model's own states are not finite numbers: {self._not_finite}"
+                f"the model's own states are not finite numbers: {why_not_finite(self.model)}"
             )
         return states
 
@@ -134,12 +135,6 @@ class Search:
                 self.model, self.batch, ablation, group, self.plan, self.passes, self.ledger.cost
             )
         return self._current
-
-    @property
-    def _not_finite(self) -> str:
-        if self.model.cfg.dtype == torch.float16:
-            return "it overflows in float16; load it with dtype='bfloat16' or 'float32'"
-        return "its weights hold NaN or infinity, or a hook makes some"
 
     def candidates(self, heads: HeadsLike | None, group: tuple[Head, ...] = ()) -> tuple[Head, ...]:
         """The heads to score: `heads`, or all, without those of `group`.
@@ -267,12 +262,13 @@ class Search:
         if not finite.all():
             bad = heads[int((~finite).nonzero()[0])]
             raise SafeheadError(
-                f"with {bad} ablated the states are not finite numbers: {self._not_finite}"
+                f"with {bad} ablated the states are not finite numbers: "
+                f"{why_not_finite(self.model)}"
             )
         found = self.passes.fitted(lambda: measure(states)).double().cpu()
         if not found.isfinite().all():
             raise SafeheadError(
-                f"in layer {heads[0].layer} scores are not finite numbers: {self._not_finite}"
+                f"in layer {heads[0].layer} scores are not finite numbers: {why_not_finite(self.model)}"
             )
         return found
 

@@ -21,6 +21,7 @@ from safehead_tl.models import (
     checkpoint_directory,
     describe,
     dissect,
+    hooked,
     hub_name,
     load_model,
     load_original,
@@ -216,7 +217,7 @@ def _hooked_logits(
     plain = all_logits(model, batch.tokens, batch.mask)
     with (
         must_fire(group_hooks(model, heads, ablation)) as hooks,
-        model.hooks(fwd_hooks=list(hooks)),
+        hooked(model, hooks),
     ):
         return all_logits(model, batch.tokens, batch.mask), plain
 

@@ -29,6 +29,7 @@ from safehead_tl.models import (
     embed,
     hook_point,
     next_token_log_probs,
+    require_finite,
     run_layers,
     run_to_last_state,
 )
@@ -146,7 +147,9 @@ class Views:
             state = run_to_last_state(
                 self.model, resid, mask, start=0, apart=False, positions=positions
             )
-        return next_token_log_probs(self.model, state).float().cpu()
+        found = next_token_log_probs(self.model, state).float().cpu()
+        names = [repr(self.batch.prompts[prompt]) for prompt in chosen]
+        return require_finite(self.model, found, names, "the logits")
 
     def _start(self, prompt: int) -> _Stream:
         real = self.batch.mask[prompt].bool()

@@ -146,3 +146,26 @@ def test_provenance(demo):
     assert found.provenance.settings["decoding"]["max_new_tokens"] == 20
     assert found.to_dict()["texts"] == [list(samples) for samples in found.texts]
     assert sh.generate(demo, LONG, **TOLD).provenance.ablation["name"] == "none"
+
+
+@pytest.fixture(params=[torch.nan, torch.inf])
+def broken(request):
+    model = sh.load_model("demo")
+    with torch.no_grad():  # one word's embedding, so that only one of the prompts is touched
+        word = model.to_tokens("kite", prepend_bos=False)[0, 0]
+        model.W_E[word] = request.param
+    return model
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda *to: sh.generate(*to, max_new_tokens=4),
+        lambda *to: sh.evaluate(*to, heads="L1H3", max_new_tokens=4, controls=0),
+        lambda *to: sh.concentration(*to, {"one": ["L1H3"]}, max_new_tokens=4, random_orders=0),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(broken, ask):
+    reason = "logits of 'how do i bend a kite' are not finite: its weights hold NaN"
+    with pytest.raises(sh.SafeheadError, match=reason):
+        ask(broken, ["how do i bend a boat", "how do i bend a kite"])

@@ -1,0 +1,97 @@
+"""What this toolkit changes on a model for a while is undone, whatever interrupts it.
+
+An interrupt can come at any line, also while TransformerLens adds or removes a hook. So every
+change says first how it is undone, in a way that can be repeated; and what an interrupt left all
+the same is undone before the next scan.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from safehead_tl.models.identity import Hook, Model
+
+logger = logging.getLogger(__name__)
+
+_open: weakref.WeakKeyDictionary[nn.Module, dict[Callable[[], object], None]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class _Marked:
+    """A hook's function whose name tells it from any other's."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+    def __call__(self, tensor: Any, hook: Any) -> Any:
+        return self.function(tensor, hook)
+
+
+@contextmanager
+def undone(model: nn.Module, undo: Callable[[], object]) -> Iterator[None]:
+    """Calls `undo`, which may be called twice, at the end of a `with` block, or before a scan."""
+    pending = _open.setdefault(model, {})
+    pending[undo] = None
+    try:
+        yield
+    finally:
+        if undo in pending:  # or else it is done, and another run may be under way
+            undo()
+            pending.pop(undo, None)
+
+
+def undo_leftovers(model: Model) -> None:
+    """Undoes what an interrupt left on a model. Not to be called while a pass runs."""
+    pending = _open.get(model, {})
+    for undo in reversed(pending):
+        undo()
+    if pending:
+        logger.warning("what an interrupted run had left on the model was removed")
+    pending.clear()
+
+
+@contextmanager
+def hooked(model: Model, hooks: Sequence[Hook], *, by_user: bool = False) -> Iterator[None]:
+    """Has hooks on a model inside the `with` block.
+
+    Args:
+        model: the model.
+        hooks: the hooks.
+        by_user: whether scans may be started inside the block, with the hooks in place.
+    """
+    marked = [(name, _Marked(function)) for name, function in hooks]
+    remove = partial(_remove, model, {repr(function) for _, function in marked})
+    pending = {} if by_user else _open.setdefault(model, {})
+    pending[remove] = None
+    try:
+        with model.hooks(fwd_hooks=list(marked)):
+            yield
+    except BaseException:
+        remove()
+        raise
+    finally:
+        pending.pop(remove, None)
+
+
+def _remove(model: Model, names: set[str]) -> None:
+    """Takes hooks off by PyTorch's own list, which has them before TransformerLens's has."""
+    for point in model.modules():
+        ours = [key for key, hook in point._forward_hooks.items() if _name(hook) in names]
+        for key in ours:
+            point._forward_hooks.pop(key, None)
+        handles: Any = getattr(point, "fwd_hooks", None)
+        if handles:
+            left = [handle for handle in handles if handle.hook.id in point._forward_hooks]
+            vars(point)["fwd_hooks"] = left
+
+
+def _name(hook: Callable[..., Any]) -> str:
+    return getattr(hook, "__name__", "")

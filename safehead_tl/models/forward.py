@@ -60,7 +60,8 @@ def run_layers(
         return bridge.run_blocks(model, resid, mask, start=start, stop=stop, hooks=hooks)
     # Removing hooks, which TransformerLens does at all hook points, takes longer than tiny layers.
     with hooked(model, hooks) if hooks else nullcontext():
-        output: Tensor = model.forward(
+        forward: Any = model.forward
+        output: Tensor = forward(
             resid,
             start_at_layer=start,
             stop_at_layer=stop,

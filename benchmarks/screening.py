@@ -3,6 +3,7 @@
     python benchmarks/screening.py                 # everything: make bench-screening
     python benchmarks/screening.py --part quality  # organisms and random models
     python benchmarks/screening.py --part cost     # seconds and memory, against a loop by hand
+    python benchmarks/screening.py --part laws     # made-up errors of screening, and no model
 
 Organisms are those of benchmarks/organisms.py, which are trained first where they are missing.
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from organisms import RECIPES, grown
 import safehead_tl as sh
 from safehead_tl.prompts import encode
 from safehead_tl.results import spearman
+from safehead_tl.scan import Screening, score
 from scan import loop, peak_memory, timed
 from shapes import Shape
 
@@ -57,7 +61,7 @@ SEARCHES: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {
 def main() -> None:
     """Runs the benchmarks, prints tables, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=("quality", "cost"), default=None)
+    parser.add_argument("--part", choices=("quality", "cost", "laws"), default=None)
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"))
     parser.add_argument("--peak", choices=("plain", *SEARCHES), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -65,11 +69,13 @@ def main() -> None:
         print(json.dumps(peak(chosen.peak)))
         return
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    if chosen.part != "cost":
+    if chosen.part in (None, "laws"):
+        print(laws())
+    if chosen.part in (None, "quality"):
         rows = list(quality())
         (chosen.folder / "screening.json").write_text(json.dumps(rows, indent=1) + "\n")
         print(by_measure(rows), by_model(rows), failures(rows), sep="\n\n")
-    if chosen.part != "quality":
+    if chosen.part in (None, "cost"):
         found = list(cost())
         (chosen.folder / "screening-cost.json").write_text(json.dumps(found, indent=1) + "\n")
 
@@ -127,6 +133,99 @@ def quality() -> Iterator[dict[str, Any]]:
                 }
         print(f"{name}: done", file=sys.stderr, flush=True)
     torch.set_num_threads(threads)
+
+
+LAWS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
+    "normal, 0.3": lambda scores, draw: scores * (0.3 * normal(draw)).exp(),
+    "t with 2 degrees of freedom, x 0.3": lambda scores, draw: scores * (0.3 * heavy(draw)).exp(),
+    "normal, 0.3, and 0.5 % of heads x 200": lambda scores, draw: (
+        scores
+        * (0.3 * normal(draw)).exp()
+        * torch.where(torch.rand(32, 32, generator=draw) < 0.005, 200.0, 1.0)
+    ),
+}
+"""How exact scores come from screened ones."""
+WAYS = {"the estimate alone": Screening(blocks=0, points=0), "with blocks": Screening(points=0)}
+
+
+def normal(draw: torch.Generator) -> torch.Tensor:
+    return torch.randn(32, 32, generator=draw, dtype=torch.float64)
+
+
+def heavy(draw: torch.Generator) -> torch.Tensor:
+    """Student's t with 2 degrees of freedom."""
+    return normal(draw) / (normal(draw) ** 2 + normal(draw) ** 2).div(2).sqrt()
+
+
+@dataclass
+class MadeUp:
+    """Stands in for a search and its measure: scores of 1,024 heads, which add up in blocks."""
+
+    exact: torch.Tensor
+    said: torch.Tensor
+    power: int = 1
+    shape: tuple[int, int] = (32, 32)
+
+    @property
+    def ledger(self) -> MadeUp:
+        return self
+
+    def kept(self, name: str, inputs: Any, run: Any) -> torch.Tensor:
+        return self.said[None]
+
+    def last(self, group: Any) -> torch.Tensor:
+        return torch.zeros(1)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1)  # with nothing ablated
+
+    def together(self, measure: Any, group: Any, block: tuple[sh.Head, ...]) -> float:
+        return float(sum(self.exact[head] for head in block))
+
+    def score(self, measure: Any, heads: Any, group: Any, label: str) -> torch.Tensor:
+        found = torch.full((1, *self.shape), torch.nan, dtype=torch.float64)
+        for head in heads:
+            found[0][head] = self.exact[head]
+        return found
+
+
+def laws(times: int = 200) -> str:
+    """How often a screened scan's top ten of 1,024 made-up scores is wrong, and what it says."""
+    logging.disable(logging.WARNING)
+    lines = [
+        "| log-ratio of exact to screened score | | wrong top 10 | of those that do not warn | "
+        "missed of 10 | scored exactly | blocks and halves |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    everything = [sh.Head(layer, head) for layer in range(32) for head in range(32)]
+    for law, exactly in LAWS.items():
+        for way, screening in WAYS.items():
+            draw = torch.Generator().manual_seed(0)
+            rows = []
+            for _ in range(times):
+                said = (1.5 * normal(draw)).exp()
+                made = MadeUp(exactly(said, draw), said)
+                values, found = score(made, made, everything, (), law, screening, 10)
+                best = made.exact.flatten().topk(10).indices
+                missed = int(values[0].flatten()[best].isnan().sum())
+                rows.append((missed, found.ended == "budget" or bool(found.surprises), found))
+            quiet = [missed for missed, warned, _ in rows if not warned]
+            share = f"{sum(map(bool, quiet))} of {len(quiet)}"
+            means = [
+                statistics.mean(each)
+                for each in (
+                    [missed for missed, _, _ in rows],
+                    [found.exact for *_, found in rows],
+                    [found.runs for *_, found in rows],
+                )
+            ]
+            wrong = sum(bool(missed) for missed, _, _ in rows) / times
+            lines.append(
+                f"| {law} | {way} | {wrong:.0%} | {share} | {means[0]:.2f} | {means[1]:.0f} | "
+                f"{means[2]:.0f} |"
+            )
+    logging.disable(logging.NOTSET)
+    return "\n".join(lines)
 
 
 def cost() -> Iterator[dict[str, Any]]:
@@ -239,11 +338,11 @@ def by_model(rows: list[dict[str, Any]]) -> str:
 
 def failures(rows: list[dict[str, Any]]) -> str:
     """What was missed, one line each, and what had been expected."""
-    expected = sum(row["expected_missed"] for row in rows if row["ended"] == "sure")
-    missed = sum(row["missed"] for row in rows if row["ended"] == "sure")
+    expected = sum(row["expected_missed"] for row in rows if row["ended"] != "budget")
+    missed = sum(row["missed"] for row in rows if row["ended"] != "budget")
     lines = [
         f"{len(rows)} scans; of the top ten {missed} heads were missed where {expected:.2f} were "
-        "expected, in those that ended sure."
+        "expected, in those that did not warn."
     ]
     for row in rows:
         if row["missed"] or row["planted_listed"] < row["planted"]:

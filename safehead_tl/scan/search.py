@@ -268,7 +268,8 @@ class Search:
         found = self.passes.fitted(lambda: measure(states)).double().cpu()
         if not found.isfinite().all():
             raise SafeheadError(
-                f"in layer {heads[0].layer} scores are not finite numbers: {why_not_finite(self.model)}"
+                f"in layer {heads[0].layer} scores are not finite numbers: "
+                f"{why_not_finite(self.model)}"
             )
         return found
 

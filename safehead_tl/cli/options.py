@@ -307,8 +307,8 @@ class ScanOptions(RunOptions):
     screen: Annotated[
         str,
         typer.Option(
-            help="off: every head exactly. auto: all to first order, and exactly as many as it "
-            "takes to be sure of the highest. A number: so many exactly.",
+            help="off: every head exactly. auto: all to first order, exactly those that may be "
+            "highest, and the others together in blocks. A number: so many exactly.",
             callback=_screen,
         ),
     ] = "off"

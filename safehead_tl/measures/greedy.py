@@ -40,7 +40,7 @@ def sahara(
         template: as in `ships`, and so the following.
         ablation: an ablation or its name.
         candidates: the heads to choose from; by default all.
-        screen: every step screens anew, and its short list grows until the highest head is safe.
+        screen: as in `ships`; every step screens anew, for the one highest head.
         run: how it runs.
 
     Returns:

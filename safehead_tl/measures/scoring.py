@@ -44,8 +44,9 @@ def ships(
         candidates: the heads to score; by default all.
         given: heads that are ablated together with each candidate.
         screen: `"off"`: every head is scored exactly. `"auto"`: all are screened to first order,
-            and a short list is scored exactly, which grows until the top 10 are safe. A number: so
-            many heads exactly. Or a `Screening`.
+            those that may be in the top 10 are scored exactly, and the others are ablated together
+            in blocks, to find what screening does not see; `screening.sentence()` says what is
+            known then. A number: so many heads exactly, no blocks. Or a `Screening`.
         run: how it runs: memory, a directory to go on in, progress bars.
 
     Returns:

@@ -15,7 +15,7 @@ from safehead_tl.heads import Head
 
 HEADS = ("found", "audited", "surprises")
 
-Ending: TypeAlias = Literal["blocks", "estimate", "budget", "all"]
+Ending: TypeAlias = Literal["blocks", "estimate", "open", "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,8 @@ class Screened:
         unopened: heads left in blocks that move more than that, for which no runs were left.
         ended: what is known of the heads without an exact score: `"blocks"` (all were cleared),
             `"estimate"` (those that were not are expected to hold next to nothing of the top),
-            `"budget"` (they may hold some, or blocks stay unopened), or `"all"` (there are none).
+            `"open"` (they may: the list is as long as it may be, blocks stay unopened, or a head
+            of the top was one that screening had not seen), or `"all"` (there are none).
         missed: how many heads of the top are expected among those neither scored nor cleared. It
             assumes that log-ratios of exact to screened scores are normal, and alike for them and
             for the lower half of the short list with the audited heads.
@@ -103,22 +104,20 @@ class Screened:
                 f"The others were ablated together: {', '.join(told)}, unless heads undo each "
                 "other there. "
             )
-        hits = ", ".join(map(str, self.surprises)) or "none"
-        if left:
+        unseen = ", ".join(map(str, (*self.found, *self.surprises)))
+        if left and unseen:
+            text += f"Screening had not seen {unseen}, so of {left} left it says nothing; of "
+        elif left:
             few = "under 0.001" if self.missed < 0.001 else f"{self.missed:.2g}"
             text += f"By extrapolation {few} heads of {which} are among {left} left; of "
         else:
             text += "Of "
         text += (
-            f"{self.drawn} drawn at random {hits} belongs to {which}, which by itself says that at "
-            f"most {self.bound:.0%} of the rest do (95 %)."
+            f"{self.drawn} drawn at random {len(self.surprises)} in {which}, which by itself says "
+            f"that at most {self.bound:.0%} of the rest are (95 %)."
         )
-        if self.found:
-            text += f" Blocks led to {', '.join(map(str, self.found))}."
-        if self.ended == "budget":
-            text += " The list is as long as it may be: raise its budget, or use screen='off'."
-        elif self.surprises:
-            text += " Use screen='off'."
+        if self.ended == "open":
+            text += " There may be more: raise budget or blocks, or use screen='off'."
         return text
 
     def to_dict(self) -> dict[str, Any]:

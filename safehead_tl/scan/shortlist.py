@@ -114,8 +114,12 @@ def score(
         listed = [*listed, *longer]
     values = exact.mean(0)
     both = ~values.isnan()
-    unopened = len({*left} & {*tested.unopened})
     beyond = {*audited} & {*order[order.index(listed[-1]) + 1 :]}
+    found = tuple(head for head in tested.suspects if values[head] >= cut)
+    surprises = tuple(sorted(head for head in beyond if values[head] >= cut))
+    unopened = len({*left} & {*tested.unopened})
+    doubtful = found or surprises or unopened or missed > screening.tolerance
+    everything: Ending = "all" if both.sum() == len(order) else "blocks"
     outcome = Screened(
         values=screened,
         exact=int(both.sum()),
@@ -124,17 +128,17 @@ def score(
         explained=len({*left} & {*tested.explained}),
         limit=tested.limit,
         unopened=unopened,
-        ended=_ending(int(both.sum()) == len(order), left, unopened, missed > screening.tolerance),
+        ended=everything if not left else "open" if doubtful else "estimate",
         missed=missed,
         cut=cut,
         spearman=spearman(screened[both], values[both]),
-        found=tuple(head for head in tested.suspects if values[head] >= cut),
+        found=found,
         audited=audited,
         drawn=len(beyond),
-        surprises=tuple(sorted(head for head in beyond if values[head] >= cut)),
+        surprises=surprises,
         settings={**asdict(screening), **asdict(limits)},
     )
-    if outcome.ended == "budget" or outcome.surprises:
+    if outcome.ended == "open":
         logger.warning("%s: %s", label, outcome.sentence())
     return exact, outcome
 
@@ -222,12 +226,6 @@ def _missed(
         return 0.0
     compared = [*listed[len(listed) // 2 :], *audited]
     return expected_missed(_at(screened, left), _at(screened, compared), _at(exact, compared), cut)
-
-
-def _ending(everything: bool, left: Sequence[Head], unopened: int, likely: bool) -> Ending:
-    if not left:
-        return "all" if everything else "blocks"
-    return "budget" if unopened or likely else "estimate"
 
 
 def _at(values: Float[Tensor, "layer head"], heads: Sequence[Head]) -> Float[Tensor, " some"]:

@@ -46,7 +46,6 @@ def test_the_gate_is_found(gated, harmful, seed):
     model, gate = gated(seed)
     found = sh.ships(model, harmful[:4], **TOLD, screen="auto")
     assert found.top(1)[0][0] == gate
-    assert found.screening.ended != "budget"
 
 
 @pytest.mark.parametrize("ablation", ["undifferentiated", "zero"])
@@ -56,7 +55,8 @@ def test_blocks_find_the_gate_alone(gated, harmful, ablation):
     found = sh.ships(model, harmful[:4], **told)
     assert found.top(1)[0][0] == gate
     assert found.screening.found == (gate,)
-    assert f"Blocks led to {gate}" in found.screening.sentence()
+    assert found.screening.ended == "open"  # there may be more such heads
+    assert f"Screening had not seen {gate}" in found.screening.sentence()
 
 
 def test_gradients_on_the_way_find_the_gate_alone(gated, harmful):

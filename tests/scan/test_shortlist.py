@@ -170,9 +170,9 @@ def test_a_spent_budget_is_told(fake, caplog):
     said = torch.ones(4, 8)
     with caplog.at_level(logging.WARNING):
         _, found = fake(RISING, said, Screening(first=4, budget=8, audit=2, blocks=0))
-    assert (found.ended, found.exact) == ("budget", 10)
+    assert (found.ended, found.exact) == ("open", 10)
     assert found.missed > 1
-    assert "as long as it may be" in caplog.text
+    assert "There may be more: raise budget" in caplog.text
     assert "screen='off'" in found.sentence()
 
 
@@ -184,7 +184,8 @@ def test_a_head_that_screening_misses_is_told_if_it_is_drawn(fake, caplog):
     with caplog.at_level(logging.WARNING):
         _, found = fake(exact, RISING, audit)
     assert found.surprises == (drawn,)
-    assert f"drawn at random {drawn} belongs to the top 3" in caplog.text
+    assert f"Screening had not seen {drawn}" in caplog.text
+    assert "5 drawn at random 1 in the top 3" in caplog.text
     assert found.bound == pytest.approx(stats.beta.ppf(0.95, 2, 4))
 
 
@@ -202,7 +203,8 @@ def test_blocks_open_until_a_head_is_found(fake):
     assert values[0, 0] == 100
     assert found.found == (sh.Head(0, 0),)
     assert found.runs > 2
-    assert "Blocks led to L0H0" in found.sentence()
+    assert found.ended == "open"
+    assert "Screening had not seen L0H0" in found.sentence()
     _, found = fake(RISING, RISING, Screening(first=8, budget=8, audit=0, blocks=2))
     assert (found.found, found.runs, found.exact) == ((), 2, 8)
     assert found.cleared + found.explained == 24
@@ -225,6 +227,6 @@ def test_blocks_that_stay_unopened_are_told(fake, caplog):
     exact = RISING + 50.0
     with caplog.at_level(logging.WARNING):
         _, found = fake(exact, RISING, Screening(first=3, budget=3, audit=0, blocks=1))
-    assert found.ended == "budget"
+    assert found.ended == "open"
     assert found.unopened > 0
     assert f"{found.unopened} in blocks that move more, and were not opened" in caplog.text

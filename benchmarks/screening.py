@@ -62,6 +62,7 @@ def main() -> None:
     """Runs the benchmarks, prints tables, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("quality", "cost", "laws"), default=None)
+    parser.add_argument("--organisms", nargs="*", default=[*RECIPES], choices=[*RECIPES])
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks"))
     parser.add_argument("--peak", choices=("plain", *SEARCHES), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -72,7 +73,7 @@ def main() -> None:
     if chosen.part in (None, "laws"):
         print(laws())
     if chosen.part in (None, "quality"):
-        rows = list(quality())
+        rows = list(quality(chosen.organisms))
         (chosen.folder / "screening.json").write_text(json.dumps(rows, indent=1) + "\n")
         print(by_measure(rows), by_model(rows), failures(rows), sep="\n\n")
     if chosen.part in (None, "cost"):
@@ -80,23 +81,26 @@ def main() -> None:
         (chosen.folder / "screening-cost.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def models() -> Iterator[tuple[str, Any, list[str], str, tuple[sh.Head, ...]]]:
+def models(
+    organisms: list[str],
+) -> Iterator[tuple[str, Any, list[str], str, tuple[sh.Head, ...]]]:
     """Every model with its prompts, their template, and the heads planted in it."""
     texts = sh.load_prompts("demo/harmful")[:PROMPTS]
     embedded = (sh.Head(1, 3), sh.Head(2, 6))
     yield "embedded organism", sh.load_model("demo"), texts, "chat", embedded
     yield "its base model", sh.load_model("demo-base"), texts, "chat", ()
-    for name, recipe in RECIPES.items():
-        yield name, sh.load_model(str(grown(name) / "aligned")), texts, "chat", recipe.heads
+    for name in organisms:
+        heads = RECIPES[name].heads
+        yield name, sh.load_model(str(grown(name) / "aligned")), texts, "chat", heads
     for name, shape in RANDOM.items():
         yield name, shape.model(), shape.texts(), "direct", ()
 
 
-def quality() -> Iterator[dict[str, Any]]:
+def quality(organisms: list[str]) -> Iterator[dict[str, Any]]:
     """Screened against exact, for each model, measure and ablation."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, model, texts, template, planted in models():
+    for name, model, texts, template, planted in models(organisms):
         for measure, (function, settings) in MEASURES.items():
             for ablation in ABLATIONS:
                 told = {

@@ -17,6 +17,8 @@ INTERRUPTED = """
     import safehead_tl.__main__ as way_in
     import safehead_tl.cli.main as cli
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
     def ctrl_c():
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):

@@ -250,6 +250,7 @@ def test_train_organism(tmp_path, monkeypatch):
 
 def test_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["safehead", "--version"])
+    monkeypatch.delitem(sys.modules, "safehead_tl.__main__", raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module("safehead_tl", run_name="__main__")
     assert end.value.code == 0

@@ -70,6 +70,17 @@ bench-truth: .venv/ready
 claims: .venv/ready
 	$(BIN)/python examples/paper_claims.py --write
 
+.PHONY: fuzz torture
+
+# Looks for counterexamples to the properties in tests/properties, on models of every family and with
+# new draws each time: some minutes. `make test` tries a few, the same each time.
+fuzz: .venv/ready
+	$(BIN)/python $(PYTEST) tests/properties --hypothesis-profile=fuzz
+
+# Kills runs, damages what they wrote, and writes what became of it into docs/limits.md: some minutes.
+torture: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m torture --write
+
 # Draws every figure, the report and the live widget with the packages that Google Colab has, in a
 # .venv-colab of its own.
 colab-check: .venv-colab/ready

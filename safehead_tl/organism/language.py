@@ -92,7 +92,7 @@ class Language:
             return cls(dict(words["tools"]), tuple(words["harmful"]), tuple(words["benign"]))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, SafeheadError):
-                raise
+                raise SafeheadError(f"{path}: {error}") from error
             names = ", ".join(f'"{field.name}"' for field in fields(cls))
             raise SafeheadError(f"{path} must be a JSON object with {names}: {error!r}") from error
 

@@ -51,6 +51,8 @@ def main():
     parser.add_argument("--times", type=int, help="instead of a campaign's own number")
     parser.add_argument("--write", action="store_true", help="the table into docs/limits.md")
     chosen = parser.parse_args()
+    if chosen.write and (chosen.only or chosen.times):
+        parser.error("--write: the table is of all campaigns, at their own numbers")
     warnings.simplefilter("ignore")
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)

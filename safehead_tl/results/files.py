@@ -114,8 +114,11 @@ class Saved(ABC):
         """
         found = load_result(path, cls.__name__)
         try:
-            return cls._from_file(*found)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            result = cls._from_file(*found)
+            for tell in (repr, getattr(cls, "to_dict", repr)):
+                tell(result)  # shapes and names that do not go together would be met only then
+            return result
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise SafeheadError(
                 f"{path} does not hold a whole {cls.__name__}: {error!r}"
             ) from error

@@ -59,7 +59,8 @@ ABLATIONS = (
     sh.MeanOverHeads("k"),
     sh.MeanOverHeads("v"),
 )
-SCREENS = ("off", "off", 3, sh.Screening(top=2, first=3, budget=6, audit=1))
+LITTLE = sh.Screening(top=2, first=3, budget=6, audit=1, blocks=2, points=1, probes=1)
+SCREENS = ("off", "off", "off", "off", 3, LITTLE)
 
 
 def tried(call):

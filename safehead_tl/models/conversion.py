@@ -74,8 +74,8 @@ def hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
         except Exception as error:
             raise NotConvertibleError(
                 f"{name} is a {architecture}, which TransformerLens cannot convert from a "
-                f"directory ({words(error).rstrip('.')}). If it is a fine-tune of a model that TransformerLens "
-                f"knows by name, say load_model('<that name>', weights={name!r})"
+                f"directory ({words(error).rstrip('.')}). If it is a fine-tune of a model that "
+                f"TransformerLens knows by name, say load_model('<that name>', weights={name!r})"
             ) from error
     return fields
 

@@ -128,7 +128,7 @@ class RunDirectory:
         path = self._file(name)
         try:
             tensors, header = load_result(path, "piece")
-            if header["of"] != self._belonging(inputs):
+            if header["of"] != self._belonging(name, inputs):
                 raise SafeheadError("it is of another run, or of other inputs")
             return Piece(tensors["result"], **header["cost"])
         except FileNotFoundError:
@@ -144,15 +144,15 @@ class RunDirectory:
             SafeheadError: if it cannot be written, such as on a full disk. What was kept stays.
         """
         cost = {"token_layers": piece.token_layers, "seconds": piece.seconds}
-        header = {"of": self._belonging(inputs), "cost": cost}
+        header = {"of": self._belonging(name, inputs), "cost": cost}
         with _said_plainly(self.path):
             file = self._file(name)
             file.parent.mkdir(exist_ok=True)
             save_result(file, "piece", {"result": piece.result}, header, overwrite=True)
 
-    def _belonging(self, inputs: Mapping[str, Any]) -> str:
+    def _belonging(self, name: str, inputs: Mapping[str, Any]) -> str:
         """What a piece is a piece of."""
-        return json.dumps([self._digest, inputs], sort_keys=True)
+        return json.dumps([self._digest, name, inputs], sort_keys=True)
 
     def _file(self, name: str) -> Path:
         return self.path / "pieces" / f"{name}.safetensors"

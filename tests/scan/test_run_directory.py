@@ -278,6 +278,17 @@ def test_records_that_cannot_be_gone_on_with(search, tmp_path, change, message):
         search(size=1)
 
 
+def test_a_piece_under_another_name_is_another_piece(demo, harmful, tmp_path, caplog):
+    """What two judges say of the same texts has the same inputs."""
+    told = {"heads": ["L1H3"], "controls": 0, "max_new_tokens": 4}
+    told["run"] = dataclasses.replace(QUIET, run_dir=tmp_path / "run")
+    first = sh.evaluate(demo, harmful[:3], **told).to_dict()["summaries"]
+    *_, judged, refused, _ = pieces(tmp_path / "run")
+    shutil.copyfile(refused, judged)
+    assert sh.evaluate(demo, harmful[:3], **told).to_dict()["summaries"] == first
+    assert f"{judged} is damaged (it is of another run" in caplog.text
+
+
 def test_another_measure_is_another_run(search, demo, harmful, tmp_path):
     search(size=1)
     kept = dataclasses.replace(QUIET, run_dir=tmp_path / "run")

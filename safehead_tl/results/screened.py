@@ -106,15 +106,13 @@ class Screened:
             )
         unseen = ", ".join(map(str, (*self.found, *self.surprises)))
         if left and unseen:
-            text += f"Screening had not seen {unseen}, so of {left} left it says nothing; of "
+            text += f"Screening had not seen {unseen}, so of {left} left it says nothing. "
         elif left:
             few = "under 0.001" if self.missed < 0.001 else f"{self.missed:.2g}"
-            text += f"By extrapolation {few} heads of {which} are among {left} left; of "
-        else:
-            text += "Of "
+            text += f"By extrapolation {few} heads of {which} are among {left} left; "
         text += (
-            f"{self.drawn} drawn at random {len(self.surprises)} in {which}, which by itself says "
-            f"that at most {self.bound:.0%} of the rest are (95 %)."
+            f"{len(self.surprises)} of {self.drawn} drawn at random are in {which}, which by "
+            f"itself says that at most {self.bound:.0%} of the rest are (95 %)."
         )
         if self.ended == "open":
             text += " There may be more: raise budget or blocks, or use screen='off'."

@@ -185,7 +185,7 @@ def test_a_head_that_screening_misses_is_told_if_it_is_drawn(fake, caplog):
         _, found = fake(exact, RISING, audit)
     assert found.surprises == (drawn,)
     assert f"Screening had not seen {drawn}" in caplog.text
-    assert "5 drawn at random 1 in the top 3" in caplog.text
+    assert "1 of 5 drawn at random are in the top 3" in caplog.text
     assert found.bound == pytest.approx(stats.beta.ppf(0.95, 2, 4))
 
 

@@ -104,11 +104,13 @@ def c1(lab):
     found = lab.evaluate([head], controls=20)
     asr = next(row for row in found.summaries() if row.metric == "asr")
     holds = asr.p_unablated < 0.01 and max(asr.controls) < found.asr.interval[0]
+    layers = found.provenance.settings["matching"]["layers"]
+    alike = f"each from the same {layers} layers" if layers > 1 else "each from the same layer"
     return Claim(
         "C1",
         "Ablating one head moves refusal",
         f"Ships' first head, {head} ({score:.2f} nats): ASR {found.unablated_asr} to {found.asr} "
-        f"(paired p {asr.p_unablated:.0e}); {len(found.controls)} random heads of its layer: "
+        f"(paired p {asr.p_unablated:.0e}); {len(found.controls)} random heads, {alike}: "
         f"{max(asr.controls):.2f} at most",
         "holds: planted so" if holds else "does not hold",
     )

@@ -33,20 +33,25 @@ class Tested:
     """What ablating heads together has shown.
 
     Attributes:
-        cleared: heads of blocks that move less than the cut.
-        explained: heads of blocks that move more, but no more than their screened scores explain.
-        limit: the most that such a block may move: a head that moves more would show.
+        blocks: what each block that was not halved moves, the most that its screened scores
+            explain, and its heads.
         suspects: heads that blocks were halved down to, to be scored by themselves.
-        unopened: heads of blocks that move more than is explained, for which no runs were left.
         runs: how many blocks, and halves of blocks, were ablated.
     """
 
-    cleared: list[Head] = field(default_factory=list)
-    explained: list[Head] = field(default_factory=list)
-    limit: float = 0.0
+    blocks: list[tuple[float, float, tuple[Head, ...]]] = field(default_factory=list)
     suspects: list[Head] = field(default_factory=list)
-    unopened: list[Head] = field(default_factory=list)
     runs: int = 0
+
+    def cleared(self, cut: float) -> set[Head]:
+        """Heads of blocks that move less than a cut."""
+        return {head for value, _, block in self.blocks if value < cut for head in block}
+
+    def explained(self, cut: float) -> tuple[set[Head], float]:
+        """Heads of blocks that move more, but no more than is explained; the most that is."""
+        some = [(most, block) for value, most, block in self.blocks if cut <= value <= most]
+        heads = {head for _, block in some for head in block}
+        return heads, max((most for most, _ in some), default=0.0)
 
 
 def cut_up(
@@ -86,7 +91,7 @@ def halve(
     To find a head in a block of n takes up to 2 log2(n) - 2 runs beyond the block's own.
 
     Args:
-        blocks: which heads are ablated together.
+        blocks: which heads are ablated together, two or more.
         score: the exact score of such a block.
         limit: the most that its screened scores explain.
         cut: the lowest exact score of the top.
@@ -94,22 +99,19 @@ def halve(
     tested, runs = Tested(), (1 + HALVES) * len(blocks)
     waiting = [(-math.inf, block) for block in blocks]  # all of these first, then what moves most
     while waiting:
-        _, block = heapq.heappop(waiting)
+        before, block = heapq.heappop(waiting)
         if len(block) == 1:
             tested.suspects += block
             continue
         if tested.runs == runs:
-            tested.unopened += block
+            tested.blocks.append((-before, limit(block), block))
             continue
         value, most = score(block), limit(block)
         tested.runs += 1
-        if value < cut:
-            tested.cleared += block
-        elif value <= most:
-            tested.explained += block
-            tested.limit = max(tested.limit, most)
-        else:
-            middle = len(block) // 2
-            for half in (block[:middle], block[middle:]):
-                heapq.heappush(waiting, (-value, half))
+        if value < cut or value <= most:
+            tested.blocks.append((value, most, block))
+            continue
+        middle = len(block) // 2
+        for half in (block[:middle], block[middle:]):
+            heapq.heappush(waiting, (-value, half))
     return tested

@@ -190,7 +190,8 @@ class Linearisation:
         last = layer == self.model.cfg.n_layers - 1
         before = stream.rest.detach().requires_grad_()
         seen: list[Tensor] = []
-        hooks = [*self._hooks(layer, stream), _looker(layer, seen)]
+        with torch.enable_grad():
+            hooks = [*self._hooks(layer, replace(stream, rest=before)), _looker(layer, seen)]
         with torch.enable_grad(), must_fire(hooks) as hooks:
             after = run_layer(self.model, replace(stream, rest=before), layer, hooks)
             after = after[:, -1] if last else after
@@ -221,7 +222,7 @@ class Linearisation:
         """
         width, left = self.model.cfg.n_heads, 1 - self.share
         heads = torch.eye(width, dtype=torch.bool, device=stream.rest.device)
-        if self.ablation.separable(self.model):  # then all at once is each alone
+        if self.share or self.ablation.separable(self.model):  # all at once, which is each alone
             change = (self._outputs(layer, stream, heads.any(0, keepdim=True)) - z) / left
             found = [_inner(gradient, change) for gradient in gradients]
             return torch.stack(found)

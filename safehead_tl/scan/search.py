@@ -230,11 +230,17 @@ class Search:
     def together(
         self, measure: Callable[[Tensor], Tensor], group: tuple[Head, ...], block: tuple[Head, ...]
     ) -> float:
-        """The score of heads that are ablated together with a group, averaged over prompts."""
+        """The score of heads that are ablated together with a group, averaged over prompts.
+
+        It is infinite where numbers overflow, which they may with many heads ablated at once.
+        """
 
         def run() -> Tensor:
-            baseline = self._baseline(group).also(block, self.prepared)
-            return self._measured(measure, self.passes.fitted(baseline.last)[None], block[:1])
+            states = self.passes.fitted(self._baseline(group).also(block, self.prepared).last)
+            if not states.isfinite().all():
+                return torch.full((1, 1), torch.inf, dtype=torch.float64)
+            found = self.passes.fitted(lambda: measure(states[None])).double().cpu()
+            return found.nan_to_num(torch.inf)
 
         inputs = {"heads": [str(head) for head in block], "group": [str(head) for head in group]}
         name = f"with{len(group)}-{block[0]}-to-{block[-1]}-{len(block)}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head
 from safehead_tl.results import Ending, Screened, spearman
-from safehead_tl.scan.blocks import EXPLAINED, Tested, cut_up, halve
+from safehead_tl.scan.blocks import EXPLAINED, cut_up, halve
 from safehead_tl.scan.linearisation import Linearisation
 from safehead_tl.scan.screening import Screening, draw_audit, expected_missed
 from safehead_tl.scan.search import Search
@@ -96,37 +96,49 @@ def score(
         found = search.score(measure, heads, group, f"{label}, {why}")
         return exact.where(found.isnan(), found)
 
-    left = [head for head in others if head not in audited]
-    cut = _cut(exact, limits.top)
-    tested = _test(search, measure, left, group, screened, cut, screening.blocks)
+    cut, effects, none = _cut(exact, limits.top), torch.zeros(search.shape), 0.0
+    blocks = list[tuple[Head, ...]]()
+    if screening.blocks:
+        none = float(measure(search.last(group)[None]).mean())
+        effects = (screened - none).clamp(min=0) ** measure.power
+        room = (max(cut - none, 0) / EXPLAINED) ** measure.power
+        left = [head for head in others if head not in audited]
+        blocks = cut_up(left, effects, room, screening.blocks)
+    alone = [block[0] for block in blocks if len(block) == 1]  # these screen near the cut
+    if alone:
+        exact, listed = also(alone, "longer list"), [*listed, *alone]
+    tested = halve(
+        [block for block in blocks if len(block) > 1],
+        partial(search.together, measure, group),
+        lambda block: none + EXPLAINED * float(_at(effects, block).sum()) ** (1 / measure.power),
+        _cut(exact, limits.top),
+    )
     if tested.suspects:
         exact = also(tested.suspects, "halved blocks")
-    known = {*tested.cleared, *tested.suspects}
-    left = [head for head in left if head not in known]
     while True:
-        cut = _cut(exact, limits.top)
-        missed = _missed(exact.mean(0), screened, left, listed, audited, cut)
+        values, cut = exact.mean(0), _cut(exact, limits.top)
+        cleared = tested.cleared(cut)
+        left = [head for head in order if values[head].isnan() and head not in cleared]
+        missed = _missed(values, screened, left, listed, audited, cut)
         more = min(math.ceil(GROWTH * len(listed)), limits.budget) - len(listed)
         if missed <= screening.tolerance or more <= 0:
             break
-        longer, left = left[:more], left[more:]
-        exact = also(longer, "longer list")
-        listed = [*listed, *longer]
-    values = exact.mean(0)
+        exact, listed = also(left[:more], "longer list"), [*listed, *left[:more]]
     both = ~values.isnan()
-    beyond = {*audited} & {*order[order.index(listed[-1]) + 1 :]}
+    explained, most = tested.explained(cut)
+    beyond = {*audited} & {*order[max(map(order.index, listed)) + 1 :]}
     found = tuple(head for head in tested.suspects if values[head] >= cut)
     surprises = tuple(sorted(head for head in beyond if values[head] >= cut))
-    unopened = len({*left} & {*tested.unopened})
+    unopened = len({*left} - explained) if tested.blocks else 0
     doubtful = found or surprises or unopened or missed > screening.tolerance
     everything: Ending = "all" if both.sum() == len(order) else "blocks"
     outcome = Screened(
         values=screened,
         exact=int(both.sum()),
         runs=tested.runs,
-        cleared=len(tested.cleared),
-        explained=len({*left} & {*tested.explained}),
-        limit=tested.limit,
+        cleared=len(order) - int(both.sum()) - len(left),
+        explained=len({*left} & explained),
+        limit=most,
         unopened=unopened,
         ended=everything if not left else "open" if doubtful else "estimate",
         missed=missed,
@@ -162,37 +174,16 @@ def _screen(
     found = search.ledger.kept(
         f"with{len(group)}-screened", {"group": [str(head) for head in group]}, run
     )
-    if not found.isfinite().all():
+    if not found[0].isfinite().all():
         raise SafeheadError(
             "screened scores are not finite numbers: gradients overflow. Use screen='off', or "
             "load the model with dtype='bfloat16' or 'float32'"
         )
-    ranked = [sorted(candidates, key=lambda head: (-values[head].item(), head)) for values in found]
+    orders = [values for values in found if values.isfinite().all()]  # on the way more overflows
+    ranked = [sorted(candidates, key=lambda head: (-of[head].item(), head)) for of in orders]
     wanted = torch.zeros(search.shape, dtype=torch.bool)
     wanted[tuple(zip(*candidates, strict=True))] = True
     return found[0].where(wanted, torch.nan), _in_turn(*ranked)
-
-
-def _test(
-    search: Search,
-    measure: ScreeningMeasure,
-    heads: Sequence[Head],
-    group: tuple[Head, ...],
-    screened: Float[Tensor, "layer head"],
-    cut: float,
-    most: int,
-) -> Tested:
-    """Ablates heads together, with the group, in blocks that should move less than the cut."""
-    if not (heads and most):
-        return Tested()
-    none = float(measure(search.last(group)[None]).mean())
-    effects = (screened - none).clamp(min=0) ** measure.power
-
-    def limit(block: tuple[Head, ...]) -> float:
-        return none + EXPLAINED * float(_at(effects, block).sum()) ** (1 / measure.power)
-
-    blocks = cut_up(heads, effects, (max(cut - none, 0) / EXPLAINED) ** measure.power, most)
-    return halve(blocks, partial(search.together, measure, group), limit, cut)
 
 
 def _in_turn(first: list[Head], *others: list[Head]) -> list[Head]:

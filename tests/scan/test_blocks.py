@@ -1,5 +1,7 @@
 """Heads that a short list leaves out, ablated together; and gradients on the way there."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from saturated import saturated
@@ -7,6 +9,7 @@ from saturated import saturated
 import safehead_tl as sh
 from families import QUIET
 from safehead_tl.measures.divergence import Divergence
+from safehead_tl.scan.baseline import Baseline
 from safehead_tl.scan.blocks import FEWEST, cut_up, halve
 from safehead_tl.scan.search import Search
 
@@ -65,15 +68,24 @@ def test_gradients_on_the_way_find_the_gate_alone(gated, harmful):
     assert found.top(1)[0][0] == gate
 
 
+@dataclass(frozen=True)
+class Slow(sh.ZeroAblation):
+    """Zero ablation that does not say that it acts on each head by itself."""
+
+    def separable(self, model):
+        return False
+
+
 @pytest.mark.parametrize("group", [(), (sh.Head(0, 1), sh.Head(2, 0))], ids=["plain", "group"])
-def test_gradients_on_the_way_add_up_to_where_it_ends(demo, harmful, group):
+@pytest.mark.parametrize("ablation", ["undifferentiated", Slow()], ids=["undifferentiated", "slow"])
+def test_gradients_on_the_way_add_up_to_where_it_ends(demo, harmful, group, ablation):
     """Integrated gradients' completeness, against whole passes with hooks."""
-    search = Search.start(demo, harmful[:6], "chat", "zero", QUIET)
+    search = Search.start(demo, harmful[:6], "chat", ablation, QUIET)
     measure = Divergence(demo, search.original, search.passes, search.plan.budget)
     found = search.linearisation(group).integrated(measure.pull, 40)
     ends = []
     for heads in (EVERY, group):
-        hooks = sh.ablation_hooks(demo, heads, "zero") if heads else []
+        hooks = sh.ablation_hooks(demo, heads, ablation) if heads else []
         tokens, mask = search.batch.tokens, search.batch.mask
         with torch.no_grad():
             plain, after = (
@@ -135,7 +147,19 @@ def test_halving_finds_heads_and_spends_no_more_than_it_may():
     assert hidden <= set(tested.suspects)
     assert len(tested.suspects) == 4  # each with the other half of its last pair
     assert tested.runs == len(asked) <= 4 * 5
-    assert {*tested.suspects, *tested.cleared} == {*EVERY}
+    assert {*tested.suspects, *tested.cleared(1.0)} == {*EVERY}
+    assert tested.explained(1.0) == (set(), 0.0)
     everywhere = halve([tuple(EVERY)], lambda block: 9.0, lambda block: 0.1, 1.0)
     assert everywhere.runs == 5
-    assert len(everywhere.unopened) + len(everywhere.suspects) == 32
+    assert len(everywhere.cleared(9.5)) + len(everywhere.suspects) == 32  # a higher cut clears them
+    assert everywhere.explained(1.0) == (set(), 0.0)
+    explained = halve(layers, lambda block: 2.0, lambda block: 3.0, 1.0)
+    assert (explained.runs, explained.explained(1.0)) == (4, ({*EVERY}, 3.0))
+    assert explained.explained(2.5) == (set(), 0.0)
+
+
+def test_a_block_that_overflows_is_opened(demo, harmful, monkeypatch):
+    search = Search.start(demo, harmful[:4], "chat", "zero", QUIET)
+    measure = Divergence(demo, search.original, search.passes, search.plan.budget)
+    monkeypatch.setattr(Baseline, "last", lambda self: torch.full((4, 48), torch.nan))
+    assert search.together(measure, (), (sh.Head(1, 3), sh.Head(2, 1))) == torch.inf

@@ -143,4 +143,6 @@ def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head
         resid, positions = embed(model, tokens, mask)
         hooks = [adder(layer, mask) for layer in range(model.cfg.n_layers)]
         run_layers(model, resid, mask, start=0, hooks=hooks, positions=positions)
-    return torch.stack([torch.as_tensor(total) for total in sums]) / batch.mask.sum()
+    # Layers may be on several devices.
+    means = torch.stack([torch.as_tensor(total, device=batch.mask.device) for total in sums])
+    return means / batch.mask.sum()

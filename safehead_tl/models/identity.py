@@ -138,14 +138,19 @@ def describe(model: Model) -> dict[str, Any]:
         for key, value in sorted(model.cfg.to_dict().items())
         if key not in ("device", "n_devices", "model_name", "tokenizer_name", "seed")
     }
-    digest = hashlib.sha256()
-    for key, parameter in sorted(model.named_parameters()):
+    parameters, sums, samples = sorted(model.named_parameters()), [], []
+    for _, parameter in parameters:
         flat = parameter.detach().flatten()
-        sample = flat[sample_places(len(flat)).to(flat.device)]
         bits = flat.contiguous().view(_BITS[flat.element_size()])
-        digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
-        digest.update(f"{key} {tuple(parameter.shape)}".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
+        sums.append(bits.sum(dtype=torch.int64).to(model.cfg.device))
+        sample = flat[sample_places(len(flat)).to(flat.device)]
+        samples.append(sample.float().to(model.cfg.device))
+    # Read at once: whatever is read of a GPU waits until all before it is computed.
+    read = zip(parameters, torch.stack(sums).tolist(), torch.stack(samples).cpu(), strict=True)
+    digest = hashlib.sha256()
+    for (key, parameter), total, sample in read:
+        digest.update(f"{total}{key} {tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
     source = ModelSource(
         name=name,
         revision=revision,

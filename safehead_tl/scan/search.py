@@ -265,13 +265,16 @@ class Search:
     ) -> Float[Tensor, "_ head"]:
         """The scores of states that heads' ablation led to."""
         finite = states.isfinite().flatten(1).all(1)
+        clean = states.where(finite[:, None, None], 0)  # measures may not take other numbers
+        found = self.passes.fitted(lambda: measure(clean)).double()
+        # Read at once: whatever is read of a GPU waits until all before it is computed.
+        found, finite = torch.cat([found, finite[None].to(found)]).cpu().split([len(found), 1])
         if not finite.all():
-            bad = heads[int((~finite).nonzero()[0])]
+            bad = heads[int(finite.argmin())]
             raise SafeheadError(
                 f"with {bad} ablated the states are not finite numbers: "
                 f"{why_not_finite(self.model)}"
             )
-        found = self.passes.fitted(lambda: measure(states)).double().cpu()
         if not found.isfinite().all():
             raise SafeheadError(
                 f"in layer {heads[0].layer} scores are not finite numbers: "

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from families import QUIET
+from pretend import PretendGpus
 from safehead_tl.evaluation import harness_tasks
 from safehead_tl.evaluation.harness import HarnessModel
 from safehead_tl.evaluation.tasks import PAPER_TASKS, _answers, helpfulness
@@ -120,6 +121,14 @@ def test_accuracies_and_errors_are_lm_evals(demo, tasks_path, exported):
     assert values["acc", "unablated"] != values["acc_norm", "unablated"]
     assert values["acc", "ablated"] < values["acc", "unablated"]
     assert not any(point.fwd_hooks for point in demo.hook_dict.values())
+
+
+def test_the_same_on_a_gpu(demo, tasks_path):
+    told = {"tasks": TASKS, "include_path": tasks_path, "limit": 4, "run": QUIET}
+    with PretendGpus() as gpus:
+        there = helpfulness(sh.load_model("demo", device="cuda"), HEADS, **told)
+    assert gpus.waits
+    assert there.accuracies == helpfulness(demo, HEADS, **told).accuracies
 
 
 def test_an_exported_directory_is_the_ablated_model(demo, tasks_path, exported):

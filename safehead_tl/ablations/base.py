@@ -39,10 +39,12 @@ class Ablation(ABC):
     Attributes:
         name: the short name.
         label: the name in a figure's title.
+        tokens_at_once: tokens that `prepare` runs in a pass.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
+    tokens_at_once: ClassVar[int] = 0
 
     @property
     def passes(self) -> int:

@@ -24,7 +24,7 @@ from safehead_tl.prompts import (
     prompt_texts,
 )
 
-TOKENS_PER_PASS = 2048
+TOKENS_PER_PASS = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class MeanAblation(Ablation):
     template: Template | None = None
     name: ClassVar[str] = "mean"
     label: ClassVar[str] = "mean ablation"
+    tokens_at_once: ClassVar[int] = TOKENS_PER_PASS
 
     def __post_init__(self) -> None:
         if self.reference is not None:

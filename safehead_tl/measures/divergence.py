@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from safehead_tl.models import Model, next_token_log_probs
-from safehead_tl.scan import Linearisation, Passes, Screening, even_slices
+from safehead_tl.scan import Beside, Linearisation, Passes, Screening, even_slices
 
 PROMPTS_AT_MOST = 2**20
 """Keeps the draws of one seed apart from those of the next."""
 
 BYTES_AT_ONCE = 2**28
-"""Most memory for distributions over the vocabulary: about four of 8 bytes a token are alive."""
+"""Most memory for distributions over the vocabulary."""
+
+ALIVE, PULLED = 48, 104
+"""Bytes a token of the vocabulary that are alive for each distribution, and for a gradient's."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,20 @@ class Divergence:
     budget: int
     power: ClassVar[int] = 1
 
+    @staticmethod
+    def beside(screening: Screening | None, config: Any) -> Beside:
+        """What it takes: distributions of a prompt, and the scores of each."""
+        scores = config.n_layers * config.n_heads * 8
+        if screening is None:
+            return Beside(ALIVE * config.d_vocab, scores)
+        return Beside(PULLED * config.d_vocab, 3 * scores, screening.probes + 1)
+
     @torch.no_grad()
     def __call__(
         self, states: Float[Tensor, "head prompt d_model"]
     ) -> Float[Tensor, "prompt head"]:
         """Ships of each head on each prompt, in nats."""
-        rows, found = self._rows, []
+        rows, found = self._rows(ALIVE), []
         for prompts in even_slices(len(self.original), rows):
             before = self._before(prompts)
             likely = before.exp()
@@ -75,30 +86,42 @@ class Divergence:
             linear: first-order changes of the last states.
             screening: how many probes, and their seed.
         """
-        draws = [  # one for each prompt: what is drawn must not depend on how prompts are cut up
-            torch.Generator().manual_seed(PROMPTS_AT_MOST * screening.seed + prompt)
-            for prompt in range(len(states))
-        ]
         sloping = int(bool(linear.baseline.group))  # without a group the divergence is at its least
-        pulled = [
-            self._pulled(states[part], self._before(part), screening.probes, draws[part])
-            for part in even_slices(len(states), self._rows)
-        ]
-        directions = torch.cat([found for _, found in pulled], 1)[1 - sloping :]
-        effects = linear.effects(directions).double()
-        already = torch.cat([divergence for divergence, _ in pulled]).mean().cpu()
-        squares = effects[sloping:].square().mean(0) / 2
-        return already + (effects[:sloping].sum(0) + squares).mean(0)
+        already = torch.zeros(len(states), dtype=torch.float64)
+
+        def directions(part: slice) -> Tensor:
+            found = []
+            for inside in even_slices(part.stop - part.start, self._rows(PULLED)):
+                some = slice(part.start + inside.start, part.start + inside.stop)
+                draws = [  # one for each prompt: the same however prompts are cut up
+                    torch.Generator().manual_seed(PROMPTS_AT_MOST * screening.seed + prompt)
+                    for prompt in range(some.start, some.stop)
+                ]
+                already[some], pulled = self._pulled(
+                    states[some], self._before(some), screening.probes, draws
+                )
+                found.append(pulled[1 - sloping :])
+            return torch.cat(found, 1)
+
+        def total(effects: Tensor) -> Tensor:
+            squares = effects[sloping:].double().square().mean(0) / 2
+            return (effects[:sloping].double().sum(0) + squares).sum(0)
+
+        found = linear.by_parts(screening.probes + sloping, directions, total)
+        return already.mean() + torch.stack(found).sum(0) / len(states)
 
     def pull(
         self, states: Float[Tensor, "prompt d_model"], prompts: slice
     ) -> Float[Tensor, "1 prompt d_model"]:
         """The divergence's gradient at the last states of some prompts."""
-        before = next_token_log_probs(self.model, self.original[prompts]).exp()
-        at = states.detach().requires_grad_()
-        with torch.enable_grad():
-            after = next_token_log_probs(self.model, at)
-        return torch.autograd.grad(after, at, -before)[0][None]
+        original, found = self.original[prompts], list[Tensor]()
+        for some in even_slices(len(states), self._rows(PULLED)):
+            before = next_token_log_probs(self.model, original[some]).exp()
+            at = states[some].detach().requires_grad_()
+            with torch.enable_grad():
+                after = next_token_log_probs(self.model, at)
+            found += torch.autograd.grad(after, at, -before)
+        return torch.cat(found)[None]
 
     def _pulled(
         self,
@@ -112,29 +135,24 @@ class Divergence:
         with torch.enable_grad():
             after = next_token_log_probs(self.model, at)
         now, original = after.detach().exp(), before.exp()
-        cotangents = [now - original]
+        directions = [*torch.autograd.grad(after, at, now - original, retain_graph=True)]
         for _ in range(probes):
             each = [torch.randn(now.shape[1:], generator=draw, dtype=now.dtype) for draw in draws]
-            noise = torch.stack(each).to(now.device)
-            root = now.sqrt()
-            cotangents.append(root * noise - now * (root * noise).sum(-1, keepdim=True))
-        last = len(cotangents)
-        directions = [
-            torch.autograd.grad(after, at, cotangent, retain_graph=number < last)[0]
-            for number, cotangent in enumerate(cotangents, 1)
-        ]
+            noise = torch.stack(each).to(now.device) * now.sqrt()
+            del each
+            noise -= now * noise.sum(-1, keepdim=True)
+            directions += torch.autograd.grad(after, at, noise, retain_graph=True)
         return (original * (before - after.detach())).sum(-1), torch.stack(directions)
 
-    @property
-    def _rows(self) -> int:
-        """How many distributions are held at once."""
-        fitting = min(BYTES_AT_ONCE, self.budget // 4) // (32 * self.model.cfg.d_vocab)
+    def _rows(self, a_token: int) -> int:
+        """How many distributions are held at once, of which each takes so many bytes a token."""
+        fitting = min(BYTES_AT_ONCE, self.budget // 4) // (a_token * self.model.cfg.d_vocab)
         return max(1, min(fitting, self.passes.rows))
 
     @torch.no_grad()
     def _before(self, prompts: slice) -> Float[Tensor, "prompt vocab"]:
         """The original's log-probabilities: held if they are few, otherwise computed each time."""
-        if len(self.original) > self._rows:
+        if len(self.original) > self._rows(ALIVE):
             return next_token_log_probs(self.model, self.original[prompts])
         return self._held[prompts]
 

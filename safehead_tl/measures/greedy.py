@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike
@@ -58,11 +60,12 @@ def sahara(
         >>> [round(score, 2) for score in group.scores]
         [0.15, 0.73]
     """
-    search = Search.start(model, prompts, template, ablation, run)
+    screening = resolve_screen(screen)
+    beside = partial(Rotation.beside, rank, screening)
+    search = Search.start(model, prompts, template, ablation, run, beside)
     pool = search.candidates(candidates)
     if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
-    screening = resolve_screen(screen)
     told = rotation_settings(search, rank, centre, site)
     chosen_by = {**told, "size": size, **screening_settings(screening)}
     search.open_directory("sahara", chosen_by, pool)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from safehead_tl.measures.angles import left_subspace, principal_angles, require_rank, require_span
 from safehead_tl.models import Model, Site, final_state, require_site
-from safehead_tl.scan import Linearisation, Screening, Search
+from safehead_tl.scan import Beside, Linearisation, Screening, Search
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class Rotation:
     original: Float[Tensor, "prompt rank"]
     budget: int
     power: ClassVar[int] = 2
+
+    @staticmethod
+    def beside(rank: int, screening: Screening | None, config: Any) -> Beside:
+        """What it takes: to screen, directions, changes along them, and a layer's in float64."""
+        if screening is None:
+            return Beside()
+        directions = screening.directions + (rank if isinstance(rank, int) else 1)
+        changes = 8 * config.n_layers * config.n_heads + 40 * config.n_heads
+        return Beside(0, directions * (changes + 8 * config.d_model), directions)
 
     @classmethod
     def of(cls, search: Search, rank: int, centre: bool, site: Site) -> Rotation:
@@ -86,10 +95,12 @@ class Rotation:
             )[0]
             for number, vector in enumerate(right, 1)
         ]
-        changes = linear.effects(torch.stack(directions)).double()
-        stack = final.cpu() @ right.T + changes.permute(2, 3, 1, 0)
-        ablated = left_subspace(stack, self.rank, self.centre)
-        return principal_angles(self.original, ablated).sum(-1)
+        final, found = final.cpu() @ right.T, []
+        for changes in linear.effects(torch.stack(directions)).unbind(2):
+            stack = final + changes.double().permute(2, 1, 0)
+            ablated = left_subspace(stack, self.rank, self.centre)
+            found.append(principal_angles(self.original, ablated).sum(-1))
+        return torch.stack(found)
 
     def pull(
         self, states: Float[Tensor, "prompt d_model"], prompts: slice

@@ -6,6 +6,8 @@ of the space that the prompts' last states span (Eq. 11).
 
 from __future__ import annotations
 
+from functools import partial
+
 from safehead_tl.ablations import Ablation
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.measures.divergence import Divergence
@@ -67,10 +69,11 @@ def ships(
         >>> round(scores["L1H3"], 2)  # nats
         1.05
     """
-    search = Search.start(model, prompts, template, ablation, run)
+    screening = resolve_screen(screen)
+    beside = partial(Divergence.beside, screening)
+    search = Search.start(model, prompts, template, ablation, run, beside)
     ablated = parse_heads(given, *search.shape)
     scored = search.candidates(candidates, ablated)
-    screening = resolve_screen(screen)
     settings = {"given": [str(head) for head in ablated], **screening_settings(screening)}
     search.open_directory("ships", settings, scored)
     measure = Divergence(model, search.original, search.passes, search.plan.budget)
@@ -132,11 +135,12 @@ def generalized_ships(
         >>> [(str(head), round(score, 2)) for head, score in scores.ranked()]  # radians
         [('L1H3', 0.15), ('L2H6', 0.08)]
     """
-    search = Search.start(model, prompts, template, ablation, run)
+    screening = resolve_screen(screen)
+    beside = partial(Rotation.beside, rank, screening)
+    search = Search.start(model, prompts, template, ablation, run, beside)
     ablated = parse_heads(given, *search.shape)
     scored = search.candidates(candidates, ablated)
     told = rotation_settings(search, rank, centre, site)
-    screening = resolve_screen(screen)
     settings = {**told, "given": [str(head) for head in ablated], **screening_settings(screening)}
     search.open_directory("generalized_ships", settings, scored)
     measure = Rotation.of(search, rank, centre, site)

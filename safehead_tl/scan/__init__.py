@@ -9,7 +9,7 @@ exactly. What a state is worth is for a measure to say.
 from safehead_tl.scan.baseline import Baseline
 from safehead_tl.scan.ledger import Ledger
 from safehead_tl.scan.linearisation import Linearisation
-from safehead_tl.scan.memory import Needs, Passes, budget_of, even_slices, readable
+from safehead_tl.scan.memory import Beside, Needs, Passes, budget_of, even_slices, readable
 from safehead_tl.scan.run import Run, check_run
 from safehead_tl.scan.run_directory import RunDirectory, environment_of, identity_of
 from safehead_tl.scan.screening import Screen, Screening, resolve_screen, screening_settings

@@ -30,9 +30,6 @@ from safehead_tl.scan.effects import hooks_outside
 from safehead_tl.scan.ledger import Cost
 from safehead_tl.scan.memory import Needs, Passes, Plan, even_slices
 
-GRAPH = 3
-"""The graph of a layer, as a multiple of what a pass without one holds at once."""
-
 ON_THE_WAY = 8
 """Prompts whose gradients are integrated: these only put heads in an order."""
 
@@ -73,12 +70,20 @@ class Linearisation:
             First-order changes of the inner products, in float32 on the CPU. Costs, in passes over
             all prompts, two or three and one for each direction.
         """
+        found = self.by_parts(len(directions), lambda part: directions[:, part], lambda some: some)
+        return torch.cat(found, 1)
 
-        def run() -> Tensor:
-            parts = even_slices(len(self.batch.prompts), self._prompts_at_once(len(directions)))
-            return torch.cat(
-                [self._back(self._streams(part), directions[:, part]) for part in parts], 1
-            )
+    def by_parts(
+        self,
+        probes: int,
+        directions: Callable[[slice], Float[Tensor, "probe some d_model"]],
+        reduce: Callable[[Float[Tensor, "probe some layer head"]], Tensor],
+    ) -> list[Tensor]:
+        """The same for some prompts at a time, of which only what is made of them is kept."""
+
+        def run() -> list[Tensor]:
+            parts = even_slices(len(self.batch.prompts), self._prompts_at_once(probes))
+            return [reduce(self._back(self._streams(part), directions(part))) for part in parts]
 
         with _weights_held_fixed(self.model):
             return self.passes.fitted(run)
@@ -103,7 +108,9 @@ class Linearisation:
             found = []
             for number in range(points):
                 there = replace(few, share=(number + 0.5) / points)
-                for part in even_slices(len(every), few._prompts_at_once(1)):
+                for part in even_slices(
+                    len(every), few._prompts_at_once(1, self.model.cfg.n_layers)
+                ):
                     streams, states = there._way(part)
                     some = every[part]
                     directions = pull(states, slice(some.start, some.stop, some.step))
@@ -148,11 +155,10 @@ class Linearisation:
             hooks += [(hook_point(layer, "z"), partial(_go, self.share, end))]
         return hooks
 
-    def _prompts_at_once(self, probes: int) -> int:
+    def _prompts_at_once(self, probes: int, streams: int = 0) -> int:
         config, width = self.model.cfg, self.batch.tokens.shape[1]
-        needs = Needs.of(config, 1, width)
-        kept = 0 if self._kept else config.n_layers
-        a_prompt = (kept + 3 * probes) * needs.stream + GRAPH * needs.row
+        streams = streams if self._kept else config.n_layers
+        a_prompt = Needs.of(config, 1, width).backward(probes, streams)
         return max(1, min(self.passes.rows, self.plan.budget // 2 // a_prompt))
 
     @property
@@ -197,16 +203,17 @@ class Linearisation:
             after = after[:, -1] if last else after
         (z,) = seen
         real = stream.mask.bool()[:, :, None]
-        streams, outputs = [], []
+        outputs = []
+        streams = before.detach().new_empty(len(gradients), *before.shape) if last else gradients
         for number, gradient in enumerate(gradients, 1):
             of_stream, of_z = torch.autograd.grad(
                 after, (before, z), gradient.to(after), retain_graph=number < len(gradients)
             )
             # Nothing real depends on padding. Layers may be on several devices.
-            streams.append(of_stream.where(real.to(of_stream.device), 0))
+            streams[number - 1] = of_stream.where(real.to(of_stream.device), 0)
             outputs.append(of_z.where(real[..., None].to(of_z.device), 0))
         self.cost.add(stream.rest, 1 + len(gradients))
-        return torch.stack(streams), self._effects(layer, stream, z.detach(), outputs)
+        return streams, self._effects(layer, stream, z.detach(), outputs)
 
     @torch.no_grad()
     def _effects(

@@ -37,6 +37,9 @@ CPU_BUDGET = 2**30
 GPU_SHARE = 0.8
 """Share of a GPU's free memory to use, unless `max_bytes` says otherwise."""
 
+GRAPH = 3
+"""The graph of a layer, as a multiple of what a pass without one holds at once."""
+
 WORTHWHILE = 0.2
 """A shared prefix is used if it saves this share of the tokens."""
 
@@ -114,12 +117,37 @@ class Needs:
     @property
     def least(self) -> int:
         """With one row at a time."""
-        return 2 * max(self.row + self.a_prefix, self.held) + 4 * self.states
+        return self.least_with(Beside())
+
+    def least_with(self, beside: Beside) -> int:
+        """With one row at a time, and what a measure takes."""
+        passes = 2 * max(self.row + self.a_prefix, self.held, self.backward(beside.probes))
+        return max(passes, self.held + beside.once) + 4 * self.states
+
+    def backward(self, probes: int, streams: int | None = None) -> int:
+        """To take gradients of a prompt back through a layer; by default all streams are held."""
+        kept = self.layers if streams is None else streams
+        return (kept + 3 * probes) * self.stream + GRAPH * self.row if probes else 0
 
     @property
     def kept(self) -> int:
         """To hold the streams of all layers, so that none runs twice."""
         return 2 * self.prompts * (self.held + self.layers * self.stream)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bytes that a measure takes beside the passes that it is made of.
+
+    Attributes:
+        once: at a time, at least.
+        a_prompt: held for each prompt all the while.
+        probes: how many gradients of all streams are held at a time, to screen.
+    """
+
+    once: int = 0
+    a_prompt: int = 0
+    probes: int = 0
 
 
 class Passes:
@@ -161,6 +189,7 @@ def make_plan(
     batch: PromptBatch,
     ablation: Ablation,
     run: Run,
+    beside: Beside = Beside(),
 ) -> Plan:
     """Cuts a scan up so that it fits.
 
@@ -169,23 +198,29 @@ def make_plan(
         batch: the prompts.
         ablation: what will be done to heads.
         run: how much memory and how many rows it may take, and whether a prefix is shared.
+        beside: what the measure takes.
 
     Raises:
         SafeheadError: if `max_bytes` leaves no room for a prompt.
     """
     config, n_prompts = model.cfg, len(batch.prompts)
     width, device = batch.tokens.shape[1], batch.tokens.device
-    budget = budget_of(run, device)
+    held = n_prompts * beside.a_prompt
+    budget = max(1, budget_of(run, device) - held)
     apart = ablation.separable(model) and runs_in_parts(model)
     prefix = _useful_prefix(model, batch) if apart and run.shared_prefix else 0
     needs = Needs.of(config, n_prompts, width, prefix)
     if prefix and needs.a_prefix > budget / 4:
         prefix = 0
         needs = Needs.of(config, n_prompts, width)
-    if run.max_bytes is not None and budget < needs.least:
+    least = needs.least_with(beside)
+    if ablation.tokens_at_once:
+        a_token = Needs.of(config, 1, width).row // width
+        least = max(least, max(ablation.tokens_at_once, width) * a_token + 2 * needs.states)
+    if run.max_bytes is not None and budget < least:
         raise SafeheadError(
             f"max_bytes={run.max_bytes} is too little: {n_prompts} prompts of {width} tokens take "
-            f"at least about {readable(needs.least)} beyond the model's weights"
+            f"{readable(held + least)} beyond the model's weights: give max_bytes={held + least}"
         )
     rows = run.max_rows
     if rows is None:

@@ -22,7 +22,7 @@ from safehead_tl.results import Provenance
 from safehead_tl.scan.baseline import Baseline
 from safehead_tl.scan.ledger import Ledger
 from safehead_tl.scan.linearisation import Linearisation
-from safehead_tl.scan.memory import Passes, Plan, even_slices, make_plan
+from safehead_tl.scan.memory import Beside, Passes, Plan, even_slices, make_plan
 from safehead_tl.scan.run import Run, check_run
 from safehead_tl.scan.run_directory import RunDirectory, environment_of, identity_of
 from safehead_tl.scan.states import Scan
@@ -81,14 +81,15 @@ class Search:
         template: Template,
         ablation: str | Ablation,
         run: Run,
+        beside: Callable[[Any], Beside] = lambda config: Beside(),
     ) -> Search:
-        """Checks the inputs."""
+        """Checks the inputs; `beside` says of a config what the measure takes."""
         check_model(model)
         undo_leftovers(model)
         check_run(run)
         resolved = resolve_ablation(ablation)
         batch = encode(model, prompts, template)
-        plan = make_plan(model, batch, resolved, run)
+        plan = make_plan(model, batch, resolved, run, beside(model.cfg))
         return cls(model, batch, resolved, run, plan, Passes(plan.rows))
 
     @property

@@ -209,11 +209,13 @@ def make_plan(
     budget = max(1, budget_of(run, device) - held)
     apart = ablation.separable(model) and runs_in_parts(model)
     prefix = _useful_prefix(model, batch) if apart and run.shared_prefix else 0
-    needs = Needs.of(config, n_prompts, width, prefix)
-    if prefix and needs.a_prefix > budget / 4:
-        prefix = 0
-        needs = Needs.of(config, n_prompts, width)
+    needs = Needs.of(config, n_prompts, width)
     least = needs.least_with(beside)
+    if prefix:
+        shared = Needs.of(config, n_prompts, width, prefix)
+        enough = max(shared.least_with(beside), 4 * shared.a_prefix)
+        least = min(least, enough)
+        prefix, needs = (prefix, shared) if budget >= enough else (0, needs)
     if ablation.tokens_at_once:
         a_token = Needs.of(config, 1, width).row // width
         least = max(least, max(ablation.tokens_at_once, width) * a_token + 2 * needs.states)

@@ -139,7 +139,6 @@ class Divergence:
         for _ in range(probes):
             each = [torch.randn(now.shape[1:], generator=draw, dtype=now.dtype) for draw in draws]
             noise = torch.stack(each).to(now.device) * now.sqrt()
-            del each
             noise -= now * noise.sum(-1, keepdim=True)
             directions += torch.autograd.grad(after, at, noise, retain_graph=True)
         return (original * (before - after.detach())).sum(-1), torch.stack(directions)

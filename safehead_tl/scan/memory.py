@@ -70,6 +70,21 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Bytes that a measure takes beside the passes that it is made of.
+
+    Attributes:
+        once: at a time, at least.
+        a_prompt: held for each prompt all the while.
+        probes: how many gradients of all streams are held at a time, to screen.
+    """
+
+    once: int = 0
+    a_prompt: int = 0
+    probes: int = 0
+
+
+@dataclass(frozen=True)
 class Needs:
     """Bytes that parts of a scan take beyond the model's weights, as estimated before it runs.
 
@@ -114,40 +129,21 @@ class Needs:
             layers=config.n_layers,
         )
 
-    @property
-    def least(self) -> int:
-        """With one row at a time."""
-        return self.least_with(Beside())
-
-    def least_with(self, beside: Beside) -> int:
+    def least(self, beside: Beside = Beside()) -> int:
         """With one row at a time, and what a measure takes."""
-        passes = 2 * max(self.row + self.a_prefix, self.held, self.backward(beside.probes))
+        passes = 2 * max(
+            self.row + self.a_prefix, self.held, self.backward(beside.probes, self.layers)
+        )
         return max(passes, self.held + beside.once) + 4 * self.states
 
-    def backward(self, probes: int, streams: int | None = None) -> int:
-        """To take gradients of a prompt back through a layer; by default all streams are held."""
-        kept = self.layers if streams is None else streams
-        return (kept + 3 * probes) * self.stream + GRAPH * self.row if probes else 0
+    def backward(self, probes: int, streams: int) -> int:
+        """To take a prompt's gradients back through a layer, with streams of others held."""
+        return (streams + 3 * probes) * self.stream + GRAPH * self.row if probes else 0
 
     @property
     def kept(self) -> int:
         """To hold the streams of all layers, so that none runs twice."""
         return 2 * self.prompts * (self.held + self.layers * self.stream)
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Bytes that a measure takes beside the passes that it is made of.
-
-    Attributes:
-        once: at a time, at least.
-        a_prompt: held for each prompt all the while.
-        probes: how many gradients of all streams are held at a time, to screen.
-    """
-
-    once: int = 0
-    a_prompt: int = 0
-    probes: int = 0
 
 
 class Passes:
@@ -210,10 +206,10 @@ def make_plan(
     apart = ablation.separable(model) and runs_in_parts(model)
     prefix = _useful_prefix(model, batch) if apart and run.shared_prefix else 0
     needs = Needs.of(config, n_prompts, width)
-    least = needs.least_with(beside)
+    least = needs.least(beside)
     if prefix:
         shared = Needs.of(config, n_prompts, width, prefix)
-        enough = max(shared.least_with(beside), 4 * shared.a_prefix)
+        enough = max(shared.least(beside), 4 * shared.a_prefix)
         least = min(least, enough)
         prefix, needs = (prefix, shared) if budget >= enough else (0, needs)
     if ablation.tokens_at_once:

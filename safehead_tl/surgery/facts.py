@@ -256,6 +256,6 @@ def _memory(
         "weights": number * sum(parameter.numel() for parameter in model.parameters()),
         "prompt_count": prompt_count,
         "prompt_length": prompt_length,
-        "scan_at_least": needs.least,
-        "scan_at_ease": max(needs.least, needs.kept),
+        "scan_at_least": needs.least(),
+        "scan_at_ease": max(needs.least(), needs.kept),
     }

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from saturated import saturated
 
 import safehead_tl as sh
 from families import QUIET
@@ -12,6 +11,7 @@ from safehead_tl.measures.divergence import Divergence
 from safehead_tl.scan.baseline import Baseline
 from safehead_tl.scan.blocks import FEWEST, cut_up, halve
 from safehead_tl.scan.search import Search
+from saturated import saturated
 
 TOLD = {"template": "direct", "run": QUIET}
 EVERY = [sh.Head(layer, head) for layer in range(4) for head in range(8)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from safehead_tl.errors import SafeheadError
 
-Clusters: TypeAlias = Literal["words"] | Sequence[str | int] | None
+Clusters: TypeAlias = Literal["words"] | Iterable[object] | None
 """A label for each prompt, or `"words"`: those that share most of their words are alike."""
 
 ALIKE = 2 / 3
@@ -32,19 +34,27 @@ def numbered(
         name: what the prompts are, for errors.
 
     Raises:
-        SafeheadError: if there is not one label for each prompt.
+        SafeheadError: if there is not one label for each prompt, or one is missing or blank.
     """
     if clusters is None:
         return None
-    if clusters == "words":
+    if isinstance(clusters, str) and clusters == "words":
         words = [set(re.findall(r"\w+", prompt.lower())) for prompt in prompts]
         near = np.array([[len(a & b) >= ALIKE * len(a | b) for b in words] for a in words])
         return torch.tensor(connected_components(near)[1], dtype=torch.long)
-    if isinstance(clusters, str) or len(clusters) != len(prompts):
-        given = repr(clusters) if isinstance(clusters, str) else f"{len(clusters)} labels"
+    given = getattr(clusters, "tolist", lambda: clusters)()  # of an array, a tensor, a column
+    labels = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    if len(labels) != len(prompts):
+        said = f"{len(labels)} labels" if labels else repr(given)
         raise SafeheadError(
-            f"clusters of the {name} prompts: {given} for {len(prompts)} prompts: give a label for "
+            f"clusters of the {name} prompts: {said} for {len(prompts)} prompts: give a label for "
             "each, or 'words'"
         )
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(clusters))}
-    return torch.tensor([numbers[label] for label in clusters])
+    for label, prompt in zip(labels, prompts, strict=True):
+        if not isinstance(label, str | Real) or str(label).strip() in ("", "nan"):
+            raise SafeheadError(
+                f"clusters of the {name} prompts: that of {reprlib.repr(prompt)} is {label!r}: "
+                "give a text or a number"
+            )
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return torch.tensor([numbers[label] for label in labels])

@@ -60,8 +60,8 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
     )
 
 
-def texts(values: Iterable[Any], column: str, where: object) -> list[str]:
-    """The values of a column.
+def texts(values: Iterable[Any], column: str | None, where: object) -> list[str]:
+    """The values of a column, which was named or not.
 
     Raises:
         SafeheadError: naming `where` and the record, if one of them is no text.
@@ -69,9 +69,9 @@ def texts(values: Iterable[Any], column: str, where: object) -> list[str]:
     checked = []
     for number, value in enumerate(values, 1):
         if not isinstance(value, str):
+            named = "" if column is None else f" in column {column!r}"
             raise SafeheadError(
-                f"{where}: record {number} has no text in column {column!r} "
-                f"(found {reprlib.repr(value)})"
+                f"{where}: record {number} has no text{named} (found {reprlib.repr(value)})"
             )
         checked.append(value)
     return checked

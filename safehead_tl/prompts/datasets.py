@@ -6,11 +6,11 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import words
-from safehead_tl.prompts.columns import choose_column, texts
+from safehead_tl.prompts.columns import choose_column
 from safehead_tl.prompts.presets import Preset
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ logger = logging.getLogger("safehead_tl")
 SAVED = ("state.json", "dataset_dict.json")  # as save_to_disk marks a Dataset, a DatasetDict
 
 
-def read_preset(preset: Preset, column: str | None, split: str | None) -> list[str]:
+def read_preset(preset: Preset, column: str | None, split: str | None) -> list[Any]:
     """Reads a preset's data set from the hub; `column` and `split` replace the preset's own.
 
     Raises:
@@ -51,7 +51,7 @@ def read_preset(preset: Preset, column: str | None, split: str | None) -> list[s
     return [prompt for prompt, is_whole in zip(prompts, whole, strict=True) if is_whole]
 
 
-def read_hub(name: str, config: str | None, column: str | None, split: str | None) -> list[str]:
+def read_hub(name: str, config: str | None, column: str | None, split: str | None) -> list[Any]:
     """Reads a data set of the Hugging Face hub (or of the `datasets` cache, without network).
 
     Args:
@@ -71,7 +71,7 @@ def read_hub(name: str, config: str | None, column: str | None, split: str | Non
 
 def read_directory(
     path: Path, config: str | None, column: str | None, split: str | None
-) -> list[str]:
+) -> list[Any]:
     """Reads a directory: a data set's files in a layout of the hub's, or from `save_to_disk`.
 
     A split made of several files is read only if they are parts of one (their paths differ in
@@ -147,6 +147,6 @@ def _choose_split(splits: Splits, split: str | None, where: object) -> str:
     return split
 
 
-def _column(data: Dataset, column: str | None, where: str) -> list[str]:
+def _column(data: Dataset, column: str | None, where: str) -> list[Any]:
     name = choose_column(data.column_names, column, where)
-    return texts(data[name], name, where)
+    return list(data[name])

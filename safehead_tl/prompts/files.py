@@ -14,13 +14,13 @@ import pandas as pd
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import words
-from safehead_tl.prompts.columns import choose_column, texts
+from safehead_tl.prompts.columns import choose_column
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 READABLE = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
-def read_file(path: Path, column: str | None) -> list[str]:
+def read_file(path: Path, column: str | None) -> list[Any]:
     """Reads the prompts of a file, by its suffix.
 
     Args:
@@ -60,7 +60,7 @@ def read_file(path: Path, column: str | None) -> list[str]:
             return _pick(records, column, path)
 
 
-def _from_parquet(path: Path, column: str | None) -> list[str]:
+def _from_parquet(path: Path, column: str | None) -> list[Any]:
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:
@@ -69,7 +69,7 @@ def _from_parquet(path: Path, column: str | None) -> list[str]:
         raise SafeheadError(f"{path} cannot be read as Parquet: {words(error)}") from error
     frame.columns = [str(name) for name in frame.columns]
     name = choose_column(list(frame.columns), column, path)
-    return texts(frame[name].tolist(), name, path)
+    return frame[name].tolist()
 
 
 def _cells(text: str, separator: str, column: str | None, path: Path) -> list[str]:
@@ -110,7 +110,7 @@ def _json(text: str, path: Path, line: int | None = None) -> Any:
         raise SafeheadError(f"{path}, {where}, is not valid JSON: {error.msg}") from error
 
 
-def _pick(records: list[Any], column: str | None, path: Path) -> list[str]:
+def _pick(records: list[Any], column: str | None, path: Path) -> list[Any]:
     """Takes the prompt out of each record: a string, or one column of a mapping."""
     if column is None and all(isinstance(record, str) for record in records):
         return records
@@ -121,4 +121,4 @@ def _pick(records: list[Any], column: str | None, path: Path) -> list[str]:
         )
     columns = list(dict.fromkeys(key for record in records for key in record))
     name = choose_column(columns, column, path)
-    return texts((record.get(name) for record in records), name, path)
+    return [record.get(name) for record in records]

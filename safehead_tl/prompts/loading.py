@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.prompts.columns import texts
 from safehead_tl.prompts.datasets import read_directory, read_hub, read_preset
 from safehead_tl.prompts.files import READABLE, SUFFIXES, read_file
 from safehead_tl.prompts.presets import PRESETS
@@ -79,7 +80,7 @@ def load_prompts(
         raise SafeheadError(f"draw={draw} draws `limit` prompts: say limit=..., or leave it out")
     if not isinstance(source, str | Path):
         raise SafeheadError(f"{type(source).__name__} is not a source of prompts: give a path")
-    prompts = _distinct(_read(source, column, split), source)
+    prompts = _distinct(texts(_read(source, column, split), column, source), source)
     if not prompts:
         raise SafeheadError(f"{source} holds no prompts")
     return prompts[:limit] if draw is None else _drawn(prompts, limit, draw)
@@ -92,7 +93,7 @@ def load_labels(
     *,
     column: str | None = None,
     split: str | None = None,
-) -> list[str]:
+) -> list[Any]:
     """What another column says of prompts that `load_prompts` gave of the same source.
 
     Args:
@@ -102,9 +103,9 @@ def load_labels(
         column: that of the prompts.
         split: as in `load_prompts`.
     """
-    texts = _read(source, column, split)
-    found: dict[str, str] = {}
-    for text, label in zip(texts, _read(source, labels, split), strict=True):
+    written = texts(_read(source, column, split), column, source)
+    found: dict[str, Any] = {}
+    for text, label in zip(written, _read(source, labels, split), strict=True):
         found.setdefault(" ".join(text.split()), label)
     return [found[" ".join(prompt.split())] for prompt in prompts]
 
@@ -139,10 +140,10 @@ def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
             f"{name} is {type(prompts).__name__}, not a list of texts: of a table give one "
             "column, such as table['prompt'].tolist()"
         )
-    texts = tuple(prompts)
-    if not texts:
+    given = tuple(prompts)
+    if not given:
         raise SafeheadError("no prompts were given")
-    for number, prompt in enumerate(texts):
+    for number, prompt in enumerate(given):
         if not isinstance(prompt, str):
             raise SafeheadError(f"{name}[{number}] is {prompt!r}, not a text")
         if not prompt.strip():
@@ -152,7 +153,7 @@ def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
                 f"{name}[{number}] holds half of a surrogate pair, which is no character: leave it "
                 "out, or mend how the text was decoded"
             )
-    return texts
+    return given
 
 
 def _is_prompt(text: str) -> bool:
@@ -163,7 +164,7 @@ def _is_prompt(text: str) -> bool:
         return True
 
 
-def _read(source: str | Path, column: str | None, split: str | None) -> list[str]:
+def _read(source: str | Path, column: str | None, split: str | None) -> list[Any]:
     if str(source) in EMBEDDED:
         return _embedded(str(source), column, split)
     if isinstance(source, str) and source in PRESETS:

@@ -1,8 +1,10 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.clusters import numbered
@@ -84,3 +86,30 @@ def test_near_duplicates_are_found_by_their_words():
     assert numbered(None, prompts, "harmful") is None
     with pytest.raises(SafeheadError, match="harmful prompts: 'topic' for 5 prompts"):
         numbered("topic", prompts, "harmful")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Series(["x", "y", "x"], index=[4, 7, 9]),
+        np.array([5, 3, 5]),
+        [*np.array([5, 3, 5])],
+        torch.tensor([5, 3, 5]),
+        (label for label in "xyx"),
+    ],
+    ids=["column", "array", "numbers of an array", "tensor", "generator"],
+)
+def test_labels_come_in_any_row(labels):
+    assert numbered(labels, ["a", "b", "c"], "harmful").tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("label", ["", " ", None, float("nan"), pd.NA, ["x"]])
+def test_a_prompt_without_a_label_is_in_no_cluster(label):
+    with pytest.raises(SafeheadError, match="clusters of the harmless prompts: that of 'c' is"):
+        numbered(["x", "x", label], ["a", "b", "c"], "harmless")
+
+
+@pytest.mark.parametrize("labels", [3, torch.tensor(3), []])
+def test_what_is_no_row_of_labels_is_refused(labels):
+    with pytest.raises((SafeheadError, TypeCheckError)):
+        numbered(labels, ["a"], "harmful")

@@ -376,3 +376,12 @@ def test_labels_stay_with_their_prompts(tmp_path):
     assert load_labels(prompts, table, "topic") == [labels[prompt] for prompt in prompts]
     with pytest.raises(sh.SafeheadError, match="has no column 'kind'"):
         load_labels(prompts, table, "kind")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_labels_may_be_numbers(tmp_path, suffix):
+    table, rows = tmp_path / f"p.{suffix}", pd.DataFrame({"prompt": TWO, "topic": [7, 9]})
+    table.write_text(rows.to_json(orient="records", lines=True))
+    if suffix == "parquet":
+        rows.to_parquet(table)
+    assert load_labels(TWO, table, "topic") == [7, 9]

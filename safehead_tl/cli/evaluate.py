@@ -105,9 +105,9 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
             SHARES[shown][row.metric],
             str(row.unablated),
             "" if row.ablated is None else str(row.ablated),
-            _tested(row.p_unablated, row.holm_unablated),
+            row.p_words("unablated"),
             "" if row.control_mean is None else f"{row.control_mean:.2f}",
-            _tested(row.p_controls, row.holm_controls),
+            row.p_words("controls"),
         )
     return table
 
@@ -124,7 +124,3 @@ def _divergences(found: sh.Evaluation) -> str:
         return ""
     said = f"KL of the next token: {'; '.join(told)}."
     return " ".join([said, *found.notes()])
-
-
-def _tested(p_value: float | None, corrected: float | None) -> str:
-    return "" if p_value is None else f"{p_value:.1g} ({corrected:.1g})"

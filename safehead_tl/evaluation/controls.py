@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,13 @@ class Controls:
 
     def describe(self) -> dict[str, Any]:
         """What a provenance keeps of how they were drawn."""
-        return {"layers": self.layers, "possible": self.possible}
+        return {"layers": self.layers, "possible": self.possible, "drawn": len(self.sets)}
 
 
-def matched_by(layers: int) -> str:
-    """What `Controls.layers` says, in words."""
-    return "matched by layer" if layers == 1 else f"matched by blocks of {layers} layers"
+def drawn_words(told: Mapping[str, Any]) -> str:
+    """What `Controls.describe` says, in words."""
+    like = "layer" if told["layers"] == 1 else f"blocks of {told['layers']} layers"
+    return f"{told['drawn']} of {told['possible']:,} possible sets of heads, matched by {like}"
 
 
 def draw_controls(
@@ -79,7 +80,11 @@ def draw_controls(
         return Controls((), layers, 0)  # every head is chosen
     if possible <= draws:
         choices = [
-            [(*a, *b) for a in _sets(others, some) for b in _sets(own, rest)]
+            [
+                (*drawn, *kept)
+                for drawn in itertools.combinations(others, some)
+                for kept in itertools.combinations(own, rest)
+            ]
             for others, some, own, rest in blocks
         ]
         every_set = (tuple(sorted(sum(parts, ()))) for parts in itertools.product(*choices))
@@ -104,7 +109,3 @@ def in_order(heads: Group, like: Sequence[Head], layers: int, seed: int) -> Grou
         taken.append(next(head for head in shuffled if head.layer // layers == block))
         shuffled.remove(taken[-1])
     return tuple(taken)
-
-
-def _sets(heads: Sequence[Head], count: int) -> list[Group]:
-    return list(itertools.combinations(heads, count))

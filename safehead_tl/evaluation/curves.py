@@ -14,19 +14,13 @@ from typing_extensions import override
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.clusters import Clusters, numbered
-from safehead_tl.evaluation.controls import draw_controls, in_order, matched_by
+from safehead_tl.evaluation.controls import draw_controls, drawn_words, in_order
 from safehead_tl.generation import METRICS, Decoding, Judges, Metric, Questioning, Responses
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import (
-    Provenance,
-    Rate,
-    Saved,
-    figures,
-    rise_interval,
-)
+from safehead_tl.results import Provenance, Rate, Saved, figures, rise_interval
 from safehead_tl.scan import Run
 
 if TYPE_CHECKING:
@@ -108,12 +102,11 @@ class Concentration(Saved):
 
     def notes(self) -> list[str]:
         """In which way the random orders are like those given, and as how many prompts count."""
-        notes = []
-        if self.random_orders:
-            widest = max(each["layers"] for each in self.provenance.settings["matching"].values())
-            notes.append(
-                f"Random orders: {matched_by(widest)}, place by place, with one that was given."
-            )
+        notes = [
+            f"Random orders like {name}: {drawn_words(told)}, place by place."
+            for name, told in self.provenance.settings["matching"].items()
+            if told["drawn"] or not told["possible"]
+        ]
         return notes + self.responses.notes("harmful")
 
     def to_frame(self) -> pd.DataFrame:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from torch import Tensor
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.evaluation.controls import matched_by
+from safehead_tl.evaluation.controls import drawn_words
 from safehead_tl.generation import METRICS, Metric, Responses
 from safehead_tl.heads import Head
 from safehead_tl.results import Provenance, Rate, Saved, figures, holm, rank_p
@@ -53,6 +53,11 @@ class Summary:
     def control_mean(self) -> float | None:
         """Over the control sets."""
         return sum(self.controls) / len(self.controls) if self.controls else None
+
+    def p_words(self, against: Literal["unablated", "controls"]) -> str:
+        """A p-value, with the corrected one in brackets; blank if there is none."""
+        p, corrected = (getattr(self, f"{kind}_{against}") for kind in ("p", "holm"))
+        return "" if p is None else f"{p:.1g} ({corrected:.1g})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +132,11 @@ class Evaluation(Saved):
         """What limits the shares and tests, a sentence each."""
         told, notes = self.provenance.settings, []
         if self.least_p is not None:
-            matching = told["matching"]
+            shares = len(METRICS) * len(list(self._sets()))
+            corrected = min(1.0, shares * self.least_p)
             notes.append(
-                f"Random: {len(self.controls)} of {matching['possible']:,} possible sets of heads, "
-                f"{matched_by(matching['layers'])}: p against them can be {self.least_p:.2g} at "
-                "the least."
+                f"Random: {drawn_words(told['matching'])}: p against them can be "
+                f"{self.least_p:.2g} at the least, {corrected:.2g} after Holm."
             )
         if self.heads:
             notes.append(choice_words(told["chosen_on"], dict(self._sets())))
@@ -298,7 +303,7 @@ def choice_words(chosen_on: Mapping[str, int] | None, sets: Mapping[str, Respons
         f"{count} of {len(sets[name].prompts)} {name}" for name, count in chosen_on.items() if count
     ]
     if not shared:
-        return "None of these prompts chose the heads."
+        return "None of these prompts, word for word, chose the heads."
     return (
         f"Heads were chosen on {' and '.join(shared)} prompts that judge them here: on prompts "
         "that did not choose them they may do less."

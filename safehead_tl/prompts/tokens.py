@@ -101,7 +101,8 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
     resolved = resolve_template(template)
     chats = isinstance(resolved, ChatTemplate)
     bos, adds_bos = tokenizer.bos_token_id, model.cfg.default_prepend_bos
-    special, literal = SpecialTokens(tokenizer), reading(model) == "literal"
+    special, read_as = SpecialTokens(tokenizer), reading(model)
+    literal = read_as == "literal"
     written = list(filter(None, map(special.first_in, prompts)))
     if written and not literal and resolved != "{query}":
         logger.warning(
@@ -152,4 +153,4 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     device = model.cfg.device
-    return PromptBatch(prompts, template, tokens.to(device), mask.to(device), reading(model))
+    return PromptBatch(prompts, template, tokens.to(device), mask.to(device), read_as)

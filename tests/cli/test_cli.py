@@ -128,7 +128,7 @@ def test_evaluate(tmp_path):
         "--save", tmp_path / "e.safetensors", "--figure", tmp_path / "e.html",
     )  # fmt: skip
     assert "KL of the next token: harmful prompts 7" in text
-    assert "None of these prompts chose the heads." in " ".join(text.split())
+    assert "None of these prompts, word for word, chose the heads." in " ".join(text.split())
     found = sh.Evaluation.load(tmp_path / "e.safetensors")
     assert set(map(str, found.heads)) == {"L1H3", "L2H6"}
     told = json.loads((tmp_path / "e.json").read_text())

@@ -347,10 +347,12 @@ def test_a_result_says_how_it_was_compared(found):
     assert found.least_p == 1 / 21
     assert found.notes()[0] == (
         "Random: 20 of 49 possible sets of heads, matched by layer: p against them can be 0.048 at "
-        "the least."
+        "the least, 0.38 after Holm."
     )
     assert found.notes()[1] == "Whether any of these prompts chose the heads is not known."
     rows = found.summaries()
+    assert f"{min(row.holm_controls for row in rows):.2g}" == "0.38"
+    assert rows[0].p_words("controls") == "0.05 (0.4)"
     for test in ("unablated", "controls"):
         raw = [getattr(row, f"p_{test}") for row in rows]
         assert [getattr(row, f"holm_{test}") for row in rows] == holm(raw)
@@ -364,7 +366,7 @@ def test_prompts_that_chose_the_heads_are_counted(demo, requests, benign):
     assert seen.provenance.settings["chosen_on"] == {"harmful": 2, "harmless": 2}
     assert "2 of 5 harmful and 2 of 3 harmless prompts that judge them here" in seen.notes()[0]
     fresh = sh.evaluate(demo, requests[8:10], heads=PLANTED, **told)
-    assert fresh.notes() == ["None of these prompts chose the heads."]
+    assert fresh.notes() == ["None of these prompts, word for word, chose the heads."]
 
 
 def test_clusters_count_as_one(demo, requests, tmp_path):
@@ -434,7 +436,10 @@ def test_concentration(curves, demo, requests):
         assert [head.layer for head in order] == [head.layer for head in like]
         assert not given & set(order)
     assert curves.notes() == [
-        "Random orders: matched by layer, place by place, with one that was given."
+        "Random orders like truth: 2 of 294 possible sets of heads, matched by layer, place by "
+        "place.",
+        "Random orders like others: 2 of 90 possible sets of heads, matched by layer, place by "
+        "place.",
     ]
     area, (low, high) = curves.area("truth")
     for order, shares in zip(curves.random_orders, curves.random_curves("asr"), strict=True):
@@ -455,6 +460,21 @@ def test_concentration_is_kept_whole(curves, tmp_path):
     again = sh.Concentration.load(tmp_path / "c.safetensors")
     assert again.to_dict() == curves.to_dict()
     assert again.orders == curves.orders
+
+
+def test_each_order_says_how_wide_and_how_few_its_random_ones_are(demo, requests):
+    orders = {"apart": ["L0H1", "L1H1"], "close": ["L2H1", "L2H2"]}
+    told = {**TOLD, "max_new_tokens": 1}
+    found = sh.concentration(demo, requests[:1], orders, random_orders=32, **told)
+    apart, close = found.notes()
+    assert "like apart: 16 of 49 possible sets of heads, matched by layer," in apart
+    assert "like close: 16 of 91 possible sets of heads, matched by blocks of 2 layers," in close
+    alone = sh.concentration(demo, requests[:1], {"one": ["L2H6"]}, random_orders=40, **told)
+    assert alone.notes() == [
+        "Random orders like one: 31 of 31 possible sets of heads, matched by blocks of 4 layers, "
+        "place by place."
+    ]
+    assert sh.concentration(demo, requests[:1], orders, random_orders=0, **told).notes() == []
 
 
 def test_mistakes_about_orders(demo, requests, curves):

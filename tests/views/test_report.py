@@ -106,6 +106,7 @@ def test_what_the_page_tells(made, tmp_path):
     page = path.read_text(encoding="utf-8")
     for said in (f"Sahara chose {group.heads[0]}, then {group.heads[1]}",
                  f"attack success goes from {found.unablated_asr} to {found.asr}",
+                 "<td>0.2 (1)</td>", "0.25 at the least, 1 after Holm",
                  "Half of the sum of all scores", "harmful: coherent attack success",
                  "does not say that the model becomes unsafe",
                  found.provenance.model["weights_hash"]):  # fmt: skip

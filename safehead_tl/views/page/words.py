@@ -96,16 +96,18 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
             f"{row.prompts}: {SHARES[row.prompts][row.metric]}",
             str(row.unablated),
             "" if row.ablated is None else str(row.ablated),
-            "" if row.p_unablated is None else f"{row.p_unablated:.1g} ({row.holm_unablated:.1g})",
+            row.p_words("unablated"),
             "" if mean is None else f"{mean:.2f}",
+            row.p_words("controls"),
         )
         rows += f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-    titles = ("responses", "unablated", "ablated", "p (Holm)", "random heads")
+    titles = ("responses", "unablated", "ablated", "p (Holm)", "random heads", "p (Holm)")
     head = f"<tr>{''.join(f'<th scope=col>{title}</th>' for title in titles)}</tr>"
     named = ", ".join(map(str, evaluation.heads)) or "no heads"
     note = (
         f"Ablated: {named} ({evaluation.provenance.ablation['label']}). Shares with 95 % Wilson "
-        "intervals; p: exact paired test, in brackets corrected for the number of shares. Judge: "
+        "intervals; p: exact paired test, and rank among random heads; in brackets corrected for "
+        "the number of shares. Judge: "
         f"{evaluation.provenance.settings['judge']['name']}. {' '.join(evaluation.notes())}"
     )
     return _section("evaluation", "What the model then says, in shares", head, rows, note)

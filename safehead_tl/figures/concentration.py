@@ -80,7 +80,7 @@ def concentration_figure(found: Concentration, metric: Metric) -> go.Figure:
             prompt_words(provenance, "harmful"),
             f"judge {plain(repr(provenance.settings['judge']['name']))}",
             "95 % Wilson intervals",
-            *found.notes(),
+            *(plain(note, 999) for note in found.notes()),
         ],
         plot=(656, 320),
         legend=-(-len(figure.data) // 2),

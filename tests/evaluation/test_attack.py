@@ -469,11 +469,13 @@ def test_each_order_says_how_wide_and_how_few_its_random_ones_are(demo, requests
     apart, close = found.notes()
     assert "like apart: 16 of 49 possible sets of heads, matched by layer," in apart
     assert "like close: 16 of 91 possible sets of heads, matched by blocks of 2 layers," in close
-    alone = sh.concentration(demo, requests[:1], {"one": ["L2H6"]}, random_orders=40, **told)
+    alone = sh.concentration(demo, requests[:1], {"a<b": ["L2H6"]}, random_orders=40, **told)
     assert alone.notes() == [
-        "Random orders like one: 31 of 31 possible sets of heads, matched by blocks of 4 layers, "
+        "Random orders like a<b: 31 of 31 possible sets of heads, matched by blocks of 4 layers, "
         "place by place."
     ]
+    shown = alone.figure().to_dict()["layout"]["title"]["text"]
+    assert "like a&lt;b: 31 of 31" in shown.replace("<br>", " ")
     assert sh.concentration(demo, requests[:1], orders, random_orders=0, **told).notes() == []
 
 

@@ -33,9 +33,9 @@ from safehead_tl.models.tokenizers import attach_tokenizer
 MISREAD_WORDS = ("llama", "gemma")
 """What TransformerLens 3.9's config converter takes for an architecture when a path holds it."""
 
-LOOPS = re.compile("layer|expert")
-MOST = 10_000
-"""Of what a config's fields of such names count, the most that can be meant."""
+COUNTS = re.compile("(layer|head|expert)s$|^n_(layer|head)$")
+MOST = 100_000
+"""The most that a field of a config with such a name can mean; Doge has 16,384 experts."""
 
 
 class NotConvertibleError(SafeheadError):
@@ -90,8 +90,8 @@ def load_config(where: str | Path, **told: Any) -> PretrainedConfig:
     """A config as Transformers reads it, without running code that comes with it.
 
     Raises:
-        SafeheadError: if it cannot be read, or has more layers than can be meant: those would be
-            counted up before anything else is looked at.
+        SafeheadError: if it cannot be read, or has more layers, heads or experts than can be
+            meant: those would be counted up before anything else is looked at.
     """
     with foreign(f"{Path(where, 'config.json') if Path(where).is_dir() else where} cannot be read"):
         _require_countable(where)
@@ -102,7 +102,7 @@ def _require_countable(where: str | Path) -> None:
     path = Path(where) / "config.json"
     raw = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     for key, value in (*raw.items(), *(raw.get("text_config") or {}).items()):
-        if LOOPS.search(key) and isinstance(value, int) and value > MOST:
+        if COUNTS.search(key) and isinstance(value, int) and value > MOST:
             raise SafeheadError(f"{path} cannot be meant: it says {key}={value}")
 
 

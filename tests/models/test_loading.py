@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from families import ARCHITECTURES, QUIET, hooked_only
-from safehead_tl.models.conversion import load_original
+from safehead_tl.models.conversion import load_config, load_original
 from safehead_tl.models.identity import describe, sample_places
 
 TOKENS = torch.randint(4, 80, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -497,6 +497,19 @@ def test_a_damaged_checkpoint_is_answered_in_a_sentence(checkpoint, tmp_path, na
         sh.load_model(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("doge", {}),  # 16,384 experts
+        ("gemma3n_text", {}),  # vocab_size_per_layer_input is 262,144
+        ("qwen2_moe", {"shared_expert_intermediate_size": 20480}),
+    ],
+)
+def test_large_numbers_that_are_meant_are_read(tmp_path, kind, told):
+    transformers.CONFIG_MAPPING[kind](**told).save_pretrained(tmp_path)
+    assert load_config(tmp_path).model_type == kind
 
 
 def places(value, path=()):

@@ -2,8 +2,8 @@
 
 What is written has a name beside its place until it is whole, and then takes the place in one step.
 A file may be written where nothing is, and over what this toolkit wrote, which it knows by the
-first bytes. A directory is replaced only if that is asked for and all in it was written here, which
-a list in it tells.
+first bytes. A directory is replaced only if that is asked for and all in it is as it was written
+here, which a list of digests in it tells.
 """
 
 from __future__ import annotations
@@ -30,15 +30,20 @@ RESULT = f'{{"__metadata__":{{"{NAME}":"'.encode()
 PAGE = f"<!-- written by {NAME} -->\n".encode()
 RECORD = f'{{\n "written_by": "{NAME}'.encode()
 LISTED = f"{NAME}.json"
-"""In a directory that was written here: the names of all files in it."""
+"""In a directory that was written here: all files in it, each with its SHA-256."""
 
 OVERWRITE = "overwrite it (overwrite=True, on the command line --overwrite)"
 ASIDE = "_old"
 CLOCKS = 10
 """Seconds by which a disk's clock and that of processes may differ."""
 
-HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-"""This machine, in the names of unfinished files: processes of another cannot be looked for."""
+_spaces = Path("/proc/self/ns/pid")
+_space = _spaces.stat().st_ino if _spaces.exists() else ""
+HERE = hashlib.sha256(f"{platform.node()} {_space}".encode()).hexdigest()[:8]
+"""This machine or container, in names of unfinished files: processes of another are not seen."""
+
+_open: set[str] = set()
+"""The names of what this process is writing."""
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def check_file(path: str | Path, suffix: str = "", *, overwrite: bool = False) -
         SafeheadError: if it is a directory or misnamed, its folder is missing or closed, or
             something is there that this toolkit did not write.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     with said_plainly(path):
         place = path.resolve()
         if _is_stream(path):
@@ -91,10 +96,12 @@ def write_file(
 ) -> None:
     """Writes a file whole or not at all; `check_file` says what may be written.
 
+    A file that is replaced hands on its permissions.
+
     Raises:
         SafeheadError: as `check_file`, or if it cannot be written, such as on a full disk.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     check_file(path, suffix, overwrite=overwrite)
     with said_plainly(path):
         if _is_stream(path):
@@ -105,14 +112,17 @@ def write_file(
         _clear(place)
         unfinished = _beside(place)
         try:
+            _open.add(unfinished.name)
             with unfinished.open("xb") as file:
+                if place.is_file():
+                    shutil.copymode(place, unfinished)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(place)
-        except BaseException:
+        finally:
+            _open.discard(unfinished.name)
             unfinished.unlink(missing_ok=True)
-            raise
 
 
 def write_page(path: str | Path, page: str, *, overwrite: bool = False) -> None:
@@ -126,7 +136,10 @@ def new_directory(
 ) -> Iterator[tuple[Path, Path]]:
     """A folder to write to, which takes the place of a directory when all has gone well.
 
-    Until then that stays as it was. Whatever ends the process in between, whole is what is there.
+    Until then that stays as it was. Whatever ends the process in between, whole is what is there;
+    but where two directories cannot change their names in one step (outside Linux, and on some
+    network disks), nothing may be there until the next write, which puts the old one back.
+    What is replaced hands on its permissions.
 
     Args:
         path: the directory; links are followed, missing folders are made.
@@ -145,20 +158,29 @@ def new_directory(
     with said_plainly(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear(target)
-        folder = _beside(target)
-        folder.mkdir()
+    folder = _beside(target)
     try:
+        _open.add(folder.name)
         with said_plainly(target):
+            folder.mkdir()
+            if target.is_dir():
+                shutil.copymode(target, folder)
             if any(alive and other != folder for other, alive in _begun(target)):
                 raise SafeheadError(f"{target} is being written by another run: wait for its end")
         yield target, folder
         with said_plainly(target):
-            files = sorted(str(file.relative_to(folder)) for file in _files(folder))
+            files = {
+                str(file.relative_to(folder)): _digest(file) for file in sorted(_files(folder))
+            }
+            for name in files:
+                if (target / name).is_file() and (folder / name).is_file():
+                    shutil.copymode(target / name, folder / name)
             record = {"written_by": NAME, "files": files}
             (folder / LISTED).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
             _check_directory(path, sources, overwrite)  # it may hold something by now
             _put(folder, target)
     finally:
+        _open.discard(folder.name)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -181,15 +203,15 @@ def _check_directory(path: str | Path, sources: Iterable[Path | None], overwrite
         if not overwrite:
             raise SafeheadError(f"{target} is not empty: give another directory, or {OVERWRITE}")
         try:
-            ours = set(json.loads((target / LISTED).read_bytes())["files"])
+            ours = dict(json.loads((target / LISTED).read_bytes())["files"])
         except (FileNotFoundError, ValueError, LookupError, TypeError):
-            ours = set()
+            ours = {}
         for file in _files(target):
             name = str(file.relative_to(target))
-            if name not in ours and not _is_ours(file):
+            if not _is_ours(file) and ours.get(name) != _digest(file):
                 raise SafeheadError(
-                    f"{target} holds {name}, which {NAME} did not write and does not overwrite: "
-                    "give another directory"
+                    f"{target} holds {name}, which {NAME} did not write as it is, and does not "
+                    "overwrite: give another directory"
                 )
     return target
 
@@ -202,6 +224,14 @@ def _files(directory: Path) -> Iterator[Path]:
     for entry in directory.iterdir():
         inside = entry.is_dir() and not entry.is_symlink() and any(entry.iterdir())
         yield from _files(entry) if inside else (entry,)
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; nothing for what is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_ours(path: Path) -> bool:
@@ -225,13 +255,19 @@ def _beside(place: Path) -> Path:
 
 
 def _begun(place: Path) -> Iterator[tuple[Path, bool]]:
-    """What was begun beside a place on this machine, and whether the process that did it lives.
+    """What was begun beside a place on this machine, and whether it is still being written.
 
-    One that is younger than what it is said to have written is another, with the same number.
+    By this process, if it is open; by another, if that lives. One that is younger than what it is
+    said to have written is another, with the same number.
     """
-    pattern = re.compile(rf"\.{re.escape(place.name)}\.(\d+)-{HERE}-\w+")
-    for entry in place.parent.iterdir():
-        if found := pattern.fullmatch(entry.name):
+    start = f".{place.name}."
+    pattern = re.compile(rf"(\d+)-{HERE}-\w+")
+    for name in os.listdir(place.parent):  # noqa: PTH208, a path for each of 10,000 takes long
+        if name.startswith(start) and (found := pattern.fullmatch(name, len(start))):
+            entry = place.with_name(name)
+            if int(found[1]) == os.getpid():
+                yield entry, name.removesuffix(ASIDE) in _open
+                continue
             try:
                 begun = psutil.Process(int(found[1])).create_time()
                 yield entry, begun <= entry.stat().st_mtime + CLOCKS
@@ -255,6 +291,8 @@ def _clear(place: Path) -> None:
 def _put(folder: Path, target: Path) -> None:
     """Puts a folder in a directory's place; in one step if that is empty, or on Linux."""
     if not target.is_dir() or not any(target.iterdir()):
+        if target.is_dir():  # which Windows does not rename over
+            target.rmdir()
         folder.rename(target)
     elif not _exchange(folder, target):
         aside = folder.with_name(folder.name + ASIDE)

@@ -169,8 +169,8 @@ def test_a_pipe_or_device_is_written_into(tmp_path):
 
 @pytest.mark.parametrize(
     ("pid", "age", "stays"),
-    [(1, 0, True), (os.getpid(), 0, True), (os.getpid(), 1e6, False), (2**22 + 1, 0, False)],
-    ids=["another's", "one's own", "the number used again", "dead"],
+    [(1, 0, True), (os.getpid(), 0, False), (os.getppid(), 1e9, False), (2**22 + 1, 0, False)],
+    ids=["another's", "one's own, left by an interrupt", "the number used again", "dead"],
 )
 def test_what_is_left_behind_by_the_dead_is_cleared(tmp_path, pid, age, stays):
     left = tmp_path / f".out.json.{pid}-{HERE}-0a"
@@ -193,6 +193,41 @@ def test_one_directory_is_written_by_one_run_at_a_time(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_an_interrupt_in_clearing_up_does_not_lock_the_directory(tmp_path, monkeypatch):
+    def interrupt(*told, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", interrupt)
+        with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "out"):
+            1 / 0  # noqa: B018
+    with new_directory(tmp_path / "out") as (target, _):
+        pass
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_permissions_are_handed_on(tmp_path):
+    def write():
+        with new_directory(tmp_path / "out", overwrite=True) as (_, folder):
+            (folder / "one").write_text("mine")
+
+    write()
+    told = {"out.json": 0o600, "out": 0o700, "out/one": 0o640}
+    for name, mode in told.items():
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    write()
+    write_file(tmp_path / "out.json", b"content")
+    assert {name: (tmp_path / name).stat().st_mode & 0o777 for name in told} == told
+
+
+def test_home_is_known_by_its_sign(tmp_path, scores, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    scores.save("~/s.safetensors")
+    assert sh.HeadScores.load("~/s.safetensors").unit == scores.unit
+    assert (tmp_path / "s.safetensors").is_file()
+
+
 def test_what_comes_to_a_directory_in_between_is_not_lost(tmp_path):
     writing = new_directory(tmp_path / "out")
     target, _ = writing.__enter__()
@@ -203,7 +238,9 @@ def test_what_comes_to_a_directory_in_between_is_not_lost(tmp_path):
     assert list(tmp_path.rglob("*")) == [target, target / "theirs"]
 
 
-@pytest.mark.parametrize("foreign", ["src/mine.py", ".git/config", "model-2.bin", "empty/"])
+@pytest.mark.parametrize(
+    "foreign", ["src/mine.py", "src/config.json", ".git/config", "model-2.bin", "empty/"]
+)
 def test_a_directory_with_files_of_others_is_not_replaced(tmp_path, foreign):
     def write():
         with new_directory(tmp_path / "out", overwrite=True) as (_, folder):

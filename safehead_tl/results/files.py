@@ -55,9 +55,10 @@ def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
         FileNotFoundError: if there is no such file.
         SafeheadError: if it is no result of this kind, or any bit of it is not as it was written.
     """
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    content = Path(path).read_bytes()
+    content = path.read_bytes()
     start = 8 + len(DIGEST)
     end = start + len(BLANK)
     digest = hashlib.sha256(content[:start] + BLANK + content[end:]).hexdigest().encode()

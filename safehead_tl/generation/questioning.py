@@ -31,7 +31,6 @@ from safehead_tl.models import (
     no_bars,
     require_finite,
     run_to_last_state,
-    undo_leftovers,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
@@ -137,7 +136,6 @@ class Questioning:
             identity: what else makes this run what it is.
         """
         check_model(model)
-        undo_leftovers(model)
         check_run(run)
         ledger = Ledger()
         resolved = resolve_ablation(ablation)

@@ -27,7 +27,6 @@ from safehead_tl.models import (
     end_tokens,
     no_bars,
     single_thread_if_tiny,
-    undo_leftovers,
 )
 from safehead_tl.prompts import Prompts, Template, encode
 from safehead_tl.results import Provenance
@@ -136,7 +135,6 @@ def generate(
         (('bend the crobe with a clamp , then let it rest .',),)
     """
     check_model(model)
-    undo_leftovers(model)
     check_run(run, keeping_nothing="generate")
     started = time.perf_counter()
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)

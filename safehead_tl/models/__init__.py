@@ -32,7 +32,6 @@ from safehead_tl.models.identity import (
     Model,
     Site,
     SpecialTokens,
-    check_model,
     describe,
     end_tokens,
     hook_point,
@@ -59,4 +58,4 @@ from safehead_tl.models.readout import final_state, next_token_log_probs
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer, write_chat
-from safehead_tl.models.undoing import hooked, undo_leftovers
+from safehead_tl.models.undoing import check_model, hooked

@@ -68,8 +68,8 @@ def hooked_config(config: PretrainedConfig, name: str) -> dict[str, Any]:
                 "path, which TransformerLens misreads: set TMPDIR to another one"
             )
         _restore_moved_fields(config)
-        config.save_pretrained(neutral)
         try:
+            config.save_pretrained(neutral)
             fields: dict[str, Any] = convert_hf_model_config(neutral)
         except Exception as error:
             raise NotConvertibleError(
@@ -175,8 +175,12 @@ def fill_model(
             )
     with quiet():
         config.tokenizer_name = None
-        model = HookedTransformer(config, move_to_device=False)
-        try:
+        with foreign(
+            f"TransformerLens cannot put the weights of {name} into its "
+            f"{config.original_architecture}",
+            NotConvertibleError,
+        ):
+            model = HookedTransformer(config, move_to_device=False)
             # A path that exists keeps TransformerLens from looking the name up.
             state = get_pretrained_state_dict(
                 tempfile.gettempdir(), config, original, dtype=settings.dtype
@@ -188,11 +192,6 @@ def fill_model(
                 center_unembed=False,
                 fold_value_biases=False,
             )
-        except Exception as error:
-            raise NotConvertibleError(
-                f"TransformerLens cannot put the weights of {name} into its "
-                f"{config.original_architecture}: {words(error)}"
-            ) from error
         model.move_model_modules_to_device()
     attach_tokenizer(tokenizer, model)
     remember_ends(model, original.generation_config)

@@ -103,28 +103,6 @@ def is_bridge(model: nn.Module) -> bool:
     return hasattr(model, "original_model")
 
 
-def check_model(model: nn.Module) -> None:
-    """Checks that a model is one that heads can be ablated in.
-
-    Raises:
-        SafeheadError: if it is neither a `HookedTransformer` nor a `TransformerBridge`, or its
-            blocks have no attention pattern.
-    """
-    config, hooks = getattr(model, "cfg", None), getattr(model, "hook_dict", {})
-    if config is None or not hooks or not hasattr(model, "blocks"):
-        raise SafeheadError(
-            f"{type(model).__name__} is neither a HookedTransformer nor a TransformerBridge: give "
-            "safehead_tl.load_model the name of the model, the directory that save_pretrained "
-            "wrote it to, or a Hugging Face model with tokenizer=..."
-        )
-    for layer in range(config.n_layers):
-        if f"blocks.{layer}.attn.hook_pattern" not in hooks:
-            raise SafeheadError(
-                f"layer {layer} of this model has no attention pattern (no hook_pattern): "
-                "there are no heads to ablate in it"
-            )
-
-
 def describe(model: Model) -> dict[str, Any]:
     """Says which model this is, for a result's provenance.
 

@@ -38,13 +38,13 @@ from safehead_tl.models.foreign import foreign
 from safehead_tl.models.identity import (
     Model,
     SpecialTokens,
-    check_model,
     remember_ends,
     remember_reading,
     remember_source,
 )
 from safehead_tl.models.silence import quiet, without_bars
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer
+from safehead_tl.models.undoing import check_model
 
 logger = logging.getLogger("safehead_tl")
 
@@ -147,7 +147,7 @@ def load_model(
     trust = bool(transformers.get("trust_remote_code"))
     config = None
     name = str(source) if memory is None else memory.name_or_path or type(memory).__name__
-    with foreign(f"{name} cannot be loaded"), checkpoint_directory(source) as directory:
+    with checkpoint_directory(source) as directory:
         if memory is not None:
             config = copy.deepcopy(memory.config)
             config.architectures = [type(memory).__name__]
@@ -348,7 +348,8 @@ def read_config(where: str | Path, *, trust_remote_code: bool = False) -> Pretra
         if directory is None:
             raise SafeheadError(not_found(str(where), error)) from error
         raise
-    _require_heads(config, where)
+    with foreign(f"the config of {where} cannot be read"):
+        _require_heads(config, where)
     return config
 
 
@@ -395,7 +396,9 @@ def _convert(
         else settings.prepend_bos,
         "d_vocab": original.config.get_text_config().vocab_size,
     }
-    return fill_model(HookedTransformerConfig.from_dict(fields), original, tokens, name, settings)
+    with foreign(f"TransformerLens cannot read the config of {name}", NotConvertibleError):
+        hooked = HookedTransformerConfig.from_dict(fields)
+    return fill_model(hooked, original, tokens, name, settings)
 
 
 def _load_official(
@@ -415,8 +418,8 @@ def _load_official(
             f"TransformerLens would run code that comes with {official}, which is not done unasked."
         )
     tokens = None if tokenizer is None else load_tokenizer(tokenizer)
-    try:
-        with quiet():
+    with quiet(), foreign(f"TransformerLens cannot load {official}"):
+        try:
             if weights is None:
                 model = HookedTransformer.from_pretrained_no_processing(
                     official,
@@ -436,11 +439,11 @@ def _load_official(
                 default_prepend_bos=settings.prepend_bos,
                 dtype=settings.dtype,
             )
-    except OSError as error:
-        raise SafeheadError(
-            f"{official} could not be fetched: {error} Is this machine online, and is access "
-            "granted (hf auth login)? Offline, download the model elsewhere and give "
-            "the directory it was saved to"
-        ) from error
+        except OSError as error:
+            raise SafeheadError(
+                f"{official} could not be fetched: {error} Is this machine online, and is access "
+                "granted (hf auth login)? Offline, download the model elsewhere and give "
+                "the directory it was saved to"
+            ) from error
     tokens = tokens or load_tokenizer(weights)
     return fill_model(config, original, tokens, official, settings)

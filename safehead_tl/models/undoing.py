@@ -2,7 +2,7 @@
 
 An interrupt can come at any line, also while TransformerLens adds or removes a hook. So every
 change says first how it is undone, in a way that can be repeated; and what an interrupt left all
-the same is undone before the next scan.
+the same is undone when the model is given to anything that runs it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import nn
 
+from safehead_tl.errors import SafeheadError
 from safehead_tl.models.identity import Hook, Model
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("safehead_tl")
 
 _open: weakref.WeakKeyDictionary[nn.Module, dict[Callable[[], object], None]] = (
     weakref.WeakKeyDictionary()
@@ -37,7 +38,7 @@ class _Marked:
 
 @contextmanager
 def undone(model: nn.Module, undo: Callable[[], object]) -> Iterator[None]:
-    """Calls `undo`, which may be called twice, at the end of a `with` block, or before a scan."""
+    """Calls `undo`, which may be called twice, at the end of a `with` block or in `check_model`."""
     pending = _open.setdefault(model, {})
     pending[undo] = None
     try:
@@ -48,8 +49,28 @@ def undone(model: nn.Module, undo: Callable[[], object]) -> Iterator[None]:
             pending.pop(undo, None)
 
 
-def undo_leftovers(model: Model) -> None:
-    """Undoes what an interrupt left on a model. Not to be called while a pass runs."""
+def check_model(model: nn.Module) -> None:
+    """The door of all that runs a model: one that heads can be ablated in, as it was left.
+
+    What an interrupt left on it is undone. Not to be called while a pass runs.
+
+    Raises:
+        SafeheadError: if it is neither a `HookedTransformer` nor a `TransformerBridge`, or its
+            blocks have no attention pattern.
+    """
+    config, hooks = getattr(model, "cfg", None), getattr(model, "hook_dict", {})
+    if config is None or not hooks or not hasattr(model, "blocks"):
+        raise SafeheadError(
+            f"{type(model).__name__} is neither a HookedTransformer nor a TransformerBridge: give "
+            "safehead_tl.load_model the name of the model, the directory that save_pretrained "
+            "wrote it to, or a Hugging Face model with tokenizer=..."
+        )
+    for layer in range(config.n_layers):
+        if f"blocks.{layer}.attn.hook_pattern" not in hooks:
+            raise SafeheadError(
+                f"layer {layer} of this model has no attention pattern (no hook_pattern): "
+                "there are no heads to ablate in it"
+            )
     pending = _open.get(model, {})
     for undo in reversed(pending):
         undo()

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe, no_bars, undo_leftovers, why_not_finite
+from safehead_tl.models import Model, check_model, describe, no_bars, why_not_finite
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan.baseline import Baseline
@@ -85,7 +85,6 @@ class Search:
     ) -> Search:
         """Checks the inputs; `beside` says of a config what the measure takes."""
         check_model(model)
-        undo_leftovers(model)
         check_run(run)
         resolved = resolve_ablation(ablation)
         batch = encode(model, prompts, template)

@@ -499,6 +499,12 @@ def test_a_damaged_checkpoint_is_answered_in_a_sentence(checkpoint, tmp_path, na
     assert "\n" not in str(error.value)
 
 
+def test_a_mistake_of_this_toolkit_is_not_told_as_the_checkpoints(monkeypatch):
+    monkeypatch.setattr("safehead_tl.models.loading.check_model", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sh.load_model("demo")
+
+
 @pytest.mark.parametrize(
     ("kind", "told"),
     [

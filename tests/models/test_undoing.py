@@ -71,3 +71,21 @@ def test_an_interrupt_at_any_line_leaves_no_hook_for_the_next_scan(backend):
             )
         assert forward_hooks(model) == clean, line
     assert line > 20
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model: sh.attention(model, PROMPTS[0], "L2H6", show=["original"]).patterns,
+        lambda model: sh.load_model(model)(model.to_tokens(PROMPTS[0])),
+    ],
+    ids=["attention", "load_model"],
+)
+def test_what_an_interrupt_left_is_gone_whoever_runs_the_model_next(run):
+    model = sh.load_model("demo")
+    expected, clean = run(model), forward_hooks(model)
+    left = hooked(model, [("blocks.1.attn.hook_z", lambda z, hook: z * 0)])
+    left.__enter__()
+    assert forward_hooks(model) > clean
+    torch.testing.assert_close(run(model), expected, rtol=0, atol=0)
+    assert forward_hooks(model) == clean

@@ -25,6 +25,9 @@ assert scores.values.shape == (4, 8)
 
 HELP = """
 import contextlib, json, sys
+import safehead_tl
+from safehead_tl import writing
+assert not hasattr(safehead_tl, "__wrapped__")
 from safehead_tl.cli import app
 helps = [[each.callback.__name__.replace("_", "-"), "--help"] for each in app.registered_commands]
 assert len(helps) > 10

@@ -1,6 +1,9 @@
 """What is public, written down: a name that comes or goes is a decision, and in the reference."""
 
 import re
+import sys
+
+import pytest
 
 import safehead_tl as sh
 import safehead_tl.organism
@@ -83,6 +86,13 @@ def test_the_names_are_these():
     seen = {name for name in dir(sh) if not name.startswith("_")}
     seen -= {"jaxtyping"}  # which checks shapes, and leaves its name where it does
     assert seen - packages == set(PUBLIC) - packages
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest(capsys):
+    with pytest.raises(AttributeError) as error:
+        sh.shipz  # noqa: B018
+    sys.__excepthook__(error.type, error.value, error.tb)
+    assert "Did you mean: 'ships'" in capsys.readouterr().err
 
 
 def test_every_public_name_is_in_the_reference():

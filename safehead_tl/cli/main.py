@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import typer
@@ -72,14 +70,8 @@ for command in (
 
 def main() -> None:
     """Runs the command; what the user can mend is said in a sentence, without a traceback."""
-    with _said_plainly():
-        app()
-
-
-@contextmanager
-def _said_plainly() -> Iterator[None]:
     try:
-        yield
+        app()
     except (SafeheadError, OSError) as error:
         _fail(str(error))
     except RuntimeError as error:

@@ -118,7 +118,7 @@ class RunDirectory:
             return cls(path, there)
         if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
             raise SafeheadError(f"run_dir={path} holds other files: give an empty or new directory")
-        with _said_plainly(path):
+        with _kept_is_told(path):
             path.mkdir(parents=True, exist_ok=True)
             write_file(manifest, (json.dumps(record, indent=1) + "\n").encode())
         return cls(path, record)
@@ -145,7 +145,7 @@ class RunDirectory:
         """
         cost = {"token_layers": piece.token_layers, "seconds": piece.seconds}
         header = {"of": self._belonging(name, inputs), "cost": cost}
-        with _said_plainly(self.path):
+        with _kept_is_told(self.path):
             file = self._file(name)
             file.parent.mkdir(exist_ok=True)
             save_result(file, "piece", {"result": piece.result}, header, overwrite=True)
@@ -193,7 +193,8 @@ def environment_of(device: torch.device, memory: Mapping[str, Any]) -> dict[str,
 
 
 @contextmanager
-def _said_plainly(path: Path) -> Iterator[None]:
+def _kept_is_told(path: Path) -> Iterator[None]:
+    """Says besides what could not be written that all finished pieces stay."""
     try:
         with said_plainly(f"run_dir={path}"):
             yield

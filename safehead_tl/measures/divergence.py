@@ -97,9 +97,9 @@ class Divergence:
                     torch.Generator().manual_seed(PROMPTS_AT_MOST * screening.seed + prompt)
                     for prompt in range(some.start, some.stop)
                 ]
-                already[some], pulled = self._pulled(
-                    states[some], self._before(some), screening.probes, draws
-                )
+                before = self._before(some)
+                now, pulled = self._pulled(states[some], before, screening.probes, draws)
+                already[some] = now.cpu()
                 found.append(pulled[1 - sloping :])
             return torch.cat(found, 1)
 

@@ -58,6 +58,9 @@ _sources: weakref.WeakKeyDictionary[nn.Module, tuple[str, str | None, str | None
     weakref.WeakKeyDictionary()
 )
 _ends: weakref.WeakKeyDictionary[nn.Module, tuple[int, ...]] = weakref.WeakKeyDictionary()
+SAMPLE = 256
+"""Numbers of each weight that its hash is over, besides their sum."""
+
 _readings: weakref.WeakKeyDictionary[nn.Module, SpecialTokens] = weakref.WeakKeyDictionary()
 
 
@@ -116,15 +119,16 @@ def describe(model: Model) -> dict[str, Any]:
         for key, value in sorted(model.cfg.to_dict().items())
         if key not in ("device", "n_devices", "model_name", "tokenizer_name", "seed")
     }
-    parameters, sums, samples = sorted(model.named_parameters()), [], []
-    for _, parameter in parameters:
+    parameters, sums = sorted(model.named_parameters()), []
+    samples = torch.empty(len(parameters), SAMPLE, device=model.cfg.device)
+    for number, (_, parameter) in enumerate(parameters):
         flat = parameter.detach().flatten()
         bits = flat.contiguous().view(_BITS[flat.element_size()])
         sums.append(bits.sum(dtype=torch.int64).to(model.cfg.device))
         sample = flat[sample_places(len(flat)).to(flat.device)]
-        samples.append(sample.float().to(model.cfg.device))
+        samples[number] = sample.float().to(model.cfg.device)
     # Read at once: whatever is read of a GPU waits until all before it is computed.
-    read = zip(parameters, torch.stack(sums).tolist(), torch.stack(samples).cpu(), strict=True)
+    read = zip(parameters, torch.stack(sums).tolist(), samples.cpu(), strict=True)
     digest = hashlib.sha256()
     for (key, parameter), total, sample in read:
         digest.update(f"{total}{key} {tuple(parameter.shape)}".encode())
@@ -159,7 +163,7 @@ def _hooked_points(model: Model) -> list[str]:
     return sorted(names.values())
 
 
-def sample_places(length: int, count: int = 256) -> Int[Tensor, {count}]:
+def sample_places(length: int, count: int = SAMPLE) -> Int[Tensor, {count}]:
     """Evenly spaced indices from 0 to `length` - 1, in whole numbers: floats miss the end."""
     return torch.arange(count) * (length - 1) // (count - 1)
 

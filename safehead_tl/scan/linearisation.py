@@ -210,7 +210,8 @@ class Linearisation:
                 after, (before, z), gradient.to(after), retain_graph=number < len(gradients)
             )
             # Nothing real depends on padding. Layers may be on several devices.
-            streams[number - 1] = of_stream.where(real.to(of_stream.device), 0)
+            of_stream = of_stream.where(real.to(of_stream.device), 0)
+            streams[number - 1] = of_stream.to(streams.device)
             outputs.append(of_z.where(real[..., None].to(of_z.device), 0))
         self.cost.add(stream.rest, 1 + len(gradients))
         return streams, self._effects(layer, stream, z.detach(), outputs)

@@ -235,7 +235,7 @@ def test_what_screen_cannot_be(screen):
         {"probes": 0},
         {"directions": -1},
         {"blocks": -1},
-        {"points": 1.5},
+        {"points": -1},
         {"tolerance": 0.0},
         {"first": 9, "budget": 5},
     ],

@@ -122,10 +122,11 @@ def must_fire(hooks: list[Hook]) -> Iterator[list[Hook]]:
     try:
         yield [*counted]
     except KeyError as error:
-        if not any(error.args == (name,) for name, _ in hooks):
+        absent = [name for name, _ in hooks if repr(name) in str(error)]
+        if not absent:
             raise
         raise SafeheadError(
-            f"{error} is no hook point of this model: model.hook_dict has their names"
+            f"{absent[0]!r} is no hook point of this model: model.hook_dict has their names"
         ) from error
     silent = sorted({name for name, function in counted if not function.calls})
     if silent:

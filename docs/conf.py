@@ -42,10 +42,12 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Kept Prompts Screen Site Split Template Texts"
+WORDS += " Clusters Kept Prompts Screen Site SpecialTokens Split Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"
-FOREIGN = "Bool DataFrame Figure Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
+FOREIGN = (
+    "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
+)
 nitpick_ignore_regex = [
     # Short names of types in signatures: docs/api/index.md says what can be given.
     ("py:class", WORDS.replace(" ", "|")),

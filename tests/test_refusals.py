@@ -77,6 +77,10 @@ def test_what_a_report_tells_of_is_checked(demo, still, tmp_path, name):
     [
         (lambda demo: sh.concentration(demo, ["bend"], ["L1H3"]), "orders by name|orders"),
         (lambda demo: sh.overlap(["scores", "scores"]), "scans by name|scans"),
+        (
+            lambda demo: sh.evaluate(demo, ["bend"], heads="L1H3", chosen_by=["L1H3"], run=QUIET),
+            "the group itself|chosen_by",
+        ),
         (lambda demo: sh.export(demo, "L1H3", "out"), "is no name|source"),
         (lambda demo: sh.model_facts(demo), "is no name|source"),
         (lambda demo: sh.splice("demo", demo, "out"), "is no name|donor"),

@@ -124,11 +124,11 @@ def evaluate(
         alike = {"harmful": clusters, "harmless": harmless_clusters}
         texts = {name: batch.prompts for name, batch in asking.batches.items()}
         numbers = {name: numbered(alike[name], some, name) for name, some in texts.items()}
+        settings = {**settings, "chosen_on": chosen_on(chosen_by, texts)}
         variants = ((), *((chosen,) if chosen else ()), *drawn.sets)
         answers = {
             name: replace(asking.ask(name, variants), clusters=numbers[name]) for name in texts
         }
-        settings["chosen_on"] = chosen_on(chosen_by, texts)
         return Evaluation(
             heads=chosen,
             controls=drawn.sets,
@@ -144,5 +144,9 @@ def chosen_on(
     """How many prompts of each set the heads were chosen on; `None` if that is not known."""
     if chosen_by is None:
         return None
+    if not isinstance(chosen_by, HeadScores | HeadGroup):
+        raise SafeheadError(
+            f"chosen_by={chosen_by!r}: give the scan or the group itself, as ships or sahara gave"
+        )
     shared = {name: chosen_by.provenance.shared_prompts(some) for name, some in prompts.items()}
     return {name: count for name, count in shared.items() if count is not None} or None

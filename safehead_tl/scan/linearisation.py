@@ -197,9 +197,9 @@ class Linearisation:
         before = stream.rest.detach().requires_grad_()
         seen: list[Tensor] = []
         with torch.enable_grad():
-            hooks = [*self._hooks(layer, replace(stream, rest=before)), _looker(layer, seen)]
-        with torch.enable_grad(), must_fire(hooks) as hooks:
-            after = run_layer(self.model, replace(stream, rest=before), layer, hooks)
+            traced = replace(stream, rest=before)
+            with must_fire([*self._hooks(layer, traced), _looker(layer, seen)]) as hooks:
+                after = run_layer(self.model, traced, layer, hooks)
             after = after[:, -1] if last else after
         (z,) = seen
         real = stream.mask.bool()[:, :, None]
@@ -228,16 +228,16 @@ class Linearisation:
 
         On the way the outputs z have gone a share of it: the whole is so much longer than the rest.
         """
-        width, left = self.model.cfg.n_heads, 1 - self.share
+        width = self.model.cfg.n_heads
         heads = torch.eye(width, dtype=torch.bool, device=stream.rest.device)
         if self.share or self.ablation.separable(self.model):  # all at once, which is each alone
-            change = (self._outputs(layer, stream, heads.any(0, keepdim=True)) - z) / left
-            found = [_inner(gradient, change) for gradient in gradients]
-            return torch.stack(found)
+            change = self._outputs(layer, stream, heads.any(0, keepdim=True)) - z
+            change /= 1 - self.share
+            return torch.stack([_inner(gradient, change) for gradient in gradients])
         heads[:, [head.head for head in self.baseline.group if head.layer == layer]] = True
         columns = []
         for head in heads.split(1):
-            change = (self._outputs(layer, stream, head) - z) / left
+            change = self._outputs(layer, stream, head) - z
             columns.append(
                 torch.stack([_inner(gradient, change).sum(-1) for gradient in gradients])
             )

@@ -36,7 +36,15 @@ from safehead_tl.judges import (
     Repetition,
     Verdict,
 )
-from safehead_tl.measures import LastStates, generalized_ships, last_states, sahara, ships
+from safehead_tl.measures import (
+    LastStates,
+    Openings,
+    generalized_ships,
+    last_states,
+    refusal_log_odds,
+    sahara,
+    ships,
+)
 from safehead_tl.models import load_model
 from safehead_tl.prompts import PRESETS, ChatTemplate, Preset, load_prompts
 from safehead_tl.results import HeadGroup, HeadScores, Provenance, Screened
@@ -71,6 +79,7 @@ __all__ = [
     "LlmJudge",
     "MeanAblation",
     "MeanOverHeads",
+    "Openings",
     "Overlap",
     "Preset",
     "Provenance",
@@ -102,6 +111,7 @@ __all__ = [
     "load_prompts",
     "model_facts",
     "overlap",
+    "refusal_log_odds",
     "report",
     "sahara",
     "ships",

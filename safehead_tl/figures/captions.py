@@ -12,8 +12,16 @@ from safehead_tl.results import Provenance
 if TYPE_CHECKING:
     from safehead_tl.results import HeadScores
 
-MEASURES = {"ships": "Ships", "generalized_ships": "Generalized Ships"}
-UNITS = {"ships": "mean KL, nats", "generalized_ships": "sum of angles, radians"}
+MEASURES = {
+    "ships": "Ships",
+    "generalized_ships": "Generalized Ships",
+    "refusal_log_odds": "Refusal log-odds",
+}
+UNITS = {
+    "ships": "mean KL, nats",
+    "generalized_ships": "sum of angles, radians",
+    "refusal_log_odds": "fall of refusal log-odds, nats",
+}
 
 
 def ablation_words(provenance: Provenance) -> str:
@@ -65,6 +73,8 @@ def score_words(scores: HeadScores) -> tuple[str, list[str]]:
     notes = [f"{model_words(scores.provenance)}, {prompt_words(scores.provenance)}"]
     if scores.measure == "generalized_ships":
         notes.append(rotation_words(scores.provenance))
+    if scores.signed:
+        notes.append("above 0: the head carries refusal; below: it works against it")
     if scores.screening is not None:
         notes.append(f"screened: {scores.screening.counts()}")
     return title, notes

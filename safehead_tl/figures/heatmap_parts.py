@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from safehead_tl.figures.captions import UNITS, head_words
-from safehead_tl.figures.style import COLOURS, SEQUENTIAL, Pixels, plain
+from safehead_tl.figures.style import COLOURS, DIVERGING, SEQUENTIAL, Pixels, plain
 from safehead_tl.heads import Head
 
 if TYPE_CHECKING:
@@ -33,19 +33,17 @@ def cells(scores: HeadScores, top: float | None = None, *, gap: bool) -> list[go
 
     Args:
         scores: the scores; NaN leaves a cell empty, or pale if the head was screened.
-        top: the score at the scale's upper end; by default the highest.
+        top: the score at the scale's upper end; by default the largest.
         gap: leave a pixel between cells.
     """
-    ranked = scores.ranked()
-    if top is None:
-        top = ranked[0][1] if ranked else 0.0
+    top = largest(scores) if top is None else top
     exact = go.Heatmap(
         z=scores.values.tolist(),
         text=hover(scores),
         hovertemplate="%{text}<extra></extra>",
         hoverongaps=False,
-        colorscale=SEQUENTIAL,
-        zmin=0,
+        colorscale=DIVERGING if scores.signed else SEQUENTIAL,
+        zmin=-(top or 1) if scores.signed else 0,
         zmax=top or 1,
         xgap=int(gap),
         ygap=int(gap),
@@ -59,6 +57,11 @@ def cells(scores: HeadScores, top: float | None = None, *, gap: bool) -> list[go
         showscale=False,
     )
     return [exact, pale]
+
+
+def largest(scores: HeadScores) -> float:
+    """The score that lies furthest from 0; 0 if there is none."""
+    return max((abs(score) for _, score in scores.ranked()), default=0.0)
 
 
 def hover(scores: HeadScores) -> list[list[str]]:

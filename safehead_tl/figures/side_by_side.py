@@ -17,6 +17,7 @@ from safehead_tl.figures.heatmap_parts import (
     crosses,
     kv_axis,
     kv_separators,
+    largest,
     legend_notes,
     outline,
 )
@@ -77,7 +78,7 @@ def heatmaps(
         columns * (width + BETWEEN) - BETWEEN,
         rows * (height + above + BELOW) - above - BELOW,
     )
-    highest = max((scores.ranked()[0][1] for scores in shown if scores.ranked()), default=0.0)
+    highest = max(map(largest, shown))
     figure = go.Figure()
     for number, scores in enumerate(shown):
         row, column = divmod(number, columns)

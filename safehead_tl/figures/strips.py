@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.figures.bars import head_rows, named_rows, top_scored
-from safehead_tl.figures.captions import score_words
+from safehead_tl.figures.captions import UNITS, score_words
 from safehead_tl.figures.style import COLOURS, lay_out
 from safehead_tl.heads import Head
 
@@ -39,6 +39,8 @@ def strips_figure(
         raise SafeheadError(
             f"{scores.measure} is one score for all prompts: it has none for each to draw"
         )
+    if log and scores.signed:
+        raise SafeheadError(f"{scores.measure} has a sign, which a logarithm has not: log=False")
     ranked = top_scored(scores, top)
     heads = [head for head, _ in ranked]
     values = {head: scores.per_prompt[:, head.layer, head.head].tolist() for head in heads}
@@ -54,7 +56,7 @@ def strips_figure(
             mode="markers",
             marker={"color": colour, "size": 6, "opacity": 0.65},
             hovertext=[
-                f"<b>{heads[row]}</b><br>prompt {number}: {value:.4g} nats"
+                f"<b>{heads[row]}</b><br>prompt {number}: {value:.4g} {scores.unit}"
                 for row in rows
                 for number, value in enumerate(values[heads[row]])
             ],
@@ -70,12 +72,16 @@ def strips_figure(
             "size": 0.75 * ROW,
             "line": {"color": COLOURS["ink"], "width": 2.5},
         },
-        hovertext=[f"<b>{head}</b><br>mean {value:.4g} nats" for head, value in ranked],
+        hovertext=[f"<b>{head}</b><br>mean {value:.4g} {scores.unit}" for head, value in ranked],
         hoverinfo="text",
     )
     axis = {"type": "log", "dtick": 1, "tickfont": {"size": 11}} if log else {"rangemode": "tozero"}
     figure.update_layout(
-        xaxis={"title": {"text": "KL of each prompt, nats"}, "exponentformat": "power", **axis},
+        xaxis={
+            "title": {"text": f"each prompt's {UNITS[scores.measure].removeprefix('mean ')}"},
+            "exponentformat": "power",
+            **axis,
+        },
         yaxis=head_rows(heads),
     )
     title, notes = score_words(scores)

@@ -41,6 +41,8 @@ SERIES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
 SEQUENTIAL = "Cividis"
+DIVERGING = "PuOr"
+"""For numbers with a sign, zero in the middle: purple above, orange below."""
 TEMPLATE = "plotly_white"
 FONT, TITLE, NOTE = 13, 17, 12
 FAMILY = "Arial, Helvetica, sans-serif"

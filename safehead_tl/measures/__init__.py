@@ -1,12 +1,15 @@
-"""Scores of heads from states: Ships, generalized Ships, Sahara.
+"""Scores of heads from states: Ships, generalized Ships, refusal log-odds, Sahara.
 
 In go a model, prompts, an ablation, and how to run. Out come `HeadScores` (Ships by the divergence
-of the next token, generalized Ships by the rotation of all prompts' states), a `HeadGroup` that is
-searched greedily, and `LastStates`, which generalized Ships compares.
+of the next token, refusal log-odds with a sign, generalized Ships by the rotation of all prompts'
+states), a `HeadGroup` that is searched greedily, and `LastStates`, which generalized Ships
+compares.
 """
 
 from safehead_tl.measures.divergence import Divergence
 from safehead_tl.measures.greedy import sahara
+from safehead_tl.measures.odds import LogOdds, refusal_log_odds
+from safehead_tl.measures.openings import Openings
 from safehead_tl.measures.rotation import Rotation
 from safehead_tl.measures.scoring import generalized_ships, ships
 from safehead_tl.measures.states import LastStates, last_states

@@ -40,6 +40,7 @@ class Divergence:
     passes: Passes
     budget: int
     power: ClassVar[int] = 1
+    signed: ClassVar[bool] = False
 
     @staticmethod
     def beside(screening: Screening | None, config: Any) -> Beside:

@@ -36,6 +36,7 @@ class Rotation:
     original: Float[Tensor, "prompt rank"]
     budget: int
     power: ClassVar[int] = 2
+    signed: ClassVar[bool] = False
 
     @staticmethod
     def beside(rank: int, screening: Screening | None, config: Any) -> Beside:

@@ -114,21 +114,29 @@ def run_blocks(
         return _stopped(model, tokens, mask)
 
 
-def logits(model: Model, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+def logits(
+    model: Model,
+    states: Float[Tensor, "row d_model"],
+    tokens: Int[Tensor, " token"] | None = None,
+) -> Float[Tensor, "row token"]:
     """The next token's logits from states after the last block, with all that Transformers does.
 
     Those of a half-precision model are float32.
+
+    Args:
+        model: the model.
+        states: the states.
+        tokens: of which tokens; `None`: of all.
     """
     slots = _slots(model)
     wrap = _wraps(model)
     instead = [_StandIn(block, skip=True, wrap=wrap) for block in slots]
     instead[-1].given = states[:, None]
-    tokens = torch.zeros(len(states), 1, dtype=torch.long, device=states.device)
-    with _in_place(model, slots, instead), unrounded_logits(model.original_model):
-        found: Tensor = transformers_forward(
-            model.original_model, tokens, torch.ones_like(tokens)
-        ).logits
-    return found[:, -1]
+    unread = torch.zeros(len(states), 1, dtype=torch.long, device=states.device)
+    inner = model.original_model
+    with _in_place(model, slots, instead), unrounded_logits(inner, tokens) as which:
+        found: Tensor = transformers_forward(inner, unread, torch.ones_like(unread)).logits
+    return found[:, -1, which]
 
 
 def all_logits(

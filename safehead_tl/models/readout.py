@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from safehead_tl.models import bridge
@@ -26,21 +26,36 @@ def next_token_log_probs(
 ) -> Float[Tensor, "row vocab"]:
     """Log-probabilities of the next token from states after the last layer, in float64.
 
-    A small KL is a small difference of large sums over the vocabulary: float32 loses it. And the
-    logits of a half-precision model are not rounded to half precision: at a logit of 20 that
-    would be steps of 0.06 or more.
+    A small KL is a small difference of large sums over the vocabulary: float32 loses it.
+    """
+    return next_token_logits(model, resid).log_softmax(-1)
+
+
+def next_token_logits(
+    model: Model, resid: Float[Tensor, "row d_model"], tokens: Int[Tensor, " token"] | None = None
+) -> Float[Tensor, "row token"]:
+    """Logits of the next token from states after the last layer, in float64.
+
+    Those of a half-precision model are not rounded to half precision: at a logit of 20 that would
+    be steps of 0.06 or more.
+
+    Args:
+        model: the model.
+        resid: the states.
+        tokens: of which tokens, which alone are unembedded then; `None`: of all.
     """
     if is_bridge(model):
-        return bridge.logits(model, resid).double().log_softmax(-1)
+        return bridge.logits(model, resid, tokens).double()
     state, unembed = final_state(model, resid, "final_norm"), model.unembed
+    which: Tensor | slice = slice(None) if tokens is None else tokens
     if has_hooks(unembed):
-        logits = unembed(state[:, None, :])[:, 0]
+        logits = unembed(state[:, None, :])[:, 0, which]
     elif state.dtype in HALF:
-        logits = unembed_in_float32(state, unembed.W_U, unembed.b_U)
+        logits = unembed_in_float32(state, unembed.W_U[:, which], unembed.b_U[which])
     else:  # by hand: TransformerLens transposes the whole matrix in memory at each call
-        logits = torch.addmm(unembed.b_U, state, unembed.W_U)
+        logits = torch.addmm(unembed.b_U[which], state, unembed.W_U[:, which])
     logits = logits.double()
     cap = model.cfg.output_logits_soft_cap
     if cap is not None and cap > 0:
         logits = cap * torch.tanh(logits / cap)
-    return logits.log_softmax(-1)
+    return logits

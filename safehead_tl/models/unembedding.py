@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from safehead_tl.models.identity import has_hooks
@@ -31,19 +31,40 @@ def unembed_in_float32(
 
 
 @contextmanager
-def unrounded_logits(inner: Any) -> Iterator[None]:
-    """Lets a half-precision Transformers model unembed in float32, and go on from there.
+def unrounded_logits(
+    inner: Any, tokens: Int[Tensor, " token"] | None = None
+) -> Iterator[Int[Tensor, " token"] | slice]:
+    """Lets a Transformers model unembed some tokens alone, half precision in float32.
 
     Not if hooks are on its unembedding, which are meant for what it does by itself, or if that is
     no plain matrix, as in a quantised model.
+
+    Args:
+        inner: the model.
+        tokens: which; `None`: all.
+
+    Yields:
+        Where these then are among the logits.
     """
     last = inner.get_output_embeddings()
     linear = getattr(last, "original_component", last)
-    if type(linear) is not nn.Linear or linear.weight.dtype not in HALF or has_hooks(last):
-        yield
+    which: Tensor | slice = slice(None) if tokens is None else tokens
+    if type(linear) is not nn.Linear or has_hooks(last):
+        yield which
         return
-    linear.forward = lambda state: unembed_in_float32(state, linear.weight.T, linear.bias)  # type: ignore[method-assign,assignment]
+    weight, bias = linear.weight, linear.bias
+    if tokens is None and weight.dtype not in HALF:
+        yield which
+        return
+
+    def forward(state: Tensor) -> Tensor:
+        some = None if bias is None else bias[which]
+        if weight.dtype in HALF:
+            return unembed_in_float32(state, weight[which].T, some)
+        return nn.functional.linear(state, weight[which], some)
+
+    linear.forward = forward  # type: ignore[method-assign,assignment]
     try:
-        yield
+        yield slice(None)
     finally:
         del linear.forward

@@ -14,7 +14,7 @@ from torch import Tensor
 from safehead_tl.errors import SafeheadError
 from safehead_tl.writing import NAME, RESULT, write_file
 
-FORMAT = 3
+FORMAT = 4
 SUFFIX = ".safetensors"
 DIGEST = RESULT + rb"{\"digest\": \""
 """What a file begins with, behind the eight bytes of its header's length. The digest comes next."""

@@ -28,14 +28,17 @@ class HeadScores(Saved):
     """One score for every head; larger means that ablating it changes more.
 
     Attributes:
-        measure: `"ships"` or `"generalized_ships"`.
-        unit: `"nats"` or `"radians"`.
-        values: the scores; for Ships the mean over prompts. NaN where a head was not scored.
-        per_prompt: Ships of each prompt; `None` for a measure of the whole data set.
+        measure: what the score is, such as `"ships"`: the name of the function that gave it.
+        unit: `"nats"`, `"radians"`, or what else the measure is in.
+        values: the scores; the mean over prompts where these have their own. NaN where a head was
+            not scored.
+        per_prompt: the scores of each prompt; `None` for a measure of the whole data set.
         given: heads that were ablated together with each scored one.
         provenance: what it was computed from.
         screening: with `screen=`, the screened scores of all heads and how the short list ended;
             only heads of the short list have `values` then.
+        signed: whether scores have a sign: above 0, the head carries refusal; below, it works
+            against it.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
@@ -59,6 +62,7 @@ class HeadScores(Saved):
     given: tuple[Head, ...]
     provenance: Provenance
     screening: Screened | None = None
+    signed: bool = False
 
     @property
     def best_known(self) -> Float[Tensor, "layer head"]:
@@ -157,6 +161,7 @@ class HeadScores(Saved):
         return {
             "measure": self.measure,
             "unit": self.unit,
+            "signed": self.signed,
             "heads": [
                 {"layer": head.layer, "head": head.head, "score": score}
                 for head, score in self.ranked()
@@ -251,6 +256,7 @@ class HeadScores(Saved):
         header = {
             "measure": self.measure,
             "unit": self.unit,
+            "signed": self.signed,
             "given": [str(head) for head in self.given],
             "screening": self.screening and self.screening.to_dict(),
             "provenance": self.provenance.to_dict(),
@@ -269,4 +275,5 @@ class HeadScores(Saved):
             given=tuple(Head.parse(head) for head in header["given"]),
             provenance=Provenance(**header["provenance"]),
             screening=told and Screened.from_dict(told, tensors["screened"]),
+            signed=header["signed"],
         )

@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -37,9 +36,11 @@ class ScreeningMeasure(Protocol):
 
     Attributes:
         power: to which power scores of heads that act apart add up.
+        signed: whether scores may be below 0, and undo each other.
     """
 
     power: ClassVar[int]
+    signed: ClassVar[bool]
 
     def __call__(self, states: Float[Tensor, "head prompt d_model"]) -> Float[Tensor, "_ head"]:
         """The exact scores of heads, one row for each prompt or for all."""
@@ -97,10 +98,12 @@ def score(
         return exact.where(found.isnan(), found)
 
     cut, effects, none = _cut(exact, limits.top), torch.zeros(search.shape), 0.0
+    undone = effects
     blocks = list[tuple[Head, ...]]()
     if screening.blocks:
         none = float(measure(search.last(group)[None]).mean())
         effects = (screened - none).clamp(min=0) ** measure.power
+        undone = (none - screened).clamp(min=0) * measure.signed
         room = (max(cut - none, 0) / EXPLAINED) ** measure.power
         left = [head for head in others if head not in audited]
         blocks = cut_up(left, effects, room, screening.blocks)
@@ -109,7 +112,7 @@ def score(
         exact, listed = also(alone, "longer list"), [*listed, *alone]
     tested = halve(
         [block for block in blocks if len(block) > 1],
-        partial(search.together, measure, group),
+        lambda block: search.together(measure, group, block) + float(_at(undone, block).sum()),
         lambda block: none + EXPLAINED * float(_at(effects, block).sum()) ** (1 / measure.power),
         _cut(exact, limits.top),
     )

@@ -4,6 +4,7 @@ from safehead_tl.ablations import (
     Ablation,
     MeanAblation,
     MeanOverHeads,
+    ResampleAblation,
     ScalingContribution,
     UndifferentiatedAttention,
     ZeroAblation,
@@ -40,14 +41,22 @@ from safehead_tl.measures import (
     LastStates,
     Openings,
     generalized_ships,
+    interchange,
     last_states,
     refusal_log_odds,
     sahara,
     ships,
 )
 from safehead_tl.models import load_model
-from safehead_tl.prompts import PRESETS, ChatTemplate, Preset, load_prompts
-from safehead_tl.results import HeadGroup, HeadScores, Provenance, Screened
+from safehead_tl.prompts import (
+    PRESETS,
+    ChatTemplate,
+    Preset,
+    load_pairs,
+    load_prompts,
+    pair_prompts,
+)
+from safehead_tl.results import HeadGroup, HeadScores, Interchange, Provenance, Screened
 from safehead_tl.scan import Run, Screening
 from safehead_tl.surgery import Export, Splice, export, model_facts, splice
 from safehead_tl.views import (
@@ -73,6 +82,7 @@ __all__ = [
     "HeadGroup",
     "HeadScores",
     "Helpfulness",
+    "Interchange",
     "Judge",
     "KeywordJudge",
     "LastStates",
@@ -86,6 +96,7 @@ __all__ = [
     "ReferenceKeywordJudge",
     "RefusalPrefixJudge",
     "Repetition",
+    "ResampleAblation",
     "Run",
     "SafeheadError",
     "ScalingContribution",
@@ -106,11 +117,14 @@ __all__ = [
     "generate",
     "heatmaps",
     "helpfulness",
+    "interchange",
     "last_states",
     "load_model",
+    "load_pairs",
     "load_prompts",
     "model_facts",
     "overlap",
+    "pair_prompts",
     "refusal_log_odds",
     "report",
     "sahara",

@@ -12,3 +12,4 @@ from safehead_tl.ablations.hooks import ablated, ablation_hooks, group_hooks, mu
 from safehead_tl.ablations.mean import FittedMean, MeanAblation
 from safehead_tl.ablations.mean_over_heads import MeanOverHeads
 from safehead_tl.ablations.names import ABLATIONS, resolve_ablation
+from safehead_tl.ablations.resample import ResampleAblation

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from safehead_tl.models import Hook, Model, is_processed
@@ -40,11 +40,13 @@ class Ablation(ABC):
         name: the short name.
         label: the name in a figure's title.
         tokens_at_once: tokens that `prepare` runs in a pass.
+        by_prompt: whether what is done depends on which prompt a row is.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     tokens_at_once: ClassVar[int] = 0
+    by_prompt: ClassVar[bool] = False
 
     @property
     def passes(self) -> int:
@@ -74,6 +76,14 @@ class Ablation(ABC):
     def prepare(self, model: Model, batch: PromptBatch | None) -> Ablation:
         """Makes the ablation ready for a model; `batch` is what is about to run, if known."""
         return self
+
+    def on(self, numbers: Int[Tensor, " row"]) -> Ablation:
+        """The same for rows that are these prompts, by their numbers in what was prepared for."""
+        return self
+
+    def bytes_a_prompt(self, config: Any, width: int) -> int:
+        """Memory that it holds for each prompt of so many tokens, once it is prepared."""
+        return 0
 
     def describe(self) -> dict[str, Any]:
         """Names and settings, for a result's provenance."""

@@ -13,8 +13,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from safehead_tl.ablations.base import Ablation, Activation, HeadMask, chosen_heads
+from safehead_tl.ablations.outputs import TOKENS_PER_PASS, each_output
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Hook, Model, embed, hook_point, run_layers
+from safehead_tl.models import Hook, Model, hook_point
 from safehead_tl.prompts import (
     PromptBatch,
     Prompts,
@@ -23,8 +24,6 @@ from safehead_tl.prompts import (
     encode,
     prompt_texts,
 )
-
-TOKENS_PER_PASS = 256
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class MeanAblation(Ablation):
         ...     logits = model(model.to_tokens("how do i bend a crobe"))
     """
 
-    reference: Prompts | None = None
+    reference: Prompts | None = field(default=None, repr=False)
     template: Template | None = None
     name: ClassVar[str] = "mean"
     label: ClassVar[str] = "mean ablation"
@@ -127,23 +126,15 @@ def _replace(
     return torch.where(chosen_heads(heads, z, head_dim=2), mean.to(z), z)
 
 
-@torch.no_grad()
 def _mean_outputs(model: Model, batch: PromptBatch) -> Float[Tensor, "layer head d_head"]:
     """Each head's output, averaged over all tokens of a batch."""
     sums: list[Tensor | float] = [0.0] * model.cfg.n_layers
 
-    def adder(layer: int, mask: Tensor) -> Hook:
-        def add(z: Activation, hook: Any) -> None:
-            weight = mask.to(z.device, torch.float32)
-            sums[layer] += torch.einsum("bphd,bp->hd", z.float(), weight)
+    def add(layer: int, rows: slice, z: Activation) -> None:
+        weight = batch.mask[rows].to(z.device, torch.float32)
+        sums[layer] += torch.einsum("bphd,bp->hd", z.float(), weight)
 
-        return hook_point(layer, "z"), add
-
-    rows = max(1, TOKENS_PER_PASS // batch.tokens.shape[1])
-    for tokens, mask in zip(batch.tokens.split(rows), batch.mask.split(rows), strict=True):
-        resid, positions = embed(model, tokens, mask)
-        hooks = [adder(layer, mask) for layer in range(model.cfg.n_layers)]
-        run_layers(model, resid, mask, start=0, hooks=hooks, positions=positions)
+    each_output(model, batch, add)
     # Layers may be on several devices.
     means = torch.stack([torch.as_tensor(total, device=batch.mask.device) for total in sums])
     return means / batch.mask.sum()

@@ -16,11 +16,15 @@ MEASURES = {
     "ships": "Ships",
     "generalized_ships": "Generalized Ships",
     "refusal_log_odds": "Refusal log-odds",
+    "necessity": "Necessity",
+    "sufficiency": "Sufficiency",
 }
 UNITS = {
     "ships": "mean KL, nats",
     "generalized_ships": "sum of angles, radians",
     "refusal_log_odds": "fall of refusal log-odds, nats",
+    "necessity": "share of the gap lost",
+    "sufficiency": "share of the gap gained",
 }
 
 

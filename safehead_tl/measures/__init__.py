@@ -8,6 +8,7 @@ compares.
 
 from safehead_tl.measures.divergence import Divergence
 from safehead_tl.measures.greedy import sahara
+from safehead_tl.measures.interchanging import interchange
 from safehead_tl.measures.odds import LogOdds, refusal_log_odds
 from safehead_tl.measures.openings import Openings
 from safehead_tl.measures.rotation import Rotation

@@ -110,6 +110,34 @@ def load_labels(
     return [found[" ".join(prompt.split())] for prompt in prompts]
 
 
+def load_pairs(
+    source: str | Path, columns: tuple[str, str], *, split: str | None = None
+) -> tuple[list[str], list[str]]:
+    """Loads prompts and their counterparts from two columns of a file or data set.
+
+    Args:
+        source: as in `load_prompts`.
+        columns: that of the prompts, and that of their counterparts.
+        split: as in `load_prompts`.
+
+    Returns:
+        Prompts and counterparts, in the same order. Rows with a blank are dropped with a warning.
+
+    Raises:
+        SafeheadError: as `load_prompts`.
+    """
+    first, second = (texts(_read(source, column, split), column, source) for column in columns)
+    pairs = [pair for pair in zip(first, second, strict=True) if all(map(str.strip, pair))]
+    if len(pairs) < len(first):
+        logger.warning(
+            "%s: dropped %d of %d pairs: blank", source, len(first) - len(pairs), len(first)
+        )
+    if not pairs:
+        raise SafeheadError(f"{source} holds no pairs")
+    prompts, counterparts = map(list, zip(*pairs, strict=True))
+    return prompts, counterparts
+
+
 Prompts: TypeAlias = str | Path | Sequence[str]
 """What takes prompts takes texts, or a source that `load_prompts` reads with its defaults."""
 

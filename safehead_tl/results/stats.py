@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.special import bdtr
 from torch import Tensor
@@ -84,6 +85,42 @@ def rank_p(value: float | int, controls: Sequence[float | int]) -> float:
     The smallest it can be with 20 controls is 1/21 = 0.048.
     """
     return (1 + sum(control >= value for control in controls)) / (1 + len(controls))
+
+
+def swapped_p(
+    effects: Float[Tensor, "pair head"],
+    swapped: Float[Tensor, "pair head"],
+    draws: int,
+    seed: int,
+) -> Float[Tensor, " head"]:
+    """How likely a head's mean would come of chance, were it chance which of a pair is which.
+
+    In each pair it is as likely the other way round, for all heads together. Each head is compared
+    with the highest of those that are not above it, so that p-values hold for all heads at once,
+    however these depend on each other (Westfall and Young 1993, step-down max T).
+
+    Args:
+        effects: what each head does in each pair.
+        swapped: what it does with the pair the other way round.
+        draws: random ways to turn pairs round; if there are no more ways than that, all are taken.
+        seed: of the draws.
+    """
+    count = len(effects)
+    if 2**count <= draws:
+        ways = torch.arange(2**count)[:, None].bitwise_right_shift(torch.arange(count)) & 1
+    else:
+        ways = torch.randint(2, (draws, count), generator=torch.Generator().manual_seed(seed))
+        ways = torch.cat([torch.zeros(1, count, dtype=ways.dtype), ways])  # as it was found
+    turned = ways.double()
+    means = (turned @ swapped.double() + (1 - turned) @ effects.double()) / count
+    found = effects.double().mean(0)
+    order = found.argsort(descending=True)
+    highest = means[:, order].flip(1).cummax(1).values.flip(1)
+    # sums of the same numbers in another order differ in their last digits
+    reached = highest >= found[order] - 1e-9 * means.abs().max()
+    p_values = torch.empty_like(found)
+    p_values[order] = reached.double().mean(0).cummax(0).values
+    return p_values
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

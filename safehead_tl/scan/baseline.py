@@ -31,23 +31,32 @@ class Stream:
         rest: of the others, left-padded.
         mask: 1 where a token is, over prefix and rest.
         positions: the position embedding of shortformer models.
+        numbers: which prompt of the batch each row is.
     """
 
     prefix: Float[Tensor, "1 prefix d_model"] | None
     rest: Float[Tensor, "prompt pos d_model"]
     mask: Int[Tensor, "prompt key"]
     positions: Float[Tensor, "prompt pos d_model"] | None
+    numbers: Int[Tensor, " prompt"]
 
     def prompts(self, some: slice) -> Stream:
         """The stream of some of the prompts."""
         positions = None if self.positions is None else self.positions[some]
-        return replace(self, rest=self.rest[some], mask=self.mask[some], positions=positions)
+        return replace(
+            self,
+            rest=self.rest[some],
+            mask=self.mask[some],
+            positions=positions,
+            numbers=self.numbers[some],
+        )
 
     def repeat(self, count: int) -> Stream:
         """Every prompt `count` times: all prompts, then all again."""
         positions = None if self.positions is None else self.positions.repeat(count, 1, 1)
         rest, mask = self.rest.repeat(count, 1, 1), self.mask.repeat(count, 1)
-        return replace(self, rest=rest, mask=mask, positions=positions)
+        numbers = self.numbers.repeat(count)
+        return replace(self, rest=rest, mask=mask, positions=positions, numbers=numbers)
 
 
 def run_layer(
@@ -72,6 +81,7 @@ class Baseline:
     Attributes:
         group: the heads ablated.
         parts: which prompts are held at once.
+        numbers: which prompts these are, of those that the ablation was prepared for.
     """
 
     def __init__(
@@ -83,8 +93,10 @@ class Baseline:
         plan: Plan,
         passes: Passes,
         cost: Cost,
+        numbers: Int[Tensor, " prompt"] | None = None,
     ):
         self.group = group
+        self.numbers = torch.arange(len(batch.prompts)) if numbers is None else numbers
         self.parts = even_slices(len(batch.prompts), plan.part)
         self._model = model
         self._batch = batch
@@ -106,6 +118,7 @@ class Baseline:
             replace(self._plan, keep=False),
             self._passes,
             self._cost,
+            self.numbers,
         )
         grown._below, grown._first = self, min(head.layer for head in heads)
         return grown
@@ -145,13 +158,13 @@ class Baseline:
         shared = self._plan.prefix
         rest, positions = embed(self._model, tokens, mask)
         if not shared:
-            return Stream(None, rest, mask, positions)
+            return Stream(None, rest, mask, positions, self.numbers[part])
         first = tokens[:1, mask[0].bool()][:, :shared]
         prefix, _ = embed(self._model, first, torch.ones_like(first))
         # In a short prompt the end of the prefix comes before its own tokens: masked, as padding.
         own = (mask.cumsum(1) > shared).to(mask)[:, shared:]
         whole = torch.cat([torch.ones_like(mask[:, :shared]), own], 1)
-        return Stream(prefix, rest[:, shared:], whole, None)
+        return Stream(prefix, rest[:, shared:], whole, None, self.numbers[part])
 
     def _run(
         self,
@@ -162,16 +175,20 @@ class Baseline:
         """Runs a layer on the prefix, and `run` on the rest, a pass's rows at a time."""
         group = tuple(head for head in self.group if head.layer == layer)
         prefix, past = stream.prefix, None
-        with must_fire(group_hooks(self._model, group, self._ablation)) as hooks:
-            if prefix is not None:
-                self._cost.add(prefix, 1)
+        if prefix is not None:
+            self._cost.add(prefix, 1)
+            with must_fire(group_hooks(self._model, group, self._ablation)) as hooks:
                 prefix, past = run_prefix(
                     self._model, prefix, start=layer, stop=layer + 1, hooks=hooks
                 )
-            some = even_slices(len(stream.rest), self._passes.rows)
-            rest = torch.cat([run(stream.prompts(rows), layer, hooks, past) for rows in some])
+        found = []
+        for rows in even_slices(len(stream.rest), self._passes.rows):
+            some = stream.prompts(rows)
+            ablation = self._ablation.on(some.numbers)
+            with must_fire(group_hooks(self._model, group, ablation)) as hooks:
+                found.append(run(some, layer, hooks, past))
         self._cost.add(stream.rest, 1)
-        return prefix, rest
+        return prefix, torch.cat(found)
 
     def _layer(self, stream: Stream, layer: int, hooks: list[Hook], past: Past | None) -> Tensor:
         return run_layer(self._model, stream, layer, hooks, past)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,15 +56,21 @@ def direct_effects(
     """
     own = tuple(head for head in group if head.layer == layer)
     every = torch.ones(1, model.cfg.n_heads, dtype=torch.bool, device=stream.rest.device)
-    hooks = ablation.hooks(model, layer, every)
-    outside = hooks_outside(layer, hooks)
+
+    def on(rows: Stream) -> list[Hook]:
+        return ablation.on(rows.numbers).hooks(model, layer, every)
+
+    def group_on(rows: Stream) -> list[Hook]:
+        return group_hooks(model, own, ablation.on(rows.numbers))
+
+    outside = hooks_outside(layer, on(stream))
     if outside:
         raise SafeheadError(
             f"{ablation.name} ablation hooks {', '.join(outside)}, which is not in attention up to "
             "z: its method separable must return False"
         )
-    before = _attention(model, layer, stream, group_hooks(model, own, ablation), max_rows)
-    after = _attention(model, layer, stream, hooks, max_rows)
+    before = _attention(model, layer, stream, group_on, max_rows)
+    after = _attention(model, layer, stream, on, max_rows)
     weight = model.blocks[layer].attn.W_O
     rest = DirectEffects(before.output, after.z - before.z, weight)
     if before.prefix is None or after.prefix is None:
@@ -87,14 +94,14 @@ class _Attention:
 
 
 def _attention(
-    model: Model, layer: int, stream: Stream, hooks: list[Hook], max_rows: int
+    model: Model, layer: int, stream: Stream, hooks: Callable[[Stream], list[Hook]], max_rows: int
 ) -> _Attention:
     """A layer's attention on the prefix, if there is one, and on the rest."""
     last_query = layer == model.cfg.n_layers - 1
-    prefix, past = None, None
-    with must_fire(hooks) as counted:
-        if stream.prefix is not None:
-            past = Recorded()
+    prefix, past, found = None, None, []
+    if stream.prefix is not None:
+        past = Recorded()
+        with must_fire(hooks(stream)) as counted:
             prefix = run_attention(
                 model,
                 layer,
@@ -104,17 +111,18 @@ def _attention(
                 hooks=counted,
                 past=past,
             )
-        found = [
-            run_attention(
-                model,
-                layer,
-                rows.rest,
-                rows.mask,
-                last_query=last_query,
-                hooks=counted,
-                past=past and past.shared,
+    for rows in map(stream.prompts, even_slices(len(stream.rest), max_rows)):
+        with must_fire(hooks(rows)) as counted:
+            found.append(
+                run_attention(
+                    model,
+                    layer,
+                    rows.rest,
+                    rows.mask,
+                    last_query=last_query,
+                    hooks=counted,
+                    past=past and past.shared,
+                )
             )
-            for rows in map(stream.prompts, even_slices(len(stream.rest), max_rows))
-        ]
     outputs, zs = zip(*found, strict=True)
     return _Attention(torch.cat(outputs), torch.cat(zs), prefix)

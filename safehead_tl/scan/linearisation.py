@@ -130,7 +130,16 @@ class Linearisation:
         )
         plan = replace(self.plan, prefix=0, part=len(batch.prompts), keep=True)
         group = self.baseline.group
-        baseline = Baseline(self.model, batch, self.ablation, group, plan, self.passes, self.cost)
+        baseline = Baseline(
+            self.model,
+            batch,
+            self.ablation,
+            group,
+            plan,
+            self.passes,
+            self.cost,
+            self.baseline.numbers[some],
+        )
         return replace(self, batch=batch, plan=plan, baseline=baseline)
 
     @torch.no_grad()
@@ -148,7 +157,7 @@ class Linearisation:
     def _hooks(self, layer: int, stream: Stream) -> list[Hook]:
         """Ablates the group's heads of a layer, and takes the others their share of the way."""
         own = tuple(head for head in self.baseline.group if head.layer == layer)
-        hooks = group_hooks(self.model, own, self.ablation)
+        hooks = group_hooks(self.model, own, self.ablation.on(stream.numbers))
         if self.share:
             every = torch.ones(1, self.model.cfg.n_heads, dtype=torch.bool)
             end = self._outputs(layer, stream, every.to(stream.rest.device))
@@ -247,7 +256,7 @@ class Linearisation:
         self, layer: int, stream: Stream, heads: HeadMask
     ) -> Float[Tensor, "prompt pos head d_head"]:
         """What the heads of a layer put out with some of them ablated."""
-        hooks = self.ablation.hooks(self.model, layer, heads)
+        hooks = self.ablation.on(stream.numbers).hooks(self.model, layer, heads)
         outside = hooks_outside(layer, hooks)
         if outside:
             raise SafeheadError(

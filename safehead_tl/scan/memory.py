@@ -201,10 +201,11 @@ def make_plan(
     """
     config, n_prompts = model.cfg, len(batch.prompts)
     width, device = batch.tokens.shape[1], batch.tokens.device
-    held = n_prompts * beside.a_prompt
+    held = n_prompts * (beside.a_prompt + ablation.bytes_a_prompt(config, width))
     budget = max(1, budget_of(run, device) - held)
     apart = ablation.separable(model) and runs_in_parts(model)
-    prefix = _useful_prefix(model, batch) if apart and run.shared_prefix else 0
+    shares = apart and run.shared_prefix and not ablation.by_prompt
+    prefix = _useful_prefix(model, batch) if shares else 0
     needs = Needs.of(config, n_prompts, width)
     least = needs.least(beside)
     if prefix:

@@ -71,7 +71,8 @@ class Scan:
         for rows in self._rows(stream):
             some = stream.prompts(rows).repeat(len(heads))
             own = self._row_heads(layer, heads, len(some.rest))
-            hooks = self._ablation.hooks(self._model, layer, own) + self._group_hooks_after(layer)
+            ablation = self._ablation.on(some.numbers)
+            hooks = ablation.hooks(self._model, layer, own) + self._group_hooks_after(layer, some)
             found.append(self._to_last_state(some, layer, hooks, heads, apart=False))
         return torch.cat(found, 1)
 
@@ -94,7 +95,7 @@ class Scan:
             if last:
                 found.append(after[:, 0].unflatten(0, (len(heads), -1)))
                 continue
-            hooks = self._group_hooks_after(layer)
+            hooks = self._group_hooks_after(layer, some)
             found.append(self._to_last_state(some, layer + 1, hooks, heads, apart=True, past=past))
         return torch.cat(found, 1)
 
@@ -150,12 +151,14 @@ class Scan:
         self._cost.add(resid, end - layer)
         with attention_given(model, layer, effects.ablated(heads, slice(None))):
             resid = run_layers(model, resid, mask, start=layer, stop=layer + 1)
-        with must_fire(self._group_hooks_after(layer)) as hooks:
+        group = group_hooks(model, self._baseline.group, self._ablation, start=layer + 1)
+        with must_fire(group) as hooks:
             _, past = run_prefix(model, resid, start=layer + 1, stop=end, hooks=hooks)
         return past
 
-    def _group_hooks_after(self, layer: int) -> list[Hook]:
-        return group_hooks(self._model, self._baseline.group, self._ablation, start=layer + 1)
+    def _group_hooks_after(self, layer: int, stream: Stream) -> list[Hook]:
+        ablation = self._ablation.on(stream.numbers)
+        return group_hooks(self._model, self._baseline.group, ablation, start=layer + 1)
 
     def _row_heads(self, layer: int, heads: list[int], rows: int) -> HeadMask:
         """For each row its own head, and the group's in the same layer."""

@@ -101,10 +101,10 @@ class Alignment:
             first = -(-shorter // 2)
             pairs += [(before + place, other[0] + place) for place in range(first)]
             last = ends[0] - after, ends[1] - other[2]
-            pairs += [(last[0] - place, last[1] - place) for place in range(1, shorter - first + 1)]
+            pairs += [(last[0] - place, last[1] - place) for place in range(shorter - first, 0, -1)]
         if self.positions in ("all", "after"):
             both = min(after, other[2])
-            pairs += [(ends[0] - place, ends[1] - place) for place in range(1, both + 1)]
+            pairs += [(ends[0] - place, ends[1] - place) for place in range(both, 0, -1)]
         if not pairs:
             raise SafeheadError(
                 f"positions={self.positions!r}: in this template there is no such token"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mode
 from typing import Literal, TypeAlias, get_args
 
 from safehead_tl.errors import SafeheadError
@@ -17,8 +18,9 @@ logger = logging.getLogger("safehead_tl")
 Positions: TypeAlias = Literal["all", "query", "after", "last"]
 """All tokens; those of the query; those behind it; the last one."""
 
-PROBES = ("0", "?", "a")
-"""Queries that tell which tokens around one are the template's."""
+PROBES = ("0", "a", "Q", "7", "x")
+"""Queries that tell which tokens around one are the template's: most of them begin and end otherwise
+than the query does."""
 
 
 Span: TypeAlias = tuple[int, int, int]
@@ -37,8 +39,8 @@ def spans_of(model: Model, batch: PromptBatch) -> list[Span]:
         logger.disabled = off
     found = []
     for ids in rows_of(batch):
-        before = min(_alike(ids, probe) for probe in probes)
-        after = min(_alike(ids[::-1], probe[::-1]) for probe in probes)
+        before = mode(_alike(ids, probe) for probe in probes)
+        after = mode(_alike(ids[::-1], probe[::-1]) for probe in probes)
         after = min(after, len(ids) - before)
         found.append((before, len(ids) - before - after, after))
     return found

@@ -17,6 +17,8 @@ from safehead_tl.cli.evaluate import evaluate
 from safehead_tl.cli.export import export
 from safehead_tl.cli.helpfulness import helpfulness
 from safehead_tl.cli.info import info
+from safehead_tl.cli.interchange import interchange
+from safehead_tl.cli.log_odds import log_odds
 from safehead_tl.cli.output import visible
 from safehead_tl.cli.overlap import overlap
 from safehead_tl.cli.report import report
@@ -54,6 +56,8 @@ for command in (
     demo,
     info,
     ships,
+    log_odds,
+    interchange,
     sahara,
     overlap,
     evaluate,

@@ -237,7 +237,11 @@ class AblationOptions:
 
     panel: ClassVar[str] = "Ablation"
     ablation: Annotated[
-        str, typer.Option(help="undifferentiated, scaling, zero, mean or mean-over-heads.")
+        str,
+        typer.Option(
+            help="undifferentiated, scaling, zero, mean, mean-over-heads, resample or "
+            "mean-by-position."
+        ),
     ] = "undifferentiated"
     epsilon: Annotated[
         float | None,
@@ -254,11 +258,32 @@ class AblationOptions:
         ),
     ] = None
 
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts that mean, resample and mean-by-position take outputs from; of mean by "
+            "default those that are scored."
+        ),
+    ] = None
+
     def chosen(self) -> sh.Ablation:
-        """The ablation that the three mean together."""
+        """The ablation that the four mean together."""
         from safehead_tl.ablations import resolve_ablation
 
-        what, epsilon, via = resolve_ablation(self.ablation), self.epsilon, self.via
+        what: sh.Ablation
+        if self.ablation in ("resample", "mean-by-position"):
+            if self.reference is None:
+                raise SafeheadError(f"--ablation {self.ablation} needs --reference PROMPTS")
+            draws: Literal["random", "mean"]
+            draws = "random" if self.ablation == "resample" else "mean"
+            what = sh.ResampleAblation(self.reference, draws)
+        else:
+            what = resolve_ablation(self.ablation)
+            if isinstance(what, sh.MeanAblation):
+                what = sh.MeanAblation(self.reference)
+            elif self.reference is not None:
+                raise SafeheadError(f"--reference does not go with {what.name} ablation")
+        epsilon, via = self.epsilon, self.via
         if isinstance(what, sh.UndifferentiatedAttention) and via in (None, "pattern", "q", "k"):
             if epsilon is None and via in ("q", "k"):
                 epsilon = 1e-5

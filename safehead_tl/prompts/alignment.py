@@ -19,8 +19,8 @@ Positions: TypeAlias = Literal["all", "query", "after", "last"]
 """All tokens; those of the query; those behind it; the last one."""
 
 PROBES = ("0", "a", "Q", "7", "x")
-"""Queries that tell which tokens around one are the template's: most of them begin and end otherwise
-than the query does."""
+"""Queries that tell which tokens around one are the template's: most of them begin and end
+otherwise than the query does."""
 
 
 Span: TypeAlias = tuple[int, int, int]

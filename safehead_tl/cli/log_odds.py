@@ -1,0 +1,92 @@
+"""The command `log-odds`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+import safehead_tl as sh
+from safehead_tl.cli.options import (
+    AblationOptions,
+    ModelOptions,
+    PromptOptions,
+    ScanOptions,
+    Top,
+    chosen_screen,
+    grouped,
+)
+from safehead_tl.cli.output import SavedOutput
+from safehead_tl.cli.ships import ranking, run_words
+from safehead_tl.errors import SafeheadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from safehead_tl.models import Model
+    from safehead_tl.prompts import Prompts, Template
+
+
+@dataclass(frozen=True)
+class OpeningOptions:
+    """How refusals and compliant answers open."""
+
+    panel: ClassVar[str] = "Openings"
+    refusal: Annotated[
+        list[str] | None,
+        typer.Option(help="How a refusal opens; again for each. With --compliance."),
+    ] = None
+    compliance: Annotated[
+        list[str] | None, typer.Option(help="How a compliant answer opens; again for each.")
+    ] = None
+
+    def chosen(
+        self, model: Model, prompts: Sequence[str], harmless: Prompts | None, template: Template
+    ) -> sh.Openings:
+        """Those that were given, or the model's own on prompts and on harmless ones."""
+        if self.refusal and self.compliance:
+            return sh.Openings.of_texts(model, self.refusal, self.compliance)
+        if self.refusal or self.compliance:
+            raise SafeheadError("--refusal and --compliance go together: give both")
+        if harmless is None:
+            raise SafeheadError(
+                "how do refusals open? Give --harmless PROMPTS, for the model's own first tokens, "
+                "or --refusal and --compliance"
+            )
+        return sh.Openings.of_answers(model, prompts, harmless, template=template)
+
+
+@grouped
+def log_odds(
+    model: ModelOptions,
+    prompts: PromptOptions,
+    openings: OpeningOptions,
+    ablation: AblationOptions,
+    scan: ScanOptions,
+    output: SavedOutput,
+    harmless: Annotated[
+        str | None,
+        typer.Option(help="Prompts that the model helps with: its answers' openings are taken."),
+    ] = None,
+    top: Top = 10,
+) -> None:
+    """Score every head by how far ablating it lowers the log-odds of a refusal (nats, signed)."""
+    form, how = prompts.form, scan.chosen()
+    texts, what = prompts.load(), ablation.chosen()
+    loaded = model.load()
+    scores = sh.refusal_log_odds(
+        loaded,
+        texts,
+        openings.chosen(loaded, texts, harmless, form),
+        template=form,
+        ablation=what,
+        screen=chosen_screen(scan.screen),
+        run=how,
+    )
+    output.keep(scores, scores.heatmap)
+    output.tell(ranking(f"{model.model}: refusal log-odds, {run_words(scores)}", scores, top))
+    lowest, score = scores.ranked()[-1]
+    output.tell(f"Above 0 a head carries refusal. The lowest: {lowest}, {score:.4g}.")
+    if scores.screening is not None:
+        output.tell(scores.screening.sentence())

@@ -55,6 +55,7 @@ wheel-check: .venv/ready
 # Times scans against loops by hand: a table here, JSON in build/benchmarks. About 20 minutes.
 bench: .venv/ready
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/interchange.py
 
 # What screened scans miss, and what they cost. Trains thirteen organisms first. About an hour.
 bench-screening: .venv/ready

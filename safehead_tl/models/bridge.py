@@ -136,7 +136,7 @@ def logits(
     inner = model.original_model
     with _in_place(model, slots, instead), unrounded_logits(inner, tokens) as which:
         found: Tensor = transformers_forward(inner, unread, torch.ones_like(unread)).logits
-    return found[:, -1, which]
+    return found[:, -1, which if isinstance(which, slice) else which.to(found.device)]
 
 
 def all_logits(

@@ -47,7 +47,7 @@ def next_token_logits(
     if is_bridge(model):
         return bridge.logits(model, resid, tokens).double()
     state, unembed = final_state(model, resid, "final_norm"), model.unembed
-    which: Tensor | slice = slice(None) if tokens is None else tokens
+    which: Tensor | slice = slice(None) if tokens is None else tokens.to(state.device)
     if has_hooks(unembed):
         logits = unembed(state[:, None, :])[:, 0, which]
     elif state.dtype in HALF:

@@ -53,6 +53,7 @@ def unrounded_logits(
         yield which
         return
     weight, bias = linear.weight, linear.bias
+    which = slice(None) if tokens is None else tokens.to(weight.device)
     if tokens is None and weight.dtype not in HALF:
         yield which
         return

@@ -242,7 +242,7 @@ def test_a_slip_in_a_scan_is_seen(gpus, harmful, monkeypatch):
     ("measure", "told", "kind", "per_piece", "per_scan"),
     [
         ("ships", {}, "bridge", 2, 4),
-        ("generalized_ships", {"rank": 2}, "bridge", 3, 6),
+        ("generalized_ships", {"rank": 2}, "bridge", 2, 6),
         pytest.param("ships", {}, "hooked", 1, 13, marks=hooked_only),
     ],
 )

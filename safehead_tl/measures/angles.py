@@ -54,6 +54,7 @@ def left_subspace(
 
     The states are wider than they are many: their QR decomposition, exact to rounding, leaves a
     small triangle with the same left singular vectors. GPUs are slow at the SVD of small matrices.
+    Where states are not finite, nor are the vectors.
 
     Args:
         states: one state a prompt.
@@ -64,8 +65,10 @@ def left_subspace(
     if centre:
         states = states - states.mean(-2, keepdim=True)
     _, triangle = torch.linalg.qr(states.mT, mode="r")
-    left, _, _ = torch.linalg.svd(triangle.mT.cpu(), full_matrices=False)
-    return left[..., :rank]
+    triangle = triangle.mT.cpu()
+    finite = triangle.isfinite().flatten(-2).all(-1)[..., None, None]
+    left, _, _ = torch.linalg.svd(triangle.where(finite, 0), full_matrices=False)
+    return left[..., :rank].where(finite, torch.nan)
 
 
 def principal_angles(
@@ -75,9 +78,12 @@ def principal_angles(
 
     Angles below 45 degrees come from their sine and the others from their cosine, which keeps
     all digits of both (Björck & Golub 1973); an arccos alone rounds small ones to 0. Stacks of
-    subspaces broadcast.
+    subspaces broadcast. An angle to what is not finite is NaN.
     """
+    finite = second.isfinite().flatten(-2).all(-1, keepdim=True)
+    second = second.where(finite[..., None], 0)
     inner = first.mT @ second
     cosines = torch.linalg.svdvals(inner).clamp(max=1.0)
     sines = torch.linalg.svdvals(second - first @ inner).flip(-1).clamp(max=1.0)
-    return torch.where(cosines**2 > 0.5, sines.asin(), cosines.acos())
+    angles = torch.where(cosines**2 > 0.5, sines.asin(), cosines.acos())
+    return angles.where(finite, torch.nan)

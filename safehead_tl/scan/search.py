@@ -192,7 +192,8 @@ class Search:
 
         Args:
             measure: turns states `[head prompt d_model]` into scores `[prompt head]` (one row
-                for a measure of all prompts together).
+                for a measure of all prompts together), of states that are not finite into scores
+                that are not.
             candidates: the heads to score.
             group: heads ablated with each of them.
             description: the progress bar's label.
@@ -237,8 +238,6 @@ class Search:
 
         def run() -> Tensor:
             states = self.passes.fitted(self._baseline(group).also(block, self.prepared).last)
-            if not states.isfinite().all():
-                return torch.full((1, 1), torch.inf, dtype=torch.float64)
             found = self.passes.fitted(lambda: measure(states[None])).double().cpu()
             return found.nan_to_num(torch.inf)
 
@@ -264,22 +263,14 @@ class Search:
         heads: Sequence[Head],
     ) -> Float[Tensor, "_ head"]:
         """The scores of states that heads' ablation led to."""
-        finite = states.isfinite().flatten(1).all(1)
-        clean = states.where(finite[:, None, None], 0)  # measures may not take other numbers
-        found = self.passes.fitted(lambda: measure(clean)).double()
-        # Read at once: whatever is read of a GPU waits until all before it is computed.
-        found, finite = torch.cat([found, finite[None].to(found)]).cpu().split([len(found), 1])
-        if not finite.all():
-            bad = heads[int(finite.argmin())]
-            raise SafeheadError(
-                f"with {bad} ablated the states are not finite numbers: "
-                f"{why_not_finite(self.model)}"
-            )
+        found = self.passes.fitted(lambda: measure(states)).double().cpu()
+        # Only now: whatever is read of a GPU waits until all before it is computed.
         if not found.isfinite().all():
-            raise SafeheadError(
-                f"in layer {heads[0].layer} scores are not finite numbers: "
-                f"{why_not_finite(self.model)}"
-            )
+            finite = states.isfinite().flatten(1).all(1)
+            where = f"in layer {heads[0].layer} scores"
+            if not finite.all():
+                where = f"with {heads[int(finite.int().argmin())]} ablated the states"
+            raise SafeheadError(f"{where} are not finite numbers: {why_not_finite(self.model)}")
         return found
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -17,6 +17,7 @@ from safehead_tl.errors import SafeheadError
 if TYPE_CHECKING:
     from safehead_tl.ground_truth import GroundTruth, Summary
 
+PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 QUICK = ("one", "chain", "rewording decoy")
 
 
@@ -69,18 +70,10 @@ def _told(found: GroundTruth, every: bool) -> Iterable[Table | str]:
 def _overall(found: GroundTruth, overall: Sequence[Summary]) -> Table:
     from safehead_tl.ground_truth import METRICS
 
-    table = Table(
-        title=f"All {found.organisms()} organisms: mean [95 % interval over organisms]",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("variant")
-    for name in METRICS.values():
-        table.add_column(name)
     with_decoys = any(one.decoys for one in overall)
-    if with_decoys:
-        table.add_column("decoys above")
+    columns = [*METRICS.values(), *(["decoys above"] if with_decoys else [])]
+    title = f"All {found.organisms()} organisms: mean [95 % interval over organisms]"
+    table = Table("variant", *columns, title=title, **PLAIN)
     for one in overall:
         decoys = [f"{one.decoys_above} of {one.decoys}"] if with_decoys else []
         table.add_row(str(one.variant), *(one.told(metric) for metric in METRICS), *decoys)
@@ -90,15 +83,8 @@ def _overall(found: GroundTruth, overall: Sequence[Summary]) -> Table:
 
 
 def _by_kind(found: GroundTruth, overall: Sequence[Summary]) -> Table:
-    table = Table(
-        title="Average precision by kind: mean (each organism)",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("variant")
-    for name in found.kinds:
-        table.add_column(name)
+    title = "Average precision by kind: mean (each organism)"
+    table = Table("variant", *found.kinds, title=title, **PLAIN)
     by_kind = [{str(one.variant): one for one in found.summaries(name)} for name in found.kinds]
     for row in overall:
         cells = [column[str(row.variant)].told("average_precision") for column in by_kind]

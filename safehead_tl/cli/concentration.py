@@ -66,14 +66,11 @@ def concentration_table(name: str, found: sh.Concentration) -> Table:
     from safehead_tl.figures import prompt_words
 
     table = Table(
+        *("order", *map(str, range(found.size + 1)), "area [95 %]"),
         title=f"{name}: coherent attack success with so many heads ablated "
         f"({found.provenance.ablation['label']}; {prompt_words(found.provenance)})",
         caption=" ".join(found.notes()),
     )
-    table.add_column("order")
-    for count in range(found.size + 1):
-        table.add_column(str(count))
-    table.add_column("area [95 %]")
     for order in found.orders:
         area, (low, high) = found.area(order)
         shares = [f"{rate.share:.2f}" for rate in found.curve(order)]

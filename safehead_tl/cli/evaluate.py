@@ -87,6 +87,7 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
     heads = " ".join(map(str, found.heads)) or "no heads"
     what = found.provenance.ablation["label"]
     table = Table(
+        *("", "unablated", "ablated", "p (Holm)", "random", "p (Holm)"),
         title=f"{name}: {heads}, {what}; {prompt_words(found.provenance, 'harmful')}. "
         "Share of responses [95 % interval]",
         caption=_divergences(found),
@@ -94,8 +95,6 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
         show_edge=False,
         pad_edge=False,
     )
-    for column in ("", "unablated", "ablated", "p (Holm)", "random", "p (Holm)"):
-        table.add_column(column)
     shown = ""
     for row in found.summaries():
         if row.prompts != shown:

@@ -47,9 +47,8 @@ def helpfulness(
 def helpfulness_table(name: str, found: sh.Helpfulness) -> Table:
     """Accuracies on tasks, and how ablation changes them."""
     heads = " ".join(map(str, found.heads)) or "no heads"
-    table = Table(title=f"{name}: {heads} ablated. Accuracy ± standard error [95 % interval]")
-    for column in ("task", "unablated", "ablated", "difference", "p"):
-        table.add_column(column)
+    title = f"{name}: {heads} ablated. Accuracy ± standard error [95 % interval]"
+    table = Table("task", "unablated", "ablated", "difference", "p", title=title)
     rows: dict[tuple[str, str], list[str]] = {}
     for one in found.accuracies:
         said = f"{one.value:.3f} ± {one.stderr:.3f}"

@@ -28,11 +28,7 @@ from safehead_tl.cli.splice import splice
 from safehead_tl.cli.train_organism import train_organism
 from safehead_tl.errors import SafeheadError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _say_version(asked: bool) -> bool:
@@ -53,22 +49,9 @@ def common(
 
 
 for command in (
-    demo,
-    info,
-    ships,
-    log_odds,
-    interchange,
-    sahara,
-    overlap,
-    evaluate,
-    concentration,
-    helpfulness,
-    report,
-    export,
-    splice,
-    train_organism,
-    benchmark,
-):
+    demo, info, ships, log_odds, interchange, sahara, overlap, evaluate, concentration,
+    helpfulness, report, export, splice, train_organism, benchmark,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -136,7 +136,7 @@ ClusterColumn: TypeAlias = Annotated[
     str | None,
     typer.Option(
         help="The column that says which prompts are alike, or 'words': those that share two "
-        "thirds of their words. Intervals and tests count them as one.",
+        "thirds of their words. Intervals and tests count them as one."
     ),
 ]
 Top: TypeAlias = Annotated[int, typer.Option(min=1, help="How many of the highest heads.")]

@@ -33,9 +33,9 @@ def overlap(
 
 def overlap_table(found: sh.Overlap) -> Table:
     """How much the highest heads of scans agree."""
-    table = Table(title=f"Heads among the highest {found.top} of two scans")
-    for column in ("scans", "shared (by chance, by layer)", "p (by layer)", "Jaccard", "Spearman"):
-        table.add_column(column)
+    title = f"Heads among the highest {found.top} of two scans"
+    columns = ("scans", "shared (by chance, by layer)", "p (by layer)", "Jaccard", "Spearman")
+    table = Table(*columns, title=title)
     for row in found.to_frame().to_dict("records"):
         table.add_row(
             f"{row['first']}, {row['second']}",

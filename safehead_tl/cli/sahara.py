@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 import safehead_tl as sh
 from safehead_tl.cli.options import (
@@ -58,10 +59,8 @@ def sahara(
 
 def choices(title: str, group: sh.HeadGroup) -> Table:
     """Sahara's choices, step by step."""
-    table = Table(title=title)
-    table.add_column("step", justify="right")
-    table.add_column("head added")
-    table.add_column("group's shift (radians)", justify="right")
+    right = partial(Column, justify="right")
+    table = Table(right("step"), "head added", right("group's shift (radians)"), title=title)
     for step, (head, score) in enumerate(zip(group.heads, group.scores, strict=True), 1):
         table.add_row(str(step), str(head), f"{score:.4g}")
     return table

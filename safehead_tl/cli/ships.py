@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from rich.table import Table
+from rich.table import Column, Table
 
 import safehead_tl as sh
 from safehead_tl.cli.options import (
@@ -54,10 +55,8 @@ def run_words(result: sh.HeadScores | sh.HeadGroup) -> str:
 
 def ranking(title: str, scores: sh.HeadScores, top: int, planted: Sequence[sh.Head] = ()) -> Table:
     """The highest scores."""
-    table = Table(title=title)
-    table.add_column("rank", justify="right")
-    table.add_column("head")
-    table.add_column(f"score ({scores.unit})", justify="right")
+    right = partial(Column, justify="right")
+    table = Table(right("rank"), "head", right(f"score ({scores.unit})"), title=title)
     for rank, (head, score) in enumerate(scores.top(top), 1):
         table.add_row(
             str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4g}"

@@ -40,8 +40,7 @@ def train_organism(
         ),
     ] = "share",
     decoy: Annotated[
-        list[str] | None,
-        typer.Option(help="A head to carry helpfulness instead; repeat it."),
+        list[str] | None, typer.Option(help="A head to carry helpfulness instead; repeat it.")
     ] = None,
     reword: Annotated[
         bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
@@ -80,10 +79,8 @@ def train_organism(
 
 def behaviour_table(behaviours: Sequence[Behaviour]) -> Table:
     """Attack success and helpfulness, condition by condition."""
-    table = Table(title="Held-out requests answered in full: share [95 % interval]")
-    table.add_column("condition")
-    table.add_column("ASR (harmful)")
-    table.add_column("benign")
+    title = "Held-out requests answered in full: share [95 % interval]"
+    table = Table("condition", "ASR (harmful)", "benign", title=title)
     for row in behaviours:
         table.add_row(row.condition, str(row.asr), str(row.helpfulness))
     return table

@@ -13,11 +13,7 @@ from safehead_tl.heads import Head
 from safehead_tl.results import Rate
 
 METRICS = MappingProxyType(
-    {
-        "precision": "precision@k",
-        "recall": "recall@2k",
-        "average_precision": "average precision",
-    }
+    {"precision": "precision@k", "recall": "recall@2k", "average_precision": "average precision"}
 )
 """What the orders are judged by; k is the number of planted heads."""
 

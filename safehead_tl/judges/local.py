@@ -15,13 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import (
-    load_config,
-    load_original,
-    load_tokenizer,
-    no_bars,
-    write_chat,
-)
+from safehead_tl.models import load_config, load_original, load_tokenizer, no_bars, write_chat
 
 logger = logging.getLogger("safehead_tl")
 

@@ -78,10 +78,7 @@ class Question:
     def chat(self, prompt: str, response: str) -> list[dict[str, str]]:
         """The question as a conversation."""
         if self.template is None:
-            return [
-                {"role": "user", "content": prompt},
-                {"role": "assistant", "content": response},
-            ]
+            return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         return [{"role": "user", "content": self.fill(prompt, response)}]
 
     def fill(self, prompt: str, response: str) -> str:

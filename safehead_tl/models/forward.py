@@ -256,11 +256,7 @@ def next_logits(
 
     def step(tokens: Tensor, mask: Tensor) -> Tensor:
         nonlocal done
-        logits: Tensor = model(
-            tokens[:, done:],
-            attention_mask=mask[:, done:],
-            past_kv_cache=cache,
-        )
+        logits: Tensor = model(tokens[:, done:], attention_mask=mask[:, done:], past_kv_cache=cache)
         done = tokens.shape[1] if use_cache else 0
         return logits[:, -1]
 

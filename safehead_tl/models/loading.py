@@ -138,10 +138,7 @@ def load_model(
             "tokenizer=..., and neither weights nor what Transformers would be told"
         )
     settings = Settings(
-        dtype=parse_dtype(dtype),
-        device=_device(device),
-        prepend_bos=prepend_bos,
-        verify=verify,
+        dtype=parse_dtype(dtype), device=_device(device), prepend_bos=prepend_bos, verify=verify
     )
     hooked = not transformers and has_hooked_transformer(backend)
     trust = bool(transformers.get("trust_remote_code"))

@@ -42,10 +42,7 @@ class Behaviour:
             "condition": self.condition,
             "heads": [str(head) for head in self.heads],
             "asr": {"share": self.asr.share, "interval": self.asr.interval},
-            "helpfulness": {
-                "share": self.helpfulness.share,
-                "interval": self.helpfulness.interval,
-            },
+            "helpfulness": {"share": self.helpfulness.share, "interval": self.helpfulness.interval},
             "example": self.example,
         }
 
@@ -81,11 +78,7 @@ def measure_behaviour(
 
 
 def held_out_answers(
-    model: Model,
-    kind: Kind,
-    heads: tuple[Head, ...],
-    ablation: str | Ablation,
-    language: Language,
+    model: Model, kind: Kind, heads: tuple[Head, ...], ablation: str | Ablation, language: Language
 ) -> tuple[list[str], list[str]]:
     """Held-out requests of a kind, and the likeliest answers with heads ablated or none."""
     requests = language.prompts(kind, "test", REQUESTS)

@@ -168,9 +168,7 @@ def _uniform_attention(model: LlamaForCausalLM) -> Iterator[None]:
 
 
 def _logits(
-    model: LlamaForCausalLM,
-    batch: Examples,
-    uniform: Bool[Tensor, "batch layer head"],
+    model: LlamaForCausalLM, batch: Examples, uniform: Bool[Tensor, "batch layer head"]
 ) -> Float[Tensor, "batch answer vocab"]:
     """The logits that predict the answers, with some heads' attention made uniform."""
     length = batch.tokens.shape[1]

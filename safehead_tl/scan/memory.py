@@ -181,11 +181,7 @@ def even_slices(length: int, most: int) -> list[slice]:
 
 
 def make_plan(
-    model: Model,
-    batch: PromptBatch,
-    ablation: Ablation,
-    run: Run,
-    beside: Beside = Beside(),
+    model: Model, batch: PromptBatch, ablation: Ablation, run: Run, beside: Beside = Beside()
 ) -> Plan:
     """Cuts a scan up so that it fits.
 

@@ -47,10 +47,7 @@ class ScreeningMeasure(Protocol):
         ...
 
     def screened(
-        self,
-        states: Float[Tensor, "prompt d_model"],
-        linear: Linearisation,
-        screening: Screening,
+        self, states: Float[Tensor, "prompt d_model"], linear: Linearisation, screening: Screening
     ) -> Float[Tensor, "layer head"]:
         """Estimates of all heads' scores, to first order."""
         ...

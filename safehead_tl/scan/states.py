@@ -12,7 +12,7 @@ apart, whole layers run instead, from the head's own on.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -34,24 +34,19 @@ from safehead_tl.scan.ledger import Cost
 from safehead_tl.scan.memory import Passes, Plan, even_slices
 
 
+@dataclass(eq=False)
 class Scan:
     """Ablates heads in addition to a baseline's group."""
 
-    def __init__(
-        self,
-        model: Model,
-        baseline: Baseline,
-        ablation: Ablation,
-        plan: Plan,
-        passes: Passes,
-        cost: Cost,
-    ):
-        self._model = model
-        self._baseline = baseline
-        self._ablation = ablation
-        self._ablated = self._apart if plan.apart else self._whole
-        self._passes = passes
-        self._cost = cost
+    _model: Model
+    _baseline: Baseline
+    _ablation: Ablation
+    _plan: Plan
+    _passes: Passes
+    _cost: Cost
+
+    def __post_init__(self) -> None:
+        self._ablated = self._apart if self._plan.apart else self._whole
         self._effects: dict[tuple[int, int], tuple[DirectEffects | None, DirectEffects]] = {}
 
     @torch.no_grad()

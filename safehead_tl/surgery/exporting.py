@@ -215,10 +215,7 @@ def _hooked_logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits with the heads ablated by hooks, and without."""
     plain = all_logits(model, batch.tokens, batch.mask)
-    with (
-        must_fire(group_hooks(model, heads, ablation)) as hooks,
-        hooked(model, hooks),
-    ):
+    with must_fire(group_hooks(model, heads, ablation)) as hooks, hooked(model, hooks):
         return all_logits(model, batch.tokens, batch.mask), plain
 
 

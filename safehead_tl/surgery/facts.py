@@ -33,35 +33,18 @@ from safehead_tl.surgery.checkpoint import marks
 from safehead_tl.surgery.weights import ablate_weights
 
 TESTED = (
-    "BloomForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "GemmaForCausalLM",
-    "GPT2LMHeadModel",
-    "GPTNeoXForCausalLM",
-    "GptOssForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "MixtralForCausalLM",
-    "Olmo2ForCausalLM",
-    "OlmoForCausalLM",
-    "Phi3ForCausalLM",
-    "PhiForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
+    "BloomForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM",
+    "GPT2LMHeadModel", "GPTNeoXForCausalLM", "GptOssForCausalLM", "LlamaForCausalLM",
+    "MistralForCausalLM", "MixtralForCausalLM", "Olmo2ForCausalLM", "OlmoForCausalLM",
+    "Phi3ForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
     "StableLmForCausalLM",
-)
+)  # fmt: skip
 """The architectures of docs/architectures.md, where every ablation is exact by hooks."""
 
 ONLY_AS_BRIDGE = (
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "GemmaForCausalLM",
-    "Olmo2ForCausalLM",
-    "OlmoForCausalLM",
-    "PhiForCausalLM",
-    "StableLmForCausalLM",
-)
+    "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM", "Olmo2ForCausalLM",
+    "OlmoForCausalLM", "PhiForCausalLM", "StableLmForCausalLM",
+)  # fmt: skip
 """Those of them that were tested as a `TransformerBridge` alone."""
 
 UNTESTED = "not tested: a run refuses what it cannot do exactly"

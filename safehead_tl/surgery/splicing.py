@@ -185,11 +185,7 @@ def splice(
 
         def check(written: Path) -> Mapping[str, Any]:
             found["difference"] = check_written(written, where, giver, taken, tokens, expected)
-            return {
-                **done,
-                "largest_difference_of_logits": found["difference"],
-                "moved_by": moved,
-            }
+            return {**done, "largest_difference_of_logits": found["difference"], "moved_by": moved}
 
         def card(facts: Mapping[str, Any]) -> str:
             return _card(facts, taken, changes, len(anatomy.layers))

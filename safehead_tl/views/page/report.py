@@ -135,11 +135,7 @@ def report(
 
 
 def check_scores(
-    model: Model,
-    prompts: Prompts,
-    template: Template,
-    ablation: str | Ablation,
-    scores: HeadScores,
+    model: Model, prompts: Prompts, template: Template, ablation: str | Ablation, scores: HeadScores
 ) -> None:
     """Scores must be of what the page shows."""
     shape = (model.cfg.n_layers, model.cfg.n_heads)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from safehead_tl.figures.captions import ablation_words, model_words, prompt_words, rotation_words
+from safehead_tl.figures.captions import (
+    ablation_words,
+    head_words,
+    model_words,
+    prompt_words,
+    rotation_words,
+)
 from safehead_tl.figures.style import COLOURS, NOTE, lay_out
 from safehead_tl.heads import Head
 
@@ -64,12 +70,26 @@ def sahara_figure(found: HeadGroup) -> go.Figure:
         },
         hovertext=[
             f"<b>{head}</b> instead of {found.heads[step - 1]}<br>{_angle(score)}, "
-            f"{_angle(found.scores[step - 1] - score)} less"
+            f"{_less(found.scores[step - 1] - score)}"
             for step, head, score in others
         ],
         hoverinfo="text",
     )
-    highest = max(found.scores) or 1.0
+    if found.runners_up:
+        figure.add_scatter(
+            name="other groups that the beam ended with",
+            x=[count] * len(found.runners_up),
+            y=[score for _, score in found.runners_up],
+            mode="markers",
+            marker={"symbol": "line-ew-open", "size": 16, "color": COLOURS["score"]},
+            hovertext=[
+                f"<b>{head_words(heads)}</b><br>{_angle(score)}, "
+                f"{_less(found.scores[-1] - score)}"
+                for heads, score in found.runners_up
+            ],
+            hoverinfo="text",
+        )
+    highest = max([*found.scores, *(score for _, _, score in others)]) or 1.0
     figure.update_layout(
         xaxis={
             "title": {"text": "heads ablated together"},
@@ -85,16 +105,18 @@ def sahara_figure(found: HeadGroup) -> go.Figure:
         },
     )
     provenance = found.provenance
+    beam = provenance.settings.get("beam", 1)
     return lay_out(
         figure,
         f"Sahara: the head that each step adds, under {ablation_words(provenance)}",
         [
             f"{model_words(provenance)}, {prompt_words(provenance)}",
             f"rotation away from the original model ({rotation_words(provenance)})",
+            *([f"the best of a beam of {beam}: no step need be the best by itself"] * (beam > 1)),
         ],
         plot=(max(500, STEP * count), HEIGHT),
         margin={"l": 80},
-        legend=1,
+        legend=1 + bool(found.runners_up),
     )
 
 
@@ -111,6 +133,11 @@ def _hover(found: HeadGroup, step: int, head: Head) -> str:
     return (
         f"<b>step {step}: {head}</b><br>{_angle(score)}<br>{score - before:+.4g} rad by this head"
     )
+
+
+def _less(radians: float) -> str:
+    """How far below the group's own score; the step of a beam's path may be below another."""
+    return f"{_angle(abs(radians))} {'more' if radians < 0 else 'less'}"
 
 
 def _angle(radians: float) -> str:

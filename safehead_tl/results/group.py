@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor
 from typing_extensions import override
 
-from safehead_tl.heads import Head
+from safehead_tl.heads import Group, Head
 from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import Saved
 from safehead_tl.results.provenance import Provenance
@@ -27,6 +27,8 @@ class HeadGroup(Saved):
         heads: the group.
         steps: for each step the scores of all heads that were still to choose from.
         provenance: what it was computed from.
+        runners_up: the other groups of this size that the search ended with, and their scores, the
+            highest first; none without a beam.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
@@ -38,6 +40,7 @@ class HeadGroup(Saved):
     heads: tuple[Head, ...]
     steps: tuple[HeadScores, ...]
     provenance: Provenance
+    runners_up: tuple[tuple[Group, float], ...] = ()
 
     @property
     def scores(self) -> list[float]:
@@ -61,6 +64,10 @@ class HeadGroup(Saved):
                 for head, score in zip(self.heads, self.scores, strict=True)
             ],
             "steps": [step.to_dict() for step in self.steps],
+            "runners_up": [
+                {"heads": [str(head) for head in heads], "score": score}
+                for heads, score in self.runners_up
+            ],
             "provenance": self.provenance.to_dict(),
         }
 
@@ -79,6 +86,7 @@ class HeadGroup(Saved):
         header = {
             "heads": [str(head) for head in self.heads],
             "steps": [told for _, told in steps],
+            "runners_up": [[list(map(str, heads)), score] for heads, score in self.runners_up],
             "provenance": self.provenance.to_dict(),
         }
         return tensors, header
@@ -94,4 +102,8 @@ class HeadGroup(Saved):
             heads=tuple(Head.parse(head) for head in header["heads"]),
             steps=tuple(map(HeadScores._from_file, steps, header["steps"])),
             provenance=Provenance(**header["provenance"]),
+            runners_up=tuple(
+                (tuple(map(Head.parse, heads)), score)
+                for heads, score in header.get("runners_up", [])
+            ),
         )

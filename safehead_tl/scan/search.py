@@ -18,7 +18,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.models import Model, check_model, describe, no_bars, why_not_finite
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
-from safehead_tl.results import Provenance
+from safehead_tl.results import Provenance, text_hashes
 from safehead_tl.scan.baseline import Baseline
 from safehead_tl.scan.ledger import Ledger
 from safehead_tl.scan.linearisation import Linearisation
@@ -62,6 +62,7 @@ class Search:
         plan: how the work is cut up.
         passes: how many rows a pass may have.
         ledger: what was done until now.
+        several: groups of one size are ablated, so that names of pieces must tell them apart.
     """
 
     model: Model
@@ -71,6 +72,7 @@ class Search:
     plan: Plan
     passes: Passes
     ledger: Ledger = field(default_factory=Ledger)
+    several: bool = False
     _current: Baseline | None = None
 
     @classmethod
@@ -242,11 +244,16 @@ class Search:
             return found.nan_to_num(torch.inf)
 
         inputs = {"heads": [str(head) for head in block], "group": [str(head) for head in group]}
-        name = f"with{len(group)}-{block[0]}-to-{block[-1]}-{len(block)}"
+        name = f"{self.piece_with(group)}-{block[0]}-to-{block[-1]}-{len(block)}"
         return float(self.ledger.kept(name, inputs, run).mean())
 
+    def piece_with(self, group: tuple[Head, ...]) -> str:
+        """What names of pieces begin with in which a group is ablated."""
+        names = " ".join(map(str, group))
+        return f"with{len(group)}" + (f"-{text_hashes([names])[0]}" if self.several else "")
+
     def _pieces(self, candidates: Sequence[Head], group: tuple[Head, ...]) -> Iterator[_Work]:
-        step = f"with{len(group)}"
+        step = self.piece_with(group)
         for layer in sorted({head.layer for head in candidates}):
             heads = [head.head for head in candidates if head.layer == layer]
             for some in even_slices(len(heads), self.plan.piece):

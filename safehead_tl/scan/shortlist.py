@@ -172,7 +172,7 @@ def _screen(
         return torch.stack(found)
 
     found = search.ledger.kept(
-        f"with{len(group)}-screened", {"group": [str(head) for head in group]}, run
+        f"{search.piece_with(group)}-screened", {"group": [str(head) for head in group]}, run
     )
     if not found[0].isfinite().all():
         raise SafeheadError(

@@ -83,8 +83,7 @@ def sahara_figure(found: HeadGroup) -> go.Figure:
             mode="markers",
             marker={"symbol": "line-ew-open", "size": 16, "color": COLOURS["score"]},
             hovertext=[
-                f"<b>{head_words(heads)}</b><br>{_angle(score)}, "
-                f"{_less(found.scores[-1] - score)}"
+                f"<b>{head_words(heads)}</b><br>{_angle(score)}, {_less(found.scores[-1] - score)}"
                 for heads, score in found.runners_up
             ],
             hoverinfo="text",

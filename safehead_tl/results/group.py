@@ -103,7 +103,6 @@ class HeadGroup(Saved):
             steps=tuple(map(HeadScores._from_file, steps, header["steps"])),
             provenance=Provenance(**header["provenance"]),
             runners_up=tuple(
-                (tuple(map(Head.parse, heads)), score)
-                for heads, score in header.get("runners_up", [])
+                (tuple(map(Head.parse, heads)), score) for heads, score in header["runners_up"]
             ),
         )

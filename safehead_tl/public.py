@@ -38,10 +38,12 @@ from safehead_tl.judges import (
     Verdict,
 )
 from safehead_tl.measures import (
+    Knockout,
     LastStates,
     Openings,
     generalized_ships,
     interchange,
+    knockout,
     last_states,
     refusal_log_odds,
     sahara,
@@ -85,6 +87,7 @@ __all__ = [
     "Interchange",
     "Judge",
     "KeywordJudge",
+    "Knockout",
     "LastStates",
     "LlmJudge",
     "MeanAblation",
@@ -118,6 +121,7 @@ __all__ = [
     "heatmaps",
     "helpfulness",
     "interchange",
+    "knockout",
     "last_states",
     "load_model",
     "load_pairs",

@@ -10,6 +10,7 @@ from safehead_tl.figures.concentration import concentration_figure
 from safehead_tl.figures.evaluation import evaluation_figure
 from safehead_tl.figures.ground_truth import ground_truth_figure
 from safehead_tl.figures.heatmap import heatmap_figure
+from safehead_tl.figures.knockout import knockout_figure, pairs_figure
 from safehead_tl.figures.overlap import overlap_figure
 from safehead_tl.figures.plane import plane_figure
 from safehead_tl.figures.sahara import sahara_figure

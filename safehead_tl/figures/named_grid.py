@@ -1,4 +1,4 @@
-"""Shares between 0 and 1 in a grid of named rows and columns, with a text in each cell."""
+"""Numbers in a grid of named rows and columns, with a text in each cell."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from safehead_tl.figures.style import COLOURS, NAMED_TICKS, SEQUENTIAL, colour_bar
+from safehead_tl.figures.style import COLOURS, DIVERGING, NAMED_TICKS, SEQUENTIAL, colour_bar
 
 LETTER = 7.5
 """Pixels of a letter of a row's name."""
 
 DARK = 0.47
 """Up to which share the colour asks for white letters."""
+
+PALE = 0.6
+"""Up to which share of a scale with two ends it asks for black ones."""
 
 
 def named_grid(
@@ -23,6 +26,9 @@ def named_grid(
     columns: Sequence[str],
     rows: Sequence[str],
     scale: str,
+    *,
+    top: float = 1.0,
+    signed: bool = False,
 ) -> go.Figure:
     """Colours for the shares, the first row at the top.
 
@@ -33,16 +39,19 @@ def named_grid(
         columns: their names, as HTML.
         rows: their names, as HTML.
         scale: what the colours are.
+        top: the upper end of the scale, for other numbers than shares.
+        signed: the lower end is as far below zero, and not at it.
     """
+    top = top or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=shares,
             text=hovers,
             hovertemplate="%{text}<extra></extra>",
             hoverongaps=False,
-            colorscale=SEQUENTIAL,
-            zmin=0,
-            zmax=1,
+            colorscale=DIVERGING if signed else SEQUENTIAL,
+            zmin=-top if signed else 0,
+            zmax=top,
             colorbar=colour_bar(scale),
             xgap=1,
             ygap=1,
@@ -58,7 +67,12 @@ def named_grid(
         x=[column for column, _, _ in cells],
         y=[row for _, row, _ in cells],
         text=[texts[row][column] for column, row, _ in cells],
-        textfont={"color": ["black" if share > DARK else "white" for *_, share in cells]},
+        textfont={
+            "color": [
+                "black" if (abs(share) <= PALE * top if signed else share > DARK * top) else "white"
+                for *_, share in cells
+            ]
+        },
         mode="text",
         hoverinfo="skip",
         showlegend=False,

@@ -2,8 +2,8 @@
 
 In go a model, prompts, an ablation, and how to run. Out come `HeadScores` (Ships by the divergence
 of the next token, refusal log-odds with a sign, generalized Ships by the rotation of all prompts'
-states), a `HeadGroup` that is searched greedily, and `LastStates`, which generalized Ships
-compares.
+states), a `HeadGroup` that is searched for greedily or with a beam, a `Knockout` of heads two by
+two, and `LastStates`, which generalized Ships compares.
 """
 
 from safehead_tl.measures.divergence import Divergence
@@ -11,6 +11,7 @@ from safehead_tl.measures.greedy import sahara
 from safehead_tl.measures.interchanging import interchange
 from safehead_tl.measures.odds import LogOdds, refusal_log_odds
 from safehead_tl.measures.openings import Openings
+from safehead_tl.measures.pairwise import Knockout, PairMeasure, knockout
 from safehead_tl.measures.rotation import Rotation
 from safehead_tl.measures.scoring import generalized_ships, ships
 from safehead_tl.measures.states import LastStates, last_states

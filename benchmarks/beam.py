@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shapes import Shape, organism
 
 import safehead_tl as sh
 from safehead_tl.measures import Rotation
 from safehead_tl.scan import Search
+from shapes import Shape, organism
 
 BEAMS, SIZES, PROMPTS = (1, 2, 4, 8), (2, 3), 8
 ABLATIONS = ("undifferentiated", "scaling", "mean", "mean-over-heads")

@@ -19,6 +19,7 @@ from safehead_tl.cli.helpfulness import helpfulness
 from safehead_tl.cli.info import info
 from safehead_tl.cli.interchange import interchange
 from safehead_tl.cli.log_odds import log_odds
+from safehead_tl.cli.knockout import knockout
 from safehead_tl.cli.output import visible
 from safehead_tl.cli.overlap import overlap
 from safehead_tl.cli.report import report
@@ -49,8 +50,8 @@ def common(
 
 
 for command in (
-    demo, info, ships, log_odds, interchange, sahara, overlap, evaluate, concentration,
-    helpfulness, report, export, splice, train_organism, benchmark,
+    demo, info, ships, log_odds, interchange, sahara, knockout, overlap, evaluate,
+    concentration, helpfulness, report, export, splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)
 

@@ -46,7 +46,7 @@ def ships(
         output.tell(scores.screening.sentence())
 
 
-def run_words(result: sh.HeadScores | sh.HeadGroup) -> str:
+def run_words(result: sh.HeadScores | sh.HeadGroup | sh.Knockout) -> str:
     """What was done to which prompts, for a title."""
     from safehead_tl.figures import prompt_words
 

@@ -91,6 +91,38 @@ def test_sahara(tmp_path):
     ]
 
 
+def test_saharas_beam(tmp_path):
+    text = run(
+        "sahara", "demo", "--prompts", "demo/harmful", "--limit", 6, "--size", 2, "--beam", 3,
+        "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["provenance"]["settings"]["beam"] == 3
+    assert len(result["runners_up"]) == 2
+    assert "Other groups that the beam ended with" in text
+    assert all(", ".join(other["heads"]) in text for other in result["runners_up"])
+
+
+def test_knockout(tmp_path, demo, harmful):
+    scan = tmp_path / "s.safetensors"
+    sh.ships(demo, harmful[:4], template="chat", run=QUIET).save(scan)
+    text = run(
+        "knockout", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 4,
+        "--heads", "L3H0", "--scan", scan, "--top", 2, "--harmless", "demo/benign",
+        "--json", tmp_path / "out.json", "--save", tmp_path / "k.safetensors",
+        "--figure", tmp_path / "k.html",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [head["layer"] for head in result["heads"]] == [1, 2, 3]
+    assert result["measure"] == "refusal_log_odds"
+    found = sh.Knockout.load(tmp_path / "k.safetensors")
+    assert [row["together"] for row in result["pairs"]] == [score for _, score in found.pairs()]
+    assert "L1H3, L2H6" in text
+    assert "<html>" in (tmp_path / "k.html").read_text()
+    said = CliRunner().invoke(cli.app, ["knockout", "demo", "--prompts", "demo/harmful"])
+    assert "which heads?" in str(said.exception)
+
+
 def test_screening(tmp_path, harmful):
     text = run(
         "ships", "demo", "--prompts", "demo/harmful", "--template", "chat", "--limit", 8,

@@ -42,7 +42,8 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Clusters Direction Kept Positions Prompts Screen Site SpecialTokens Split Template Texts"
+WORDS += " Clusters Direction Kept PairMeasure Positions Prompts Screen Site SpecialTokens Split"
+WORDS += " Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"
 FOREIGN = (

@@ -43,6 +43,8 @@ def figures():
     yield "bars", scores["undifferentiated"].bars(10, **known)
     yield "strips", scores["undifferentiated"].strips(6, log=True, **known)
     yield "sahara", group.figure()
+    few = scores["undifferentiated"].top(6)
+    yield "knockout", sh.knockout(model, train[:16], few, template="chat").figure()
     states, others = (
         sh.last_states(model, some[:16], planted, template="chat") for some in (train, benign)
     )

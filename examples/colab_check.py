@@ -34,6 +34,7 @@ def figures(model, prompts):
         "bars": scores.bars(5),
         "strips": scores.strips(5),
         "sahara": group.figure(),
+        "knockout": sh.knockout(model, prompts, scores.top(3), **TOLD).figure(),
         "evaluation": evaluation.figure(),
         "concentration": concentration.figure(),
         "overlap": sh.overlap({"undifferentiated": scores, "zero": zeroed}).figure(),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 import safehead_tl as sh
+from safehead_tl.cli.log_odds import OpeningOptions
 from safehead_tl.cli.options import (
     AblationOptions,
     Heads,
@@ -28,6 +29,7 @@ from safehead_tl.errors import SafeheadError
 def knockout(
     model: ModelOptions,
     prompts: PromptOptions,
+    opening: OpeningOptions,
     ablation: AblationOptions,
     run: RunOptions,
     output: SavedOutput,
@@ -43,8 +45,8 @@ def knockout(
     harmless: Annotated[
         str | None,
         typer.Option(
-            help="Score refusal log-odds instead, by how the model's answers to the prompts open, "
-            "and by how its answers to these harmless ones do."
+            help="Score refusal log-odds, by how the model's answers open, and those to these "
+            "prompts, with which it helps; or by --refusal and --compliance."
         ),
     ] = None,
     rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1,
@@ -58,8 +60,8 @@ def knockout(
     if not chosen:
         raise SafeheadError("which heads? Give --heads, or --scan with scores that --save wrote")
     loaded, openings = model.load(), None
-    if harmless is not None:
-        openings = sh.Openings.of_answers(loaded, texts, harmless, template=form)
+    if harmless is not None or opening.refusal or opening.compliance:
+        openings = opening.chosen(loaded, texts, harmless, form)
     found = sh.knockout(
         loaded,
         texts,

@@ -18,8 +18,8 @@ from safehead_tl.cli.export import export
 from safehead_tl.cli.helpfulness import helpfulness
 from safehead_tl.cli.info import info
 from safehead_tl.cli.interchange import interchange
-from safehead_tl.cli.log_odds import log_odds
 from safehead_tl.cli.knockout import knockout
+from safehead_tl.cli.log_odds import log_odds
 from safehead_tl.cli.output import visible
 from safehead_tl.cli.overlap import overlap
 from safehead_tl.cli.report import report

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 import torch
@@ -118,14 +119,16 @@ class Knockout(Saved):
         """Of pairs that are not as if apart: what the second does without the first, and would."""
         least = LEAST * max(self.alone.abs().max(), self.together.abs().max())
         expected = self.apart - self.alone[:, None]
-        for a, b in torch.triu_indices(*self.together.shape, 1).T.tolist():
+        for a, b in combinations(range(len(self.heads)), 2):
             if abs(self.beyond[a, b]) >= least > 0:
                 yield a, b, float(self.given[a, b]), float(expected[a, b])
 
     def pairs(self) -> list[tuple[tuple[Head, Head], float]]:
         """All pairs with their scores, the highest first; ties by layer, then head."""
-        places = torch.triu_indices(*self.together.shape, 1).T.tolist()
-        found = [((self.heads[a], self.heads[b]), float(self.together[a, b])) for a, b in places]
+        found = [
+            ((self.heads[a], self.heads[b]), float(self.together[a, b]))
+            for a, b in combinations(range(len(self.heads)), 2)
+        ]
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
     def __repr__(self) -> str:
@@ -265,18 +268,19 @@ def knockout(
     """
     listed = read_heads(heads)
     name = measure if openings is None else "refusal_log_odds"
-    besides = {
-        "ships": partial(Divergence.beside, None),
-        "generalized_ships": partial(Rotation.beside, rank, None),
-        "refusal_log_odds": partial(LogOdds.beside, openings, None),
-    }
-    if name not in besides or (openings is not None and measure != "ships"):
+    if measure not in get_args(PairMeasure) or (openings is not None and measure != "ships"):
         raise SafeheadError(
             f"measure={measure!r}: use 'ships' or 'generalized_ships', or openings= without it"
         )
 
     def beside(config: Any) -> Beside:
-        found, held = besides[name](config), (len(listed) + 1) * config.d_model * 8
+        if openings is not None:
+            found = LogOdds.beside(openings, None, config)
+        elif measure == "generalized_ships":
+            found = Rotation.beside(rank, None, config)
+        else:
+            found = Divergence.beside(None, config)
+        held = (len(listed) + 1) * config.d_model * 8
         return replace(found, a_prompt=found.a_prompt + held)
 
     search = Search.start(model, prompts, template, ablation, run, beside)

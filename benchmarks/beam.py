@@ -82,7 +82,7 @@ def shares() -> Iterator[dict[str, Any]]:
                     "best": best[kind, size],
                     "shares": {beam: shift / best[kind, size] for beam, shift in found.items()},
                 }
-        print(f"{name}: done", file=sys.stderr, flush=True)
+            print(f"{name}, {ablation}: done", file=sys.stderr, flush=True)
 
 
 def best_shifts(model: Any, texts: list[str], told: dict[str, Any]) -> dict[tuple[str, int], float]:

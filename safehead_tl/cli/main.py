@@ -13,10 +13,12 @@ from safehead_tl import __version__
 from safehead_tl.cli.benchmark import benchmark
 from safehead_tl.cli.concentration import concentration
 from safehead_tl.cli.demo import demo
+from safehead_tl.cli.direct import direct
 from safehead_tl.cli.evaluate import evaluate
 from safehead_tl.cli.export import export
 from safehead_tl.cli.helpfulness import helpfulness
 from safehead_tl.cli.info import info
+from safehead_tl.cli.integrated import integrated
 from safehead_tl.cli.interchange import interchange
 from safehead_tl.cli.knockout import knockout
 from safehead_tl.cli.log_odds import log_odds
@@ -50,7 +52,7 @@ def common(
 
 
 for command in (
-    demo, info, ships, log_odds, interchange, sahara, knockout, overlap, evaluate,
+    demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap, evaluate,
     concentration, helpfulness, report, export, splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)

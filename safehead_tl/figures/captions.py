@@ -18,6 +18,9 @@ MEASURES = {
     "refusal_log_odds": "Refusal log-odds",
     "necessity": "Necessity",
     "sufficiency": "Sufficiency",
+    "integrated_gradients": "Integrated gradients",
+    "direct_attribution": "Direct attribution",
+    "direct_logit_attribution": "Direct logit attribution",
 }
 UNITS = {
     "ships": "mean KL, nats",
@@ -25,6 +28,9 @@ UNITS = {
     "refusal_log_odds": "fall of refusal log-odds, nats",
     "necessity": "share of the gap lost",
     "sufficiency": "share of the gap gained",
+    "integrated_gradients": "share of all heads' effect, nats",
+    "direct_attribution": "contribution along the direction, residual",
+    "direct_logit_attribution": "contribution to refusal log-odds, logits",
 }
 
 
@@ -71,14 +77,33 @@ def site_words(site: str) -> str:
 
 def score_words(scores: HeadScores) -> tuple[str, list[str]]:
     """What was scored, and on what."""
-    title = f"{MEASURES[scores.measure]} under {ablation_words(scores.provenance)}"
+    title = MEASURES[scores.measure]
+    if not scores.measure.startswith("direct"):
+        title += f" under {ablation_words(scores.provenance)}"
     if scores.given:
         title += f", with {head_words(scores.given)} ablated too"
     notes = [f"{model_words(scores.provenance)}, {prompt_words(scores.provenance)}"]
     if scores.measure == "generalized_ships":
         notes.append(rotation_words(scores.provenance))
+    settings = scores.provenance.settings
+    if scores.measure == "integrated_gradients":
+        of = "Ships" if settings["openings"] is None else "refusal log-odds"
+        notes.append(f"of {of}, at {settings['points']} points on the way to all heads ablated")
+    if "site" in settings.get("direction", {}):
+        where = settings["direction"]
+        notes.append(f"along the refusal direction of layer {where['layer']}, {where['site']}")
     if scores.signed:
-        notes.append("above 0: the head carries refusal; below: it works against it")
+        notes.append(_sign_words(scores))
     if scores.screening is not None:
         notes.append(f"screened: {scores.screening.counts()}")
     return title, notes
+
+
+def _sign_words(scores: HeadScores) -> str:
+    """What a score above 0 means, and one below."""
+    settings = scores.provenance.settings
+    if scores.measure == "direct_attribution" and "site" not in settings["direction"]:
+        return "above 0: the head writes along the direction; below: against it"
+    if scores.measure == "integrated_gradients" and settings["openings"] is None:
+        return "above 0: the head's share of the divergence; below: it holds it back"
+    return "above 0: the head carries refusal; below: it works against it"

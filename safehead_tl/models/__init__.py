@@ -54,8 +54,14 @@ from safehead_tl.models.loading import (
     parse_dtype,
     read_config,
 )
-from safehead_tl.models.readout import final_state, next_token_log_probs, next_token_logits
+from safehead_tl.models.readout import (
+    final_state,
+    gradient_with_norm_held,
+    next_token_log_probs,
+    next_token_logits,
+)
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer, write_chat
 from safehead_tl.models.undoing import check_model, hooked
+from safehead_tl.models.writes import record_writes

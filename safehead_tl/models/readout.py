@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from safehead_tl.models import bridge
 from safehead_tl.models.identity import Model, Site, has_hooks, is_bridge
+from safehead_tl.models.undoing import undone
 from safehead_tl.models.unembedding import HALF, unembed_in_float32
+from safehead_tl.models.writes import back_through_norm
 
 
 def final_state(
@@ -59,3 +63,26 @@ def next_token_logits(
     if cap is not None and cap > 0:
         logits = cap * torch.tanh(logits / cap)
     return logits
+
+
+def gradient_with_norm_held(
+    model: Model,
+    resid: Float[Tensor, "row d_model"],
+    value: Callable[[Float[Tensor, "row d_model"]], Float[Tensor, " row"]],
+) -> Float[Tensor, "row d_model"]:
+    """The gradient of what is read off each state, the final norm's scale held at what it is.
+
+    Args:
+        model: the model.
+        resid: states after the last layer.
+        value: reads a number off each, by way of the final norm.
+    """
+    at, normed = resid.detach().requires_grad_(), list[Tensor]()
+    handle = model.ln_final.register_forward_hook(lambda norm, args, out: normed.append(out))
+    with undone(model, handle.remove), torch.enable_grad():
+        total = value(at).sum()
+    (behind, *_) = [*normed, at]
+    (gradient,) = torch.autograd.grad(total, behind)
+    if behind is at:  # there is no norm
+        return gradient
+    return back_through_norm(model.ln_final, resid, gradient.reshape(resid.shape))

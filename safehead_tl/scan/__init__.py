@@ -6,7 +6,8 @@ run directory; or, for screening, first-order effects of all heads and a short l
 exactly. What a state is worth is for a measure to say.
 """
 
-from safehead_tl.scan.baseline import Baseline
+from safehead_tl.scan.baseline import Baseline, run_layer
+from safehead_tl.scan.direct import contributions
 from safehead_tl.scan.ledger import Ledger
 from safehead_tl.scan.linearisation import Linearisation
 from safehead_tl.scan.memory import Beside, Needs, Passes, budget_of, even_slices, readable

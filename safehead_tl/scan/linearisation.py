@@ -30,9 +30,6 @@ from safehead_tl.scan.effects import hooks_outside
 from safehead_tl.scan.ledger import Cost
 from safehead_tl.scan.memory import Needs, Passes, Plan, even_slices
 
-ON_THE_WAY = 8
-"""Prompts whose gradients are integrated: these only put heads in an order."""
-
 
 @dataclass(frozen=True)
 class Linearisation:
@@ -82,16 +79,16 @@ class Linearisation:
         """The same for some prompts at a time, of which only what is made of them is kept."""
 
         def run() -> list[Tensor]:
-            parts = even_slices(len(self.batch.prompts), self._prompts_at_once(probes))
+            parts = even_slices(len(self.batch.prompts), self.prompts_at_once(probes))
             return [reduce(self._back(self._streams(part), directions(part))) for part in parts]
 
-        with _weights_held_fixed(self.model):
+        with weights_held_fixed(self.model):
             return self.passes.fitted(run)
 
     def integrated(
-        self, pull: Callable[[Tensor, slice], Tensor], points: int
-    ) -> Float[Tensor, "layer head"]:
-        """Integrated gradients on the way to all heads ablated at once, for a few prompts.
+        self, pull: Callable[[Tensor, slice], Tensor], points: int, prompts: range
+    ) -> Float[Tensor, "prompt layer head"]:
+        """Integrated gradients on the way to all heads ablated at once.
 
         At each point every head's output has gone a share of its way, and counts by how fast the
         rest of its way would move the model on from there.
@@ -99,28 +96,32 @@ class Linearisation:
         Args:
             pull: the gradient of what is attributed, `[1 prompt d_model]`, at last states of the
                 prompts in a slice.
-            points: how many, evenly spaced. Each costs six passes of the few prompts.
+            points: how many, evenly spaced. Each costs six passes of the prompts.
+            prompts: which prompts.
         """
-        every = range(len(self.batch.prompts))[:: -(-len(self.batch.prompts) // ON_THE_WAY)]
-        few = self._of(slice(every.start, every.stop, every.step))
 
         def run() -> Tensor:
             found = []
-            for number in range(points):
-                there = replace(few, share=(number + 0.5) / points)
-                for part in even_slices(
-                    len(every), few._prompts_at_once(1, self.model.cfg.n_layers)
-                ):
-                    streams, states = there._way(part)
-                    some = every[part]
-                    directions = pull(states, slice(some.start, some.stop, some.step))
-                    found.append(there._back(reversed(streams), directions)[0].sum(0))
-            return torch.stack(found).sum(0) / (points * len(every))
+            most = self.prompts_at_once(1, self.model.cfg.n_layers)
+            for part in even_slices(len(prompts), most):
+                chosen = prompts[part]
+                some = slice(chosen.start, chosen.stop, chosen.step)
+                few = self.of(some)
+                shares = [(number + 0.5) / points for number in range(points)]
+                steps = (replace(few, share=share)._step(pull, some) for share in shares)
+                found.append(sum(steps, torch.zeros((), dtype=torch.float64)) / points)
+            return torch.cat(found)
 
-        with _weights_held_fixed(self.model):
+        with weights_held_fixed(self.model):
             return self.passes.fitted(run)
 
-    def _of(self, some: slice) -> Linearisation:
+    def _step(
+        self, pull: Callable[[Tensor, slice], Tensor], prompts: slice
+    ) -> Float[Tensor, "prompt layer head"]:
+        streams, states = self._way()
+        return self._back(reversed(streams), pull(states, prompts))[0]
+
+    def of(self, some: slice) -> Linearisation:
         """The same of some of the prompts, run anew."""
         batch = replace(
             self.batch,
@@ -143,10 +144,10 @@ class Linearisation:
         return replace(self, batch=batch, plan=plan, baseline=baseline)
 
     @torch.no_grad()
-    def _way(self, part: slice) -> tuple[list[Stream], Float[Tensor, "prompt d_model"]]:
+    def _way(self) -> tuple[list[Stream], Float[Tensor, "prompt d_model"]]:
         """The streams before each layer on the way, and the last states."""
         (whole,) = self.baseline.parts
-        stream, streams = self.baseline.before(whole, 0).prompts(part), []
+        stream, streams = self.baseline.before(whole, 0), []
         for layer in range(self.model.cfg.n_layers):
             streams.append(stream)
             with must_fire(self._hooks(layer, stream)) as hooks:
@@ -164,7 +165,8 @@ class Linearisation:
             hooks += [(hook_point(layer, "z"), partial(_go, self.share, end))]
         return hooks
 
-    def _prompts_at_once(self, probes: int, streams: int = 0) -> int:
+    def prompts_at_once(self, probes: int, streams: int = 0) -> int:
+        """How many prompts' gradients go back at a time, with streams of others held."""
         config, width = self.model.cfg, self.batch.tokens.shape[1]
         streams = streams if self._kept else config.n_layers
         a_prompt = Needs.of(config, 1, width).backward(probes, streams)
@@ -179,7 +181,7 @@ class Linearisation:
         """The residual stream of some prompts before each layer, from the last layer down."""
         baseline, inside = self.baseline, part
         if not self._kept:
-            baseline, inside = self._of(part).baseline, slice(None)
+            baseline, inside = self.of(part).baseline, slice(None)
         (whole,) = baseline.parts
         for layer in reversed(range(self.model.cfg.n_layers)):
             yield baseline.before(whole, layer).prompts(inside)
@@ -295,7 +297,7 @@ def _looker(layer: int, seen: list[Tensor]) -> Hook:
 
 
 @contextmanager
-def _weights_held_fixed(model: Model) -> Iterator[None]:
+def weights_held_fixed(model: Model) -> Iterator[None]:
     """Inside the `with` block no gradient is kept for weights, which takes memory and time."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in trained:

@@ -29,6 +29,9 @@ from safehead_tl.scan.states import Scan
 
 logger = logging.getLogger("safehead_tl")
 
+PROMPTS_A_PIECE = 16
+"""Prompts that make a piece of work where all heads are done at once."""
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -229,6 +232,27 @@ class Search:
                 bar.update(len(work.heads))
         assert scores is not None
         return scores
+
+    def by_prompts(
+        self, name: str, compute: Callable[[range], Tensor], description: str
+    ) -> Float[Tensor, "prompt ..."]:
+        """What is computed of all heads at once, for some prompts at a time, each piece kept.
+
+        Args:
+            name: the pieces' name.
+            compute: computes some prompts' rows.
+            description: the progress bar's label.
+        """
+        count, found = len(self.batch.prompts), []
+        quiet = no_bars(self.run.progress)
+        with tqdm(total=count, desc=description, unit="prompt", disable=quiet) as bar:
+            for some in even_slices(count, PROMPTS_A_PIECE):
+                prompts = range(count)[some]
+                inputs = {"prompts": [some.start, some.stop]}
+                piece = partial(compute, prompts)
+                found.append(self.ledger.kept(f"{name}-{some.start}", inputs, piece))
+                bar.update(len(prompts))
+        return torch.cat(found)
 
     def together(
         self, measure: Callable[[Tensor], Tensor], group: tuple[Head, ...], block: tuple[Head, ...]

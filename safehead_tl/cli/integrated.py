@@ -1,0 +1,55 @@
+"""The command `integrated`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import safehead_tl as sh
+from safehead_tl.cli.options import (
+    AblationOptions,
+    ModelOptions,
+    OpeningOptions,
+    PromptOptions,
+    RunOptions,
+    Top,
+    grouped,
+)
+from safehead_tl.cli.output import SavedOutput
+from safehead_tl.cli.ships import ranking, run_words
+
+
+@grouped
+def integrated(
+    model: ModelOptions,
+    prompts: PromptOptions,
+    openings: OpeningOptions,
+    ablation: AblationOptions,
+    run: RunOptions,
+    output: SavedOutput,
+    points: Annotated[int, typer.Option(help="Where gradients are taken on the way.")] = 8,
+    top: Top = 10,
+) -> None:
+    """Share what ablating all heads does among them, by integrated gradients (nats).
+
+    Of Ships; with --harmless of the refusal log-odds.
+    """
+    how, what, texts = run.chosen(), ablation.chosen(), prompts.load()
+    loaded = model.load()
+    scores = sh.integrated_gradients(
+        loaded,
+        texts,
+        openings=openings.chosen(loaded, prompts),
+        points=points,
+        template=prompts.form,
+        ablation=what,
+        run=how,
+    )
+    output.keep(scores, scores.heatmap)
+    output.tell(ranking(f"{model.model}: integrated gradients, {run_words(scores)}", scores, top))
+    settings = scores.provenance.settings
+    output.tell(
+        f"The scores add up to {settings['sum']:.4g} nats; ablating all heads moves "
+        f"{settings['whole']:.4g}."
+    )

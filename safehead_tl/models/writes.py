@@ -1,0 +1,147 @@
+"""What a layer writes into the residual stream, and how much of it along a direction is whose.
+
+Between a head's output and the stream lie a projection and, in some architectures, a scale or a
+norm. With the norm's scale held at what it is in the same run all of that is linear, so that what
+heads write adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safehead_tl.errors import SafeheadError
+from safehead_tl.models.identity import Hook, Model, hook_point
+from safehead_tl.models.undoing import undone
+from safehead_tl.models.unembedding import HALF
+
+EXACT, ROUNDED = 1e-4, 2e-2
+"""How far parts may be from their sum, in float32 and in half precision, of the largest number."""
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What a layer writes at the last position.
+
+    Attributes:
+        layer: the layer.
+        z: the heads' outputs, which `attention` (or `projected`) can be differentiated by.
+        projected: what attention adds, before a norm that comes behind it.
+        norm: that norm, if there is one.
+        attention: what attention adds to the stream.
+        mlp: what the MLP adds; 0 without one.
+    """
+
+    layer: int
+    z: Float[Tensor, "row head d_head"]
+    projected: Float[Tensor, "row d_model"] | None
+    norm: Callable[[Tensor], Tensor] | None
+    attention: Float[Tensor, "row d_model"]
+    mlp: Float[Tensor, "row d_model"]
+
+    def of_heads(self, directions: Float[Tensor, "row d_model"]) -> Float[Tensor, "row head"]:
+        """What each head adds along a direction, one for each row; in float64."""
+        written, gradient = self.attention, directions.to(self.attention)
+        if self.norm is not None and self.projected is not None:
+            gradient = back_through_norm(self.norm, self.projected, gradient)
+            written = self.projected
+        (of_z,) = torch.autograd.grad(written, self.z, gradient, retain_graph=True)
+        return (self.z.double() * of_z.double()).sum(-1).detach()
+
+
+def record_writes(
+    model: Model,
+    layer: int,
+    run: Callable[[Sequence[Hook]], Float[Tensor, "row pos d_model"]],
+    before: Float[Tensor, "row pos d_model"],
+) -> tuple[Float[Tensor, "row pos d_model"], Writes]:
+    """Runs a layer, and records what it writes at the last position.
+
+    Args:
+        model: the model, with gradients of its weights switched off.
+        layer: the layer.
+        run: runs it with hooks.
+        before: the residual stream before it.
+
+    Returns:
+        The residual stream behind it, and what was written.
+
+    Raises:
+        SafeheadError: if what attention and MLP add is not all that changes the stream.
+    """
+    seen: dict[str, Tensor] = {}
+    norm = _norm_behind(model, layer)
+
+    def take(z: Tensor, hook: Any) -> Tensor:
+        seen["z"] = z[:, -1].detach().requires_grad_()
+        return torch.cat([z[:, :-1], seen["z"][:, None]], 1)
+
+    def look(name: str, tensor: Tensor) -> None:
+        seen[name] = tensor[:, -1].clone()
+
+    hooks: list[Hook] = [
+        (hook_point(layer, "z"), take),
+        (f"blocks.{layer}.hook_attn_out", lambda out, hook: look("attention", out)),
+        (f"blocks.{layer}.hook_mlp_out", lambda out, hook: look("mlp", out)),
+    ]
+    inside = norm or torch.nn.Identity()
+    handle = inside.register_forward_pre_hook(lambda module, args: look("projected", args[0]))
+    with undone(model, handle.remove), torch.enable_grad():
+        after = run(hooks).detach()
+    mlp = seen["mlp"].detach() if "mlp" in seen else torch.zeros_like(after[:, -1])
+    writes = Writes(layer, seen["z"], seen.get("projected"), norm, seen["attention"], mlp)
+    added = [part.detach().to(after.device) for part in (before[:, -1], seen["attention"], mlp)]
+    error = (torch.stack(added).double().sum(0) - after[:, -1].double()).abs().max()
+    most = torch.stack([*added, after[:, -1]]).abs().max()
+    if error > most * (ROUNDED if after.dtype in HALF else EXACT):
+        raise SafeheadError(
+            f"layer {layer} changes the residual stream by more than its attention and its MLP "
+            f"add ({model.cfg.original_architecture}), so heads' parts of it are not known"
+        )
+    return after, writes
+
+
+def back_through_norm(
+    norm: Callable[[Tensor], Tensor],
+    states: Float[Tensor, "row d_model"],
+    gradient: Float[Tensor, "row d_model"],
+) -> Float[Tensor, "row d_model"]:
+    """Takes a gradient back through a norm whose scale is held at what each state has it.
+
+    With the scale held a norm is linear in the (centred) state x, so that f·x = g·(y - b) for the
+    gradient f before it and g behind it, b its bias. The full gradient is f without some of its
+    part along x: which part, that equation tells.
+
+    Args:
+        norm: an RMS norm or a layer norm, with or without weight and bias.
+        states: what goes into it.
+        gradient: behind it.
+    """
+    at = states.detach()[:, None].requires_grad_()
+    with torch.enable_grad():
+        normed = norm(at)
+    (full,) = torch.autograd.grad(normed, at, gradient[:, None].to(normed))
+    with torch.no_grad():
+        flat = torch.zeros_like(at[:1])
+        bias, of_ones = norm(flat).double(), norm(flat + 1).double()
+    x, y, full = at.detach().double(), normed.detach().double(), full.double()
+    if torch.allclose(of_ones, bias, atol=1e-3):
+        x = x - x.mean(-1, keepdim=True)
+    missing = (gradient[:, None].double() * (y - bias) - full * x).sum(-1, keepdim=True)
+    held = full + x * missing / x.square().sum(-1, keepdim=True)
+    return held[:, 0].to(states)
+
+
+def _norm_behind(model: Model, layer: int) -> Any:
+    """The norm that a layer's attention goes through before the stream, if there is one."""
+    from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+    block = model.blocks[layer]
+    if getattr(block, "ln1_post", None) is not None:
+        return block.ln1_post
+    return block.ln1 if model.cfg.original_architecture in POST_NORM_ARCHITECTURES else None

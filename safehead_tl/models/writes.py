@@ -7,13 +7,14 @@ heads write adds up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models.identity import Hook, Model, hook_point
@@ -75,7 +76,7 @@ def record_writes(
         SafeheadError: if what attention and MLP add is not all that changes the stream.
     """
     seen: dict[str, Tensor] = {}
-    norm = _norm_behind(model, layer)
+    norms: list[Any] = []
 
     def take(z: Tensor, hook: Any) -> Tensor:
         seen["z"] = z[:, -1].detach().requires_grad_()
@@ -84,26 +85,55 @@ def record_writes(
     def look(name: str, tensor: Tensor) -> None:
         seen[name] = tensor[:, -1].clone()
 
+    def meet(norm: nn.Module, args: tuple[Any, ...]) -> None:
+        if "z" in seen and "attention" not in seen and not norms:
+            norms.append(norm)
+            look("projected", args[0])
+
     hooks: list[Hook] = [
         (hook_point(layer, "z"), take),
         (f"blocks.{layer}.hook_attn_out", lambda out, hook: look("attention", out)),
         (f"blocks.{layer}.hook_mlp_out", lambda out, hook: look("mlp", out)),
     ]
-    inside = norm or torch.nn.Identity()
-    handle = inside.register_forward_pre_hook(lambda module, args: look("projected", args[0]))
-    with undone(model, handle.remove), torch.enable_grad():
+    with _met(model, layer, meet), torch.enable_grad():
         after = run(hooks).detach()
     mlp = seen["mlp"].detach() if "mlp" in seen else torch.zeros_like(after[:, -1])
+    norm = norms[0] if norms else None
     writes = Writes(layer, seen["z"], seen.get("projected"), norm, seen["attention"], mlp)
-    added = [part.detach().to(after.device) for part in (before[:, -1], seen["attention"], mlp)]
-    error = (torch.stack(added).double().sum(0) - after[:, -1].double()).abs().max()
-    most = torch.stack([*added, after[:, -1]]).abs().max()
-    if error > most * (ROUNDED if after.dtype in HALF else EXACT):
+    attention = seen["attention"].detach()
+    parts = [part.to(after.device) for part in (before[:, -1], attention, mlp)]
+    known = _adds_up(parts, after[:, -1])
+    if norm is not None:
+        with torch.no_grad():
+            normed = norm(seen["projected"][:, None])[:, 0]
+        known = known and _adds_up([normed], attention)
+    if not known:
         raise SafeheadError(
             f"layer {layer} changes the residual stream by more than its attention and its MLP "
-            f"add ({model.cfg.original_architecture}), so heads' parts of it are not known"
+            f"add, so heads' parts of it are not known ({type(model.blocks[layer]).__name__})"
         )
     return after, writes
+
+
+def _adds_up(parts: Sequence[Float[Tensor, "row d_model"]], whole: Tensor) -> bool:
+    """Whether parts add up to a whole, but for rounding."""
+    error = (torch.stack([*parts]).double().sum(0) - whole.double()).abs().max()
+    most = torch.stack([*parts, whole]).abs().max()
+    return bool(error <= most * (ROUNDED if whole.dtype in HALF else EXACT))
+
+
+@contextmanager
+def _met(model: Model, layer: int, meet: Callable[..., None]) -> Iterator[None]:
+    """Calls `meet` before each norm in a layer runs, inside the `with` block."""
+    inside = [part for part in model.blocks[layer].modules() if "Norm" in type(part).__name__]
+    handles = [norm.register_forward_pre_hook(meet) for norm in inside]
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+
+    with undone(model, remove):
+        yield
 
 
 def back_through_norm(
@@ -135,13 +165,3 @@ def back_through_norm(
     missing = (gradient[:, None].double() * (y - bias) - full * x).sum(-1, keepdim=True)
     held = full + x * missing / x.square().sum(-1, keepdim=True)
     return held[:, 0].to(states)
-
-
-def _norm_behind(model: Model, layer: int) -> Any:
-    """The norm that a layer's attention goes through before the stream, if there is one."""
-    from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
-
-    block = model.blocks[layer]
-    if getattr(block, "ln1_post", None) is not None:
-        return block.ln1_post
-    return block.ln1 if model.cfg.original_architecture in POST_NORM_ARCHITECTURES else None

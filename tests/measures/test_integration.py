@@ -47,7 +47,7 @@ def test_shares_are_those_of_gates_by_hand(harmful, backend, openings):
         hooks = [
             (
                 f"blocks.{layer}.attn.hook_z",
-                lambda z, hook, layer=layer: z * gates[:, layer][:, None, :, None],
+                lambda z, hook, layer=layer, gates=gates: z * gates[:, layer][:, None, :, None],
             )
             for layer in range(4)
         ]

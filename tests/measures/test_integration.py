@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import transformers
+from jaxtyping import TypeCheckError
 
 import independent
 import safehead_tl as sh
 from families import QUIET
+from safehead_tl.organism import DEMO
 from safehead_tl.prompts import encode
-from saturated import saturated
 
 TOLD = {"template": "direct", "run": QUIET}
 OPENINGS = sh.Openings((6,), (8, 9))
@@ -64,43 +66,89 @@ def test_shares_are_those_of_gates_by_hand(harmful, backend, openings):
 
 @pytest.mark.parametrize("backend", ["auto", "bridge"])
 @pytest.mark.parametrize("openings", [None, OPENINGS], ids=["ships", "log-odds"])
-@pytest.mark.parametrize("ablation", ["zero", "undifferentiated"])
-def test_shares_add_up_as_points_grow(harmful, backend, openings, ablation):
+def test_shares_add_up_as_points_grow(harmful, backend, openings):
     """Completeness, against whole passes with all heads ablated."""
     model = sh.load_model("demo", backend=backend)
     prompts = harmful[:3]
     batch = encode(model, prompts, "auto")
     with torch.no_grad():
         plain = last_logits(model, batch, [])
-        after = last_logits(model, batch, sh.ablation_hooks(model, EVERY, ablation))
+        after = last_logits(model, batch, sh.ablation_hooks(model, EVERY, "zero"))
     whole = value(plain, after, openings).mean().item()
     errors = []
-    for points in (4, 16, 64):
+    for points in (4, 16):
         found = sh.integrated_gradients(
-            model, prompts, openings=openings, points=points, ablation=ablation, run=QUIET
+            model, prompts, openings=openings, points=points, ablation="zero", run=QUIET
         )
         told = found.provenance.settings
         assert told["whole"] == pytest.approx(whole, rel=1e-4)
         assert told["sum"] == pytest.approx(found.values.sum().item())
         errors.append(abs(told["sum"] - whole))
-    print(backend, openings, ablation, whole, errors)
+    assert errors[1] < errors[0] / 4  # the midpoint rule's goes with the square of the step
+    assert errors[1] < 2e-3 * abs(whole)
 
 
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory):
-    made = {}
+def test_heads_that_undo_each_other_have_no_share(prompts, tmp_path):
+    """Where it fails: each alone changes the answer, but on the way they cancel all along."""
+    tokenizer = DEMO.tokenizer()
+    config = transformers.LlamaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+        intermediate_size=48, vocab_size=len(tokenizer), initializer_range=0.3,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    attention = model.model.layers[0].self_attn
+    with torch.no_grad():
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.weight[8:16] = projection.weight[:8]
+        attention.o_proj.weight[:, 8:16] = -attention.o_proj.weight[:, :8]
+        attention.o_proj.weight[:, 16:] /= 100
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, told = sh.load_model(tmp_path), {**TOLD, "ablation": "zero"}
+    pair = {sh.Head(0, 0), sh.Head(0, 1)}
+    exact = sh.ships(loaded, prompts, **told)
+    assert {head for head, _ in exact.top(2)} == pair
+    assert exact.top(2)[1][1] > 0.3
+    shares = sh.integrated_gradients(loaded, prompts, **told)
+    assert all(abs(shares[head]) < 0.01 * exact[head] for head in pair)
+    odds = sh.integrated_gradients(loaded, prompts, openings=OPENINGS, **told)
+    one, other = (odds[head] for head in sorted(pair))  # a sign shows them
+    assert abs(one) > 0.05
+    assert one == pytest.approx(-other, rel=1e-3)
 
-    def get(seed):
-        if seed not in made:
-            made[seed] = saturated(seed, tmp_path_factory.mktemp("gated"))
-        return made[seed]
 
-    return get
+def test_heads_given_and_memory_and_pieces(demo, harmful, tmp_path, monkeypatch):
+    prompts = [*harmful[:17], "how do i lift a boat"]
+    given = ("L1H3", "L0H2")
+    told = {"points": 2, "given": given, "ablation": "mean"}
+    whole = sh.integrated_gradients(demo, prompts, **told, run=QUIET)
+    assert whole.values.isnan().sum() == 2
+    assert whole["L1H3"] != whole["L1H3"]
+    run = sh.Run(max_bytes="6MB", max_rows=3, run_dir=tmp_path / "run", progress=False)
+    parts = sh.integrated_gradients(demo, prompts, **told, run=run)
+    assert torch.allclose(parts.per_prompt, whole.per_prompt, atol=1e-5, equal_nan=True)
+
+    def never(*told):
+        raise AssertionError("the pieces were kept")
+
+    monkeypatch.setattr("safehead_tl.scan.linearisation.Linearisation.integrated", never)
+    again = sh.integrated_gradients(demo, prompts, **told, run=run)
+    assert torch.equal(again.values.nan_to_num(), parts.values.nan_to_num())
+    with pytest.raises(sh.SafeheadError, match=r"settings\.points"):
+        sh.integrated_gradients(demo, prompts, **{**told, "points": 3}, run=run)
+    again.save(tmp_path / "shares.safetensors")
+    loaded = sh.HeadScores.load(tmp_path / "shares.safetensors")
+    assert loaded.signed
+    assert loaded.provenance.settings == again.provenance.settings
+    title = again.heatmap().layout.title.text
+    assert "Integrated gradients under mean" in title
+    assert "of Ships, at 2 points" in title
+    assert "share of the divergence" in title
 
 
-@pytest.mark.parametrize("points", [8, 16])
-@pytest.mark.parametrize("seed", range(10))
-def test_the_saturated_head_is_found(gated, harmful, seed, points):
-    model, gate = gated(seed)
-    found = sh.integrated_gradients(model, harmful[:4], points=points, **TOLD)
-    assert found.top(1)[0][0] == gate
+@pytest.mark.parametrize("points", [0, -1, True, 1.5])
+def test_points_that_are_none(demo, harmful, points):
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match="points"):
+        sh.integrated_gradients(demo, harmful[:2], points=points, run=QUIET)

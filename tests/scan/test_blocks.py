@@ -68,6 +68,14 @@ def test_gradients_on_the_way_find_the_gate_alone(gated, harmful):
     assert found.top(1)[0][0] == gate
 
 
+def test_integrated_gradients_by_themselves_find_the_gate(gated, harmful):
+    model, gate = gated(0)
+    found = sh.integrated_gradients(model, harmful[:4], points=8, **TOLD)
+    (first, share), (_, next_share) = found.top(2)
+    assert first == gate
+    assert share > 10 * next_share
+
+
 @dataclass(frozen=True)
 class Slow(sh.ZeroAblation):
     """Zero ablation that does not say that it acts on each head by itself."""
@@ -82,7 +90,7 @@ def test_gradients_on_the_way_add_up_to_where_it_ends(demo, harmful, group, abla
     """Integrated gradients' completeness, against whole passes with hooks."""
     search = Search.start(demo, harmful[:6], "chat", ablation, QUIET)
     measure = Divergence(demo, search.original, search.passes, search.plan.budget)
-    found = search.linearisation(group).integrated(measure.pull, 40)
+    found = search.linearisation(group).integrated(measure.pull, 40, range(6)).mean(0)
     ends = []
     for heads in (EVERY, group):
         hooks = sh.ablation_hooks(demo, heads, ablation) if heads else []

@@ -43,7 +43,7 @@ toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
 WORDS += " Clusters Direction Kept PairMeasure Positions Prompts Screen Site SpecialTokens Split"
-WORDS += " Template Texts"
+WORDS += " StreamSite Template Texts"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Summary Taken"
 FOREIGN = (

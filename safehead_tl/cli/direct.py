@@ -7,25 +7,28 @@ from typing import Annotated, Literal
 import typer
 
 import safehead_tl as sh
+from safehead_tl.cli.log_odds import OpeningOptions
 from safehead_tl.cli.options import ModelOptions, PromptOptions, RunOptions, Top, grouped
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import ranking
+from safehead_tl.errors import SafeheadError
 
 
 @grouped
 def direct(
     model: ModelOptions,
     prompts: PromptOptions,
+    openings: OpeningOptions,
     run: RunOptions,
     output: SavedOutput,
     harmless: Annotated[
-        str, typer.Option(help="Prompts that the model helps with, to tell --prompts from.")
-    ],
+        str | None, typer.Option(help="Prompts that the model helps with, to tell --prompts from.")
+    ] = None,
     layer: Annotated[
         int | None,
         typer.Option(
             help="Along the difference of mean states at this layer; by default along the log-odds "
-            "of how the answers to both kinds of prompts open."
+            "of how answers open."
         ),
     ] = None,
     site: Annotated[
@@ -39,7 +42,9 @@ def direct(
     loaded = model.load()
     direction: sh.Openings | sh.RefusalDirection
     if layer is None:
-        direction = sh.Openings.of_answers(loaded, texts, harmless, template=form)
+        direction = openings.chosen(loaded, texts, harmless, form)
+    elif harmless is None or openings.refusal or openings.compliance:
+        raise SafeheadError("--layer goes with --harmless PROMPTS, and without openings")
     else:
         direction = sh.refusal_direction(
             loaded, texts, harmless, layer=layer, site=site, template=form

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 import safehead_tl as sh
+from safehead_tl.cli.log_odds import OpeningOptions
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
-    OpeningOptions,
     PromptOptions,
     RunOptions,
     Top,
@@ -28,19 +28,25 @@ def integrated(
     ablation: AblationOptions,
     run: RunOptions,
     output: SavedOutput,
+    harmless: Annotated[
+        str | None,
+        typer.Option(help="Prompts that the model helps with: its answers' openings are taken."),
+    ] = None,
     points: Annotated[int, typer.Option(help="Where gradients are taken on the way.")] = 8,
     top: Top = 10,
 ) -> None:
     """Share what ablating all heads does among them, by integrated gradients (nats).
 
-    Of Ships; with --harmless of the refusal log-odds.
+    Of Ships; with --harmless, or --refusal and --compliance, of the refusal log-odds.
     """
     how, what, texts = run.chosen(), ablation.chosen(), prompts.load()
-    loaded = model.load()
+    loaded, odds = model.load(), None
+    if harmless or openings.refusal or openings.compliance:
+        odds = openings.chosen(loaded, texts, harmless, prompts.form)
     scores = sh.integrated_gradients(
         loaded,
         texts,
-        openings=openings.chosen(loaded, prompts),
+        openings=odds,
         points=points,
         template=prompts.form,
         ablation=what,

@@ -52,8 +52,8 @@ def common(
 
 
 for command in (
-    demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap, evaluate,
-    concentration, helpfulness, report, export, splice, train_organism, benchmark,
+    demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
+    evaluate, concentration, helpfulness, report, export, splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)
 

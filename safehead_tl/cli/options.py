@@ -223,26 +223,6 @@ class PromptOptions:
 
 
 @dataclass(frozen=True)
-class OpeningOptions:
-    """How refusals and compliant answers open, by prompts of both kinds."""
-
-    panel: ClassVar[str] = "Openings"
-    harmless: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompts that the model helps with: its first tokens on these and on --prompts "
-            "are how compliant answers and refusals open."
-        ),
-    ] = None
-
-    def chosen(self, model: Model, prompts: PromptOptions) -> sh.Openings | None:
-        """The openings, if there are harmless prompts to take them from."""
-        if self.harmless is None:
-            return None
-        return sh.Openings.of_answers(model, prompts.load(), self.harmless, template=prompts.form)
-
-
-@dataclass(frozen=True)
 class CheckOptions(PromptOptions):
     """Prompts to check a checkpoint on, which may be left out."""
 

@@ -100,7 +100,7 @@ def refusal_direction(
     Example:
         >>> model = sh.load_model("demo")
         >>> sh.refusal_direction(model, "demo/harmful", "demo/benign", layer=2)
-        <RefusalDirection: layer 2, resid_pre, length 16.96>
+        <RefusalDirection: layer 2, resid_pre, length 1.134>
     """
     check_run(run, keeping_nothing="refusal_direction")
     apart = replace(run, shared_prefix=False)

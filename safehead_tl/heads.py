@@ -77,6 +77,25 @@ as `"L1H3 L2H6"` or `"1.3, 2.6"`."""
 Group: TypeAlias = tuple[Head, ...]
 """Heads that are ablated together."""
 
+Variant: TypeAlias = Group | tuple[Group, ...]
+"""What is ablated while prompts are answered: a group, or each prompt's own, in their order."""
+
+
+def own_group(variant: Variant, prompt: int) -> Group:
+    """The heads that a variant ablates for one prompt, by the prompt's number."""
+    own: Any = variant[prompt] if is_of_each(variant) else variant
+    return own
+
+
+def is_of_each(variant: Variant) -> bool:
+    """Whether each prompt has heads of its own."""
+    return bool(variant) and not isinstance(variant[0], Head)
+
+
+def variant_names(variant: Variant) -> list[Any]:
+    """A variant's heads by name, prompt by prompt if each has its own; as JSON has them."""
+    return [str(each) if isinstance(each, Head) else variant_names(each) for each in variant]
+
 
 def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ...]:
     """Reads heads (one, or any number) and checks that the model has them.

@@ -14,10 +14,12 @@ from safehead_tl.ablations import (
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import (
     PAPER_TASKS,
+    AsrMap,
     Concentration,
     Evaluation,
     Helpfulness,
     Overlap,
+    asr_map,
     concentration,
     evaluate,
     helpfulness,
@@ -77,6 +79,7 @@ __all__ = [
     "PAPER_TASKS",
     "PRESETS",
     "Ablation",
+    "AsrMap",
     "AttentionView",
     "ChatTemplate",
     "CoherenceJudge",
@@ -118,6 +121,7 @@ __all__ = [
     "ZeroAblation",
     "ablated",
     "ablation_hooks",
+    "asr_map",
     "attention",
     "concentration",
     "direct_attribution",

@@ -11,6 +11,7 @@ from families import ROOT
 
 PUBLIC = [
     "Ablation",
+    "AsrMap",
     "AttentionView",
     "ChatTemplate",
     "CoherenceJudge",
@@ -51,6 +52,7 @@ PUBLIC = [
     "ZeroAblation",
     "ablated",
     "ablation_hooks",
+    "asr_map",
     "attention",
     "concentration",
     "direct_attribution",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -25,6 +25,11 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
+from safehead_tl.errors import SafeheadError
+
+if TYPE_CHECKING:
+    from safehead_tl.heads import HeadsLike
+    from safehead_tl.results import PerQuery
 
 
 @grouped
@@ -37,6 +42,14 @@ def evaluate(
     run: RunOptions,
     output: SavedOutput,
     heads: Heads = None,
+    per_query: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Instead of --heads: scan the prompts by Ships first, and ablate for each its own "
+            "so many highest heads.",
+        ),
+    ] = None,
     harmless: Annotated[
         str | None, typer.Option(help="Prompts to help with, from a source like --prompts.")
     ] = None,
@@ -51,6 +64,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Let a model answer with heads ablated, without, and with random heads ablated instead."""
+    if per_query is not None and not (heads is None and harmless is None):
+        raise SafeheadError("--per-query takes no --heads and no --harmless: leave them out")
     form, how = prompts.form, run.chosen()
     what, judge, group = ablation.chosen(), judges.chosen(), chosen_group(heads)
     texts, helped, helped_alike = prompts.load(), None, None
@@ -60,10 +75,18 @@ def evaluate(
         others = replace(prompts, prompts=harmless, column=harmless_column, split=split)
         helped = others.load()
         helped_alike = others.clusters(harmless_clusters, helped)
+    loaded = model.load()
+    taken: HeadsLike | PerQuery = chosen_heads(heads) if group is None else group.heads
+    if per_query is not None:
+        first = how
+        if run.run_dir is not None:
+            first, how = (replace(how, run_dir=run.run_dir / part) for part in ("ships", "answers"))
+        scores = sh.ships(loaded, texts, template=form, ablation=what, run=first)
+        taken = scores.per_query(per_query)
     found = sh.evaluate(
-        model.load(),
+        loaded,
         texts,
-        heads=chosen_heads(heads) if group is None else group.heads,
+        heads=taken,
         ablation=what,
         harmless=helped,
         template=form,
@@ -84,12 +107,11 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
     from safehead_tl.figures import prompt_words
     from safehead_tl.generation import SHARES
 
-    heads = " ".join(map(str, found.heads)) or "no heads"
     what = found.provenance.ablation["label"]
     table = Table(
         *("", "unablated", "ablated", "p (Holm)", "random", "p (Holm)"),
-        title=f"{name}: {heads}, {what}; {prompt_words(found.provenance, 'harmful')}. "
-        "Share of responses [95 % interval]",
+        title=f"{name}: {found.ablated_words()}, {what}; "
+        f"{prompt_words(found.provenance, 'harmful')}. Share of responses [95 % interval]",
         caption=_divergences(found),
         box=box.SIMPLE_HEAD,
         show_edge=False,

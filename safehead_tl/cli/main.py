@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from safehead_tl import __version__
+from safehead_tl.cli.asr_map import asr_map
 from safehead_tl.cli.benchmark import benchmark
 from safehead_tl.cli.concentration import concentration
 from safehead_tl.cli.demo import demo
@@ -53,7 +54,8 @@ def common(
 
 for command in (
     demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
-    evaluate, concentration, helpfulness, report, export, splice, train_organism, benchmark,
+    evaluate, asr_map, concentration, helpfulness, report, export, splice,
+    train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)
 

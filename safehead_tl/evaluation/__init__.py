@@ -1,12 +1,13 @@
 """Does ablating heads break safety, and what else is lost?
 
 In go a model, harmful and harmless prompts, heads and judges. Out come shares with intervals, tests
-and random heads to compare with (`evaluate`), the same as heads are ablated one by one
-(`concentration`), how far scans agree (`overlap`), and accuracies on lm-eval's tasks
-(`helpfulness`).
+and random heads to compare with (`evaluate`), the same as heads are ablated one after the other
+(`concentration`) or each alone (`asr_map`), how far scans agree (`overlap`), and accuracies on
+lm-eval's tasks (`helpfulness`).
 """
 
 from safehead_tl.evaluation.agreement import Overlap, Pair, overlap
+from safehead_tl.evaluation.alone import AsrMap, asr_map
 from safehead_tl.evaluation.attack import evaluate
 from safehead_tl.evaluation.clusters import Clusters
 from safehead_tl.evaluation.curves import Concentration, concentration

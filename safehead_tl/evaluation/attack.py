@@ -9,14 +9,14 @@ from typing import Any
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.clusters import Clusters, numbered
-from safehead_tl.evaluation.controls import Controls, draw_controls
-from safehead_tl.evaluation.outcome import Evaluation
+from safehead_tl.evaluation.controls import Controls, draw_controls, draw_for_each
+from safehead_tl.evaluation.outcome import Evaluation, chosen_counts
 from safehead_tl.generation import Decoding, Judges, Questioning
-from safehead_tl.heads import HeadsLike, parse_heads
+from safehead_tl.heads import Group, HeadsLike, Variant, parse_heads, variant_names
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
-from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import HeadGroup, HeadScores
+from safehead_tl.prompts import Prompts, Template, prompt_texts
+from safehead_tl.results import HeadGroup, HeadScores, PerQuery
 from safehead_tl.scan import Run
 
 
@@ -25,7 +25,7 @@ def evaluate(
     model: Model,
     prompts: Prompts,
     *,
-    heads: HeadsLike = (),
+    heads: HeadsLike | PerQuery = (),
     ablation: str | Ablation = "undifferentiated",
     harmless: Prompts | None = None,
     template: Template = "auto",
@@ -35,7 +35,7 @@ def evaluate(
     controls: int = 20,
     clusters: Clusters = None,
     harmless_clusters: Clusters = None,
-    chosen_by: HeadScores | HeadGroup | None = None,
+    chosen_by: HeadScores | HeadGroup | PerQuery | None = None,
     max_new_tokens: int | None = None,
     top_k: int | None = None,
     temperature: float = 1.0,
@@ -54,10 +54,13 @@ def evaluate(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: harmful prompts, without template: texts, or a source that `load_prompts` reads.
-        heads: the heads to ablate, in any spelling; none: the model as it is.
+        heads: the heads to ablate, in any spelling; none: the model as it is. With
+            `scores.per_query(n)` each prompt is answered with its own `n` highest heads ablated
+            (paper Fig. 2), and so it judges the heads that it chose.
         ablation: an ablation or its name. `ScalingContribution(epsilon=2.0)` amplifies heads
             instead. Mean ablation without a reference takes its mean over `prompts`.
-        harmless: prompts that the model should help with, given like `prompts`.
+        harmless: prompts that the model should help with, given like `prompts`; not with
+            `per_query` heads, which these would have to choose for themselves.
         template: as in `ships`.
         judge: decides what an attack success is: `"keyword"`, `"keyword-reference"` (the paper's
             released code), `"refusal-prefix"`, an `LlmJudge`, an `EndpointJudge`, or your own.
@@ -65,13 +68,14 @@ def evaluate(
         coherence: decides what is readable text.
         controls: how many random head sets, with as many heads in each layer as `heads`. If layers
             hold fewer such sets, blocks of layers take their place, as small ones as will do; the
-            result says which. At 20 the smallest possible p-value against them is 0.048.
+            result says which. At 20 the smallest possible p-value against them is 0.048. With
+            `per_query` heads, sets are so drawn for each prompt by itself.
         clusters: prompts that are alike: a label for each prompt, such as a column of their table,
             or `"words"` for those that share two thirds of their words. Intervals and the paired
             test then count a cluster as one.
         harmless_clusters: the same of the harmless prompts.
         chosen_by: the scan or the group that the heads come from. The result then says how many
-            prompts that chose them judge them here.
+            prompts that chose them judge them here. Heads of `per_query` know it themselves.
         max_new_tokens: length of a response; by default the paper's 128, or as many as fit into
             the model's context.
         top_k: draw each token from so many; `None`: the most likely one. The paper draws from 5.
@@ -97,17 +101,29 @@ def evaluate(
         1.00 [0.68, 1.00]
     """
     check_model(model)
-    chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     if not (isinstance(controls, int) and controls >= 0):
         raise SafeheadError(f"controls={controls!r}: give a number of random head sets, or 0")
-    drawn = Controls((), 1, 0)
-    if chosen:
-        drawn = draw_controls(chosen, model.cfg.n_layers, model.cfg.n_heads, controls, seed)
+    size = model.cfg.n_layers, model.cfg.n_heads
+    drawn: Controls[Any] = Controls((), 1, 0)
+    own: tuple[Group, ...] = ()
+    if isinstance(heads, PerQuery):
+        if harmless is not None:
+            raise SafeheadError(
+                "harmless prompts have no heads of their own here: evaluate them by themselves, "
+                "with per_query of their scores"
+            )
+        prompts, chosen_by = prompt_texts(prompts), heads
+        own = tuple(parse_heads(group, *size) for group in heads.of(prompts))
+        drawn = draw_for_each(own, *size, controls, seed)
+        chosen = tuple(head for head, _ in chosen_counts(own))
+    elif chosen := parse_heads(heads, *size):
+        drawn = draw_controls(chosen, *size, controls, seed)
     settings: dict[str, Any] = {
         "measure": "evaluate",
-        "heads": [str(head) for head in chosen],
-        "controls": [[str(head) for head in group] for group in drawn.sets],
+        "heads": variant_names(own or chosen),
+        "controls": list(map(variant_names, drawn.sets)),
         "matching": drawn.describe(),
+        "per_query": heads.describe() if isinstance(heads, PerQuery) else None,
     }
     named = {"harmful": prompts, **({} if harmless is None else {"harmless": harmless})}
     with single_thread_if_tiny(model):
@@ -125,7 +141,7 @@ def evaluate(
         texts = {name: batch.prompts for name, batch in asking.batches.items()}
         numbers = {name: numbered(alike[name], some, name) for name, some in texts.items()}
         settings = {**settings, "chosen_on": chosen_on(chosen_by, texts)}
-        variants = ((), *((chosen,) if chosen else ()), *drawn.sets)
+        variants: tuple[Variant, ...] = ((), *((own or chosen,) if chosen else ()), *drawn.sets)
         answers = {
             name: replace(asking.ask(name, variants), clusters=numbers[name]) for name in texts
         }
@@ -135,16 +151,17 @@ def evaluate(
             harmful=answers["harmful"],
             harmless=answers.get("harmless"),
             provenance=asking.provenance("harmful", settings),
+            per_query=own,
         )
 
 
 def chosen_on(
-    chosen_by: HeadScores | HeadGroup | None, prompts: Mapping[str, Sequence[str]]
+    chosen_by: HeadScores | HeadGroup | PerQuery | None, prompts: Mapping[str, Sequence[str]]
 ) -> dict[str, int] | None:
     """How many prompts of each set the heads were chosen on; `None` if that is not known."""
     if chosen_by is None:
         return None
-    if not isinstance(chosen_by, HeadScores | HeadGroup):
+    if not isinstance(chosen_by, HeadScores | HeadGroup | PerQuery):
         raise SafeheadError(
             f"chosen_by={chosen_by!r}: give the scan or the group itself, as ships or sahara gave"
         )

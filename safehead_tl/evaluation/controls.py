@@ -7,13 +7,15 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from safehead_tl.heads import Group, Head
+from safehead_tl.heads import Group, Head, Variant
+
+Drawn = TypeVar("Drawn", bound=Variant)
 
 
 @dataclass(frozen=True)
-class Controls:
+class Controls(Generic[Drawn]):
     """Random sets of heads.
 
     Attributes:
@@ -21,20 +23,29 @@ class Controls:
         layers: 1 if each set has as many heads in each layer as the chosen ones have; more if it
             has as many in each so many layers that follow each other.
         possible: how many such sets there are.
+        of_each: each prompt has sets of its own; then the widest blocks, and the fewest sets.
     """
 
-    sets: tuple[Group, ...]
+    sets: tuple[Drawn, ...]
     layers: int
     possible: int
+    of_each: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What a provenance keeps of how they were drawn."""
-        return {"layers": self.layers, "possible": self.possible, "drawn": len(self.sets)}
+        told = {name: getattr(self, name) for name in ("layers", "possible", "of_each")}
+        return {**told, "drawn": len(self.sets)}
 
 
 def drawn_words(told: Mapping[str, Any]) -> str:
     """What `Controls.describe` says, in words."""
     like = "layer" if told["layers"] == 1 else f"blocks of {told['layers']} layers"
+    if told["of_each"]:
+        narrower = "" if told["layers"] == 1 else " at most"
+        return (
+            f"{told['drawn']} sets of heads for each prompt, of {told['possible']:,} possible ones "
+            f"or more, matched by {like}{narrower}"
+        )
     return f"{told['drawn']} of {told['possible']:,} possible sets of heads, matched by {like}"
 
 
@@ -45,7 +56,7 @@ def draw_controls(
     draws: int,
     seed: int,
     spared: Collection[Head] = (),
-) -> Controls:
+) -> Controls[Group]:
     """Draws distinct sets that lie in the same layers as `chosen`, and share no head with them.
 
     A test against few sets cannot give a small p-value. So where the same layers hold fewer than
@@ -98,6 +109,27 @@ def draw_controls(
         ]
         found[tuple(sorted(drawn))] = None
     return Controls(tuple(found), layers, possible)
+
+
+def draw_for_each(
+    chosen: Sequence[Group], n_layers: int, n_heads: int, draws: int, seed: int
+) -> Controls[tuple[Group, ...]]:
+    """Draws sets for each prompt by itself, like its own heads as `draw_controls` has them.
+
+    A control is one set for each prompt, in random order: prompts that chose the same heads do not
+    share their sets. There are as many controls as the prompt with the fewest sets has.
+    """
+    drawn, orders = [], []
+    for place, group in enumerate(chosen):
+        drawn.append(draw_controls(group, n_layers, n_heads, draws, seed + place))
+        sets = drawn[-1].sets
+        orders.append(random.Random(f"{seed} {place}").sample(sets, len(sets)))
+    return Controls(
+        sets=tuple(zip(*orders, strict=False)),
+        layers=max(each.layers for each in drawn),
+        possible=min(each.possible for each in drawn),
+        of_each=True,
+    )
 
 
 def in_order(heads: Group, like: Sequence[Head], layers: int, seed: int) -> Group:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.controls import drawn_words
 from safehead_tl.generation import METRICS, Metric, Responses
-from safehead_tl.heads import Head
-from safehead_tl.results import Provenance, Rate, Saved, figures, holm, rank_p
+from safehead_tl.heads import Group, Head, Variant, is_of_each, variant_names
+from safehead_tl.results import HeadScores, Provenance, Rate, Saved, figures, holm, rank_p
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -65,18 +67,22 @@ class Evaluation(Saved):
     """How a model behaves with a set of heads ablated, without, and with random ones ablated.
 
     Attributes:
-        heads: the heads that were ablated.
-        controls: the random sets, of the same layers or blocks of layers.
+        heads: the heads that were ablated; if each prompt had its own, those that any prompt chose,
+            the most often chosen first.
+        controls: the random sets, of the same layers or blocks of layers; if each prompt had its
+            own heads, a set for each prompt.
         harmful: responses to the harmful prompts: unablated, ablated, then each control.
         harmless: likewise, if harmless prompts were given.
         provenance: what it was computed from.
+        per_query: the heads that each prompt had ablated, if it had its own.
     """
 
     heads: tuple[Head, ...]
-    controls: tuple[tuple[Head, ...], ...]
+    controls: tuple[Variant, ...]
     harmful: Responses
     harmless: Responses | None
     provenance: Provenance
+    per_query: tuple[Group, ...] = ()
 
     @property
     def asr(self) -> Rate:
@@ -105,9 +111,41 @@ class Evaluation(Saved):
     @property
     def conditions(self) -> tuple[str, ...]:
         """What was done in each variant of the responses."""
-        named = [" ".join(map(str, group)) for group in self.controls]
-        ablated = [f"ablated: {' '.join(map(str, self.heads))}"] if self.heads else []
+        ablated = [f"ablated: {self.ablated_words()}"] if self.heads else []
+        named = [
+            f"each prompt's set {number}" if is_of_each(group) else " ".join(map(str, group))
+            for number, group in enumerate(self.controls, 1)
+        ]
         return ("unablated", *ablated, *(f"control: {name}" for name in named))
+
+    @property
+    def _variants(self) -> tuple[Variant, ...]:
+        ablated = (self.per_query or self.heads,) if self.heads else ()
+        return ((), *ablated, *self.controls)
+
+    def ablated_words(self, joint: str = " ") -> str:
+        """What was ablated: the heads by their names, or how many of each prompt's own."""
+        if not self.per_query:
+            return joint.join(map(str, self.heads)) or "no heads"
+        count = len(self.per_query[0])
+        return f"each prompt's own {'highest head' if count == 1 else f'{count} highest heads'}"
+
+    def chosen(self) -> HeadScores:
+        """Which heads prompts chose for themselves: for each head the share of prompts.
+
+        To draw (`heatmap`, `bars`), for a table (`to_frame`), and prompt by prompt (`per_prompt`).
+
+        Raises:
+            SafeheadError: if all prompts had the same heads ablated.
+        """
+        if not self.per_query:
+            raise SafeheadError("no prompt chose its own heads: evaluate(heads=scores.per_query())")
+        size = self.provenance.model["n_layers"], self.provenance.model["n_heads"]
+        picked = torch.zeros(len(self.per_query), *size)
+        for prompt, group in enumerate(self.per_query):
+            for head in group:
+                picked[prompt, head.layer, head.head] = 1
+        return HeadScores("chosen", "rate", picked.mean(0), picked, (), self.provenance)
 
     def summaries(self) -> list[Summary]:
         """Every share that was measured."""
@@ -138,7 +176,9 @@ class Evaluation(Saved):
                 f"Random: {drawn_words(told['matching'])}: p against them can be "
                 f"{self.least_p:.2g} at the least, {corrected:.2g} after Holm."
             )
-        if self.heads:
+        if self.per_query:
+            notes.append(own_words(self.per_query, told["per_query"]["measure"]))
+        elif self.heads:
             notes.append(choice_words(told["chosen_on"], dict(self._sets())))
         return notes + [note for name, found in self._sets() for note in found.notes(name)]
 
@@ -191,19 +231,19 @@ class Evaluation(Saved):
             p_unablated, p_controls, holm_unablated, holm_controls`; the last four only for the
             ablated heads.
         """
-        groups = [(), *([self.heads] if self.heads else []), *self.controls]
         rows = []
         for summary in self.summaries():
             responses = dict(self._sets())[summary.prompts]
-            for variant, (condition, group) in enumerate(zip(self.conditions, groups, strict=True)):
+            for variant, said in enumerate(self.conditions):
+                condition, _, heads = said.partition(": ")
                 rate = responses.rate(summary.metric, variant)
                 tested = bool(self.heads) and variant == ABLATED
                 rows.append(
                     {
                         "prompts": summary.prompts,
                         "metric": summary.metric,
-                        "condition": condition.partition(":")[0],
-                        "heads": " ".join(map(str, group)),
+                        "condition": condition,
+                        "heads": heads,
                         "share": rate.share,
                         "low": rate.interval[0],
                         "high": rate.interval[1],
@@ -218,17 +258,17 @@ class Evaluation(Saved):
         """Every response with its verdicts, one a row: to read, and to check the judges by hand."""
         return pd.concat(
             [
-                pd.DataFrame(responses.rows(self.conditions)).assign(prompts=name)
+                pd.DataFrame(responses.rows(self.conditions, self._variants)).assign(prompts=name)
                 for name, responses in self._sets()
             ],
             ignore_index=True,
         )
 
     def __repr__(self) -> str:
-        heads = " ".join(map(str, self.heads)) or "no heads"
         return (
-            f"<Evaluation: {heads} ablated: ASR {self.asr}, coherent {self.coherent_asr}, refusals "
-            f"{self.refusal_rate}; unablated ASR {self.unablated_asr}>"
+            f"<Evaluation: {self.ablated_words()} ablated: ASR {self.asr}, coherent "
+            f"{self.coherent_asr}, refusals {self.refusal_rate}; unablated ASR "
+            f"{self.unablated_asr}>"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -245,8 +285,9 @@ class Evaluation(Saved):
             for summary in self.summaries()
         ]
         return {
-            "heads": [str(head) for head in self.heads],
-            "controls": [[str(head) for head in group] for group in self.controls],
+            "heads": variant_names(self.heads),
+            "per_query": variant_names(self.per_query),
+            "controls": list(map(variant_names, self.controls)),
             "summaries": summaries,
             "least_p": self.least_p,
             "notes": self.notes(),
@@ -266,6 +307,7 @@ class Evaluation(Saved):
         header = {
             "heads": self.heads,
             "controls": self.controls,
+            "per_query": self.per_query,
             "sets": {name: found.header() for name, found in self._sets()},
             "provenance": self.provenance.to_dict(),
         }
@@ -278,12 +320,18 @@ class Evaluation(Saved):
             name: Responses.restored(name, tensors, said) for name, said in header["sets"].items()
         }
         return cls(
-            heads=tuple(Head(*head) for head in header["heads"]),
-            controls=tuple(tuple(Head(*head) for head in group) for group in header["controls"]),
+            heads=_heads(header["heads"]),
+            controls=tuple(map(_heads, header["controls"])),
             harmful=sets["harmful"],
             harmless=sets.get("harmless"),
             provenance=Provenance(**header["provenance"]),
+            per_query=_heads(header["per_query"]),
         )
+
+
+def _heads(written: Sequence[Any]) -> Any:
+    """A group of heads, or one for each prompt, from lists of lists of numbers."""
+    return tuple(Head(*each) if isinstance(each[0], int) else _heads(each) for each in written)
 
 
 def _plain(rate: Rate) -> dict[str, Any]:
@@ -307,4 +355,21 @@ def choice_words(chosen_on: Mapping[str, int] | None, sets: Mapping[str, Respons
     return (
         f"Heads were chosen on {' and '.join(shared)} prompts that judge them here: on prompts "
         "that did not choose them they may do less."
+    )
+
+
+def chosen_counts(groups: Sequence[Group]) -> list[tuple[Head, int]]:
+    """How many prompts chose each head, the most often chosen first; ties by layer, then head."""
+    counts = Counter(head for group in groups for head in group)
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def own_words(groups: Sequence[Group], measure: str) -> str:
+    """Which heads prompts chose for themselves, and that these prompts judge them."""
+    counts = chosen_counts(groups)
+    named = ", ".join(f"{head} by {count}" for head, count in counts[:5])
+    more = f", and {len(counts) - 5} heads more" if len(counts) > 5 else ""
+    return (
+        f"Each of the {len(groups)} prompts judges the heads that it chose itself, its highest by "
+        f"{measure}: what these do to other prompts is not said. Chosen: {named}{more}."
     )

@@ -21,6 +21,11 @@ MEASURES = {
     "integrated_gradients": "Integrated gradients",
     "direct_attribution": "Direct attribution",
     "direct_logit_attribution": "Direct logit attribution",
+    "asr": "Attack success of each head alone",
+    "coherent_asr": "Coherent attack success of each head alone",
+    "refusal": "Refusals with each head alone",
+    "coherent": "Coherent text with each head alone",
+    "chosen": "Heads that prompts chose for themselves",
 }
 UNITS = {
     "ships": "mean KL, nats",
@@ -31,6 +36,8 @@ UNITS = {
     "integrated_gradients": "share of all heads' effect, nats",
     "direct_attribution": "contribution along the direction, residual",
     "direct_logit_attribution": "contribution to refusal log-odds, logits",
+    **dict.fromkeys(("asr", "coherent_asr", "refusal", "coherent"), "share of responses"),
+    "chosen": "share of prompts",
 }
 
 
@@ -92,6 +99,12 @@ def score_words(scores: HeadScores) -> tuple[str, list[str]]:
     if "site" in settings.get("direction", {}):
         where = settings["direction"]
         notes.append(f"along the refusal direction of layer {where['layer']}, {where['site']}")
+    if scores.unit == "rate" and scores.measure != "chosen":
+        told = scores.provenance.settings
+        notes += [
+            f"judge {plain(repr(told['judge']['name']))}",
+            f"unablated: {told['unablated'][scores.measure]}",
+        ]
     if scores.signed:
         notes.append(_sign_words(scores))
     if scores.screening is not None:

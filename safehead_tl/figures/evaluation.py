@@ -56,7 +56,8 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
 def _title(evaluation: Evaluation) -> str:
     if not evaluation.heads:
         return "No heads ablated"
-    return f"{head_words(evaluation.heads)}: {ablation_words(evaluation.provenance)}"
+    own = evaluation.ablated_words().capitalize() if evaluation.per_query else None
+    return f"{own or head_words(evaluation.heads)}: {ablation_words(evaluation.provenance)}"
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
@@ -78,10 +79,10 @@ def _traces(evaluation: Evaluation, summaries: list[Summary]) -> list[go.Bar | g
         count = len(evaluation.controls)
         spread = [WIDTH * ((number + 0.5) / count - 0.5) for number in range(count)]
         points = [
-            (place + PLACES["controls"] + aside, share, group)
+            (place + PLACES["controls"] + aside, share, name.partition(": ")[2])
             for place, summary in enumerate(summaries)
-            for aside, share, group in zip(
-                spread, summary.controls, evaluation.controls, strict=True
+            for aside, share, name in zip(
+                spread, summary.controls, evaluation.conditions[-count:], strict=True
             )
         ]
         traces.append(
@@ -91,7 +92,7 @@ def _traces(evaluation: Evaluation, summaries: list[Summary]) -> list[go.Bar | g
                 y=[share for _, share, _ in points],
                 mode="markers",
                 marker={"color": COLOURS["controls"], "size": 5, "opacity": 0.8},
-                hovertext=[f"{' '.join(map(str, group))}: {y:.2f}" for _, y, group in points],
+                hovertext=[f"{name}: {y:.2f}" for _, y, name in points],
                 hoverinfo="text",
             )
         )

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from safehead_tl.figures.captions import UNITS, head_words
 from safehead_tl.figures.style import COLOURS, DIVERGING, SEQUENTIAL, Pixels, plain
 from safehead_tl.heads import Head
+from safehead_tl.results import Rate
 
 if TYPE_CHECKING:
     from safehead_tl.results import HeadScores
@@ -74,6 +75,7 @@ def hover(scores: HeadScores) -> list[list[str]]:
         lines = [f"<b>{head}</b>"]
         if head in rank:
             lines += [f"{value:.4g} ({unit})", f"rank {rank[head]} of {len(rank)}"]
+            lines += _interval(scores, head)
         elif head in screened:
             lines += [f"about {screened[head]:.4g} ({unit})", "screened only, not exact"]
         else:
@@ -87,6 +89,14 @@ def hover(scores: HeadScores) -> list[list[str]]:
         [text(Head(layer, head), value) for head, value in enumerate(row)]
         for layer, row in enumerate(scores.values.tolist())
     ]
+
+
+def _interval(scores: HeadScores, head: Head) -> list[str]:
+    """The 95 % Wilson interval over prompts of scores that are rates."""
+    if scores.unit != "rate" or scores.per_prompt is None:
+        return []
+    rate = Rate(scores.per_prompt[:, *head].double().sum().item(), len(scores.per_prompt))
+    return [f"95 %: {rate.interval[0]:.2f} to {rate.interval[1]:.2f}"]
 
 
 def outline(figure: go.Figure, heads: Sequence[Head], cell: Pixels, axes: tuple[str, str]) -> None:

@@ -7,11 +7,11 @@ variants answer in one batch. Out come texts (`generate`), or texts with verdict
 
 from safehead_tl.generation.batched import (
     Row,
-    ablated_rows,
     decode,
     fitting_rows,
     generate_fitted,
     generate_greedy,
+    next_rows,
     room_behind,
 )
 from safehead_tl.generation.decoding import Decoding

@@ -5,19 +5,29 @@ Each row may have its own heads ablated, so that a model and its variants answer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from safehead_tl.ablations import Ablation, must_fire
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation.decoding import Decoding
-from safehead_tl.heads import Group
-from safehead_tl.models import Hook, Model, end_tokens, hooked, next_logits, why_not_finite
+from safehead_tl.heads import Group, Variant, own_group
+from safehead_tl.models import (
+    Hook,
+    Model,
+    embed,
+    end_tokens,
+    hooked,
+    next_logits,
+    next_token_log_probs,
+    require_finite,
+    run_to_last_state,
+    why_not_finite,
+)
 from safehead_tl.prompts import PromptBatch
 from safehead_tl.scan import Passes, Run, budget_of, even_slices, readable
 
@@ -61,7 +71,7 @@ def generate_rows(
     batch: PromptBatch,
     rows: Sequence[Row],
     decoding: Decoding,
-    variants: Sequence[Group] = ((),),
+    variants: Sequence[Variant] = ((),),
     ablation: Ablation | None = None,
     *,
     use_cache: bool = True,
@@ -96,7 +106,7 @@ def generate_rows(
     finished = torch.zeros(len(rows), dtype=torch.bool, device=tokens.device)
     infinite = torch.zeros_like(finished)
     new: list[Tensor] = []
-    with ablated_rows(model, rows, variants, ablation):
+    with must_fire(_row_hooks(model, rows, variants, ablation)) as hooks, hooked(model, hooks):
         step = next_logits(model, len(rows), use_cache)
         for number in range(decoding.steps):
             drawn = None if numbers is None else numbers[:, number]
@@ -120,7 +130,7 @@ def generate_fitted(
     batch: PromptBatch,
     rows: Sequence[Row],
     decoding: Decoding,
-    variants: Sequence[Group],
+    variants: Sequence[Variant],
     ablation: Ablation | None,
     passes: Passes,
 ) -> Int[Tensor, "row step"]:
@@ -138,6 +148,26 @@ def generate_fitted(
     return torch.cat([pad(part, (0, steps - part.shape[1]), value=ENDED) for part in parts])
 
 
+@torch.no_grad()
+def next_rows(
+    model: Model,
+    batch: PromptBatch,
+    rows: Sequence[Row],
+    variants: Sequence[Variant],
+    ablation: Ablation | None,
+) -> Float[Tensor, "row vocab"]:
+    """The next token's log-probabilities at the end of each row's prompt; see `generate_rows`."""
+    chosen = [row.prompt for row in rows]
+    mask = batch.mask[chosen]
+    resid, positions = embed(model, batch.tokens[chosen], mask)
+    with must_fire(_row_hooks(model, rows, variants, ablation)) as hooks:
+        state = run_to_last_state(
+            model, resid, mask, start=0, apart=False, hooks=hooks, positions=positions
+        )
+    names = [repr(batch.prompts[prompt]) for prompt in chosen]
+    return require_finite(model, next_token_log_probs(model, state), names, "the logits")
+
+
 def decode(model: Model, new: Int[Tensor, "row step"]) -> list[str]:
     """Generated tokens as texts, without special tokens."""
     tokenizer = model.tokenizer
@@ -147,17 +177,16 @@ def decode(model: Model, new: Int[Tensor, "row step"]) -> list[str]:
     return texts
 
 
-@contextmanager
-def ablated_rows(
-    model: Model, rows: Sequence[Row], variants: Sequence[Group], ablation: Ablation | None
-) -> Iterator[None]:
-    """Inside the `with` block each row of a batch has its own variant's heads ablated."""
+def _row_hooks(
+    model: Model, rows: Sequence[Row], variants: Sequence[Variant], ablation: Ablation | None
+) -> list[Hook]:
+    """Hooks with which each row of a batch has the heads of its variant and prompt ablated."""
     hooks: list[Hook] = []
     if ablation is not None:
-        for layer, mask in _masks(model, [variants[row.variant] for row in rows]).items():
+        groups = [own_group(variants[row.variant], row.prompt) for row in rows]
+        for layer, mask in _masks(model, groups).items():
             hooks += ablation.hooks(model, layer, mask.to(model.cfg.device))
-    with must_fire(hooks) as counted, hooked(model, counted):
-        yield
+    return hooks
 
 
 def _masks(model: Model, groups: Sequence[Group]) -> dict[int, Bool[Tensor, "row head"]]:

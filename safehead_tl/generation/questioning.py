@@ -14,24 +14,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from safehead_tl.ablations import Ablation, group_hooks, must_fire, resolve_ablation
+from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.generation.batched import Row, decode, fitting_rows, generate_fitted, room_behind
+from safehead_tl.generation.batched import (
+    Row,
+    decode,
+    fitting_rows,
+    generate_fitted,
+    next_rows,
+    room_behind,
+)
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.responses import Responses, shaped, verdict_tensor
-from safehead_tl.heads import Group
+from safehead_tl.heads import Variant, variant_names
 from safehead_tl.judges import Judge, Verdict, judged, resolve_judge
-from safehead_tl.models import (
-    Model,
-    check_model,
-    describe,
-    embed,
-    end_tokens,
-    next_token_log_probs,
-    no_bars,
-    require_finite,
-    run_to_last_state,
-)
+from safehead_tl.models import Model, check_model, describe, end_tokens, no_bars
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan import (
@@ -159,12 +156,13 @@ class Questioning:
         prepared = resolved.prepare(model, first)
         return cls(model, batches, prepared, decoding, judges, Passes(rows), run, ledger)
 
-    def ask(self, name: str, variants: Sequence[Group]) -> Responses:
+    def ask(self, name: str, variants: Sequence[Variant]) -> Responses:
         """What the model answers to a set of prompts, with each variant's heads ablated.
 
         Args:
             name: the set of prompts.
-            variants: the heads ablated in each; the first one should be empty.
+            variants: the heads ablated in each, for all prompts or each prompt's own; the first one
+                should be empty.
         """
         batch, samples = self.batches[name], self.decoding.samples
         shape = (len(variants), len(batch.prompts), samples)
@@ -203,13 +201,14 @@ class Questioning:
         told = {**settings, "decoding": self.decoding.describe(), **self.judges.describe()}
         return self.ledger.provenance(describe(self.model), self.batches[name], self.ablation, told)
 
-    def _texts(self, name: str, rows: Sequence[Row], variants: Sequence[Group]) -> list[str]:
+    def _texts(self, name: str, rows: Sequence[Row], variants: Sequence[Variant]) -> list[str]:
         batch, texts = self.batches[name], list[str]()
+        named = list(map(variant_names, variants))
         with self._bar(len(rows), f"{name} prompts, generating", "text") as bar:
             for some in even_slices(len(rows), self._planned_rows):
                 new = self.ledger.kept(
                     f"{name}-texts-{some.start}",
-                    {"rows": len(rows), "stop": some.stop, "variants": _named(variants)},
+                    {"rows": len(rows), "stop": some.stop, "variants": named},
                     partial(self._generate, batch, rows[some], variants),
                 )
                 texts += decode(self.model, new)
@@ -222,7 +221,7 @@ class Questioning:
         return self.passes.rows if kept is None else int(kept.plan["rows"])
 
     def _generate(
-        self, batch: PromptBatch, rows: Sequence[Row], variants: Sequence[Group]
+        self, batch: PromptBatch, rows: Sequence[Row], variants: Sequence[Variant]
     ) -> Int[Tensor, "row step"]:
         new = generate_fitted(
             self.model, batch, rows, self.decoding, variants, self.ablation, self.passes
@@ -247,47 +246,49 @@ class Questioning:
                 bar.update(some.stop - some.start)
         return [found[pair] for pair in zip(prompts, responses, strict=True)]
 
-    def _divergence(self, name: str, variants: Sequence[Group]) -> Float[Tensor, "variant prompt"]:
+    def _divergence(
+        self, name: str, variants: Sequence[Variant]
+    ) -> Float[Tensor, "variant prompt"]:
         """KL(unablated ‖ variant) of the next token, in nats."""
-        before = self._next(name, ())
-        rows = [(before.exp() * (before - self._next(name, group))).sum(1) for group in variants]
-        return torch.stack(rows).clamp(min=0).cpu()
-
-    @torch.no_grad()
-    def _next(self, name: str, group: Group) -> Float[Tensor, "prompt vocab"]:
-        """The next token's log-probabilities at the end of each prompt, with a group ablated."""
         batch = self.batches[name]
+        count, named = len(batch.prompts), list(map(variant_names, variants))
+        rows = [
+            Row(variant, prompt, 0) for variant in range(len(variants)) for prompt in range(count)
+        ]
+        before = self._next(batch, [Row(0, prompt, 0) for prompt in range(count)], ((),))
+
+        def moved(some: Sequence[Row]) -> Tensor:
+            unmoved = before[[row.prompt for row in some]]
+            return (unmoved.exp() * (unmoved - self._next(batch, some, variants))).sum(1).cpu()
+
+        found = [
+            self.ledger.kept(
+                f"{name}-divergence-{some.start}",
+                {"rows": len(rows), "stop": some.stop, "variants": named},
+                partial(moved, rows[some]),
+            )
+            for some in even_slices(len(rows), self._planned_rows)
+        ]
+        return torch.cat(found).clamp(min=0).unflatten(0, (len(variants), count))
+
+    def _next(
+        self, batch: PromptBatch, rows: Sequence[Row], variants: Sequence[Variant]
+    ) -> Float[Tensor, "row vocab"]:
+        """The next token's log-probabilities at the end of each row's prompt."""
 
         def run() -> list[Tensor]:
             return [
-                require_finite(
-                    self.model,
-                    self._next_of(batch.tokens[some], batch.mask[some], group),
-                    [repr(prompt) for prompt in batch.prompts[some]],
-                    "the logits",
-                )
-                for some in even_slices(len(batch.prompts), self.passes.rows)
+                next_rows(self.model, batch, rows[some], variants, self.ablation)
+                for some in even_slices(len(rows), self.passes.rows)
             ]
 
-        found = self.passes.fitted(run)
-        self.ledger.cost.token_layers += batch.tokens.numel() * self.model.cfg.n_layers
-        return torch.cat(found)
-
-    def _next_of(self, tokens: Tensor, mask: Tensor, group: Group) -> Tensor:
-        resid, positions = embed(self.model, tokens, mask)
-        with must_fire(group_hooks(self.model, group, self.ablation)) as hooks:
-            state = run_to_last_state(
-                self.model, resid, mask, start=0, apart=False, hooks=hooks, positions=positions
-            )
-        return next_token_log_probs(self.model, state)
+        found = torch.cat(self.passes.fitted(run))
+        self.ledger.cost.token_layers += len(rows) * batch.tokens.shape[1] * self.model.cfg.n_layers
+        return found
 
     def _bar(self, total: int, label: str, unit: str) -> tqdm[Any]:
         quiet = no_bars(self.run.progress)
         return tqdm(total=total, desc=label, unit=unit, disable=quiet, delay=0.5)
-
-
-def _named(variants: Sequence[Group]) -> list[list[str]]:
-    return [[str(head) for head in group] for group in variants]
 
 
 def _judge(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from safehead_tl.heads import Variant, own_group
 from safehead_tl.results import Rate, paired_p
 
 Metric: TypeAlias = Literal["asr", "coherent_asr", "refusal", "coherent"]
@@ -99,11 +100,12 @@ class Responses:
             counts = together.index_add(1, self.clusters, counts)
         return paired_p(counts[0].tolist(), counts[variant].tolist())
 
-    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Every response with its verdicts."""
+    def rows(self, names: Sequence[str], variants: Sequence[Variant]) -> list[dict[str, Any]]:
+        """Every response with its verdicts; `variants` are the heads that were ablated in each."""
         return [
             {
                 "condition": names[variant],
+                "heads": " ".join(map(str, own_group(variants[variant], prompt))),
                 "prompt": prompt,
                 "sample": sample,
                 "text": self.prompts[prompt],

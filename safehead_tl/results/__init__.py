@@ -10,6 +10,7 @@ from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import Saved, load_result, save_result
 from safehead_tl.results.group import HeadGroup
 from safehead_tl.results.interchange import Direction, Interchange
+from safehead_tl.results.per_query import PerQuery
 from safehead_tl.results.provenance import Provenance, text_hashes, versions
 from safehead_tl.results.scores import HeadScores
 from safehead_tl.results.screened import Ending, Screened

@@ -16,6 +16,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadLike, HeadsLike, parse_heads
 from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import Saved
+from safehead_tl.results.per_query import PerQuery
 from safehead_tl.results.provenance import Provenance
 from safehead_tl.results.screened import Screened
 
@@ -86,6 +87,39 @@ class HeadScores(Saved):
         if count < 0:
             raise SafeheadError(f"top({count}): ask for 0 heads or more")
         return self.ranked()[:count]
+
+    def per_query(self, count: int = 1) -> PerQuery:
+        """Each prompt's own `count` highest heads, for `evaluate(heads=...)` (paper Fig. 2).
+
+        Ties go by layer, then head.
+
+        Raises:
+            SafeheadError: if prompts have no scores of their own, or fewer heads than `count` were
+                scored; after screening, because a prompt's highest head may not be on the short
+                list of all.
+
+        Example:
+            >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+            >>> own = sh.ships(model, prompts).per_query(1)
+            >>> print(sh.evaluate(model, prompts, heads=own, max_new_tokens=32, controls=0).asr)
+            0.75 [0.30, 0.95]
+        """
+        if self.per_prompt is None:
+            raise SafeheadError(
+                f"{self.measure} is one score for all prompts: it has none for each to choose by"
+            )
+        if self.screening is not None:
+            raise SafeheadError(
+                "a prompt's own highest head may not be on the short list: scan with screen='off'"
+            )
+        scored = sorted(head for head, _ in self.ranked())
+        if not (isinstance(count, int) and 1 <= count <= len(scored)):
+            raise SafeheadError(f"per_query({count!r}): ask for 1 to {len(scored)} heads")
+        groups = tuple(
+            tuple(sorted(scored, key=lambda head: -own[head.layer][head.head])[:count])
+            for own in self.per_prompt.tolist()
+        )
+        return PerQuery(groups, self.measure, self.provenance)
 
     def __getitem__(self, head: HeadLike) -> float:
         """The score of one head, in any spelling; NaN if it was not scored."""

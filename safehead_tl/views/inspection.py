@@ -15,10 +15,10 @@ from safehead_tl.ablations import Ablation, group_hooks, must_fire, resolve_abla
 from safehead_tl.generation import (
     Decoding,
     Row,
-    ablated_rows,
     decode,
     fitting_rows,
     generate_fitted,
+    next_rows,
     room_behind,
 )
 from safehead_tl.heads import Group, Head
@@ -28,10 +28,7 @@ from safehead_tl.models import (
     check_model,
     embed,
     hook_point,
-    next_token_log_probs,
-    require_finite,
     run_layers,
-    run_to_last_state,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.scan import Passes, Run, even_slices
@@ -125,7 +122,10 @@ class Views:
         """Log-probabilities of the next token at the end of each prompt, with groups ablated."""
         count = len(self.batch.prompts)
         rows = [Row(group, prompt, 0) for group in range(len(groups)) for prompt in range(count)]
-        found = [self._next(rows[some], groups) for some in even_slices(len(rows), ROWS_AT_ONCE)]
+        found = [
+            next_rows(self.model, self.batch, rows[some], groups, self.ablation).float().cpu()
+            for some in even_slices(len(rows), ROWS_AT_ONCE)
+        ]
         return torch.cat(found).unflatten(0, (len(groups), count))
 
     def answers(
@@ -138,18 +138,6 @@ class Views:
         new = generate_fitted(self.model, self.batch, rows, decoding, groups, self.ablation, passes)
         texts = decode(self.model, new)
         return [texts[start : start + count] for start in range(0, len(texts), count)]
-
-    def _next(self, rows: Sequence[Row], groups: Sequence[Group]) -> Tensor:
-        chosen = [row.prompt for row in rows]
-        tokens, mask = self.batch.tokens[chosen], self.batch.mask[chosen]
-        resid, positions = embed(self.model, tokens, mask)
-        with ablated_rows(self.model, rows, groups, self.ablation):
-            state = run_to_last_state(
-                self.model, resid, mask, start=0, apart=False, positions=positions
-            )
-        found = next_token_log_probs(self.model, state).float().cpu()
-        names = [repr(self.batch.prompts[prompt]) for prompt in chosen]
-        return require_finite(self.model, found, names, "the logits")
 
     def _start(self, prompt: int) -> _Stream:
         real = self.batch.mask[prompt].bool()

@@ -172,6 +172,34 @@ def test_evaluate(tmp_path):
     assert "<html>" in (tmp_path / "e.html").read_text()
 
 
+def test_evaluate_with_each_query_s_own_heads(tmp_path):
+    told = (
+        "evaluate", "demo", "--prompts", "demo/harmful", "--limit", 4, "--template", "chat",
+        "--max-new-tokens", 12, "--controls", 2, "--per-query", 2,
+    )  # fmt: skip
+    kept = (*told, "--run-dir", tmp_path / "run", "--json", "-")
+    found = json.loads(run(*kept))
+    assert set(map(tuple, found["per_query"])) <= {("L1H3", "L2H6"), ("L2H6", "L1H3")}
+    assert json.loads(run(*kept))["summaries"] == found["summaries"]
+    assert "Chosen: L1H3 by 4, L2H6 by 4." in " ".join(run(*told).split())
+    refused = CliRunner().invoke(cli.app, [*map(str, told), "--heads", "L1H3"])
+    assert "--per-query takes no --heads" in str(refused.exception)
+
+
+def test_asr_map(tmp_path):
+    scores = tmp_path / "s.safetensors"
+    some = ("demo", "--prompts", "demo/harmful", "--limit", 4, "--template", "chat")
+    run("ships", *some, "--save", scores)
+    text = run(
+        "asr-map", *some, "--candidates", "L1H3 L2H6 L0H0", "--max-new-tokens", 12, "--against",
+        scores, "--figure", tmp_path / "m.html", "--save", tmp_path / "m.safetensors", "--top", 2,
+    )  # fmt: skip
+    assert "Rank correlation with Ships:" in " ".join(text.split())
+    assert "L1H3" in text
+    assert len(sh.AsrMap.load(tmp_path / "m.safetensors").heads) == 3
+    assert "rank correlation" in (tmp_path / "m.html").read_text()
+
+
 def test_concentration(tmp_path):
     out = run(
         "concentration", "demo", "--prompts", "demo/harmful", "--limit", 6, "--order", "L1H3 L2H6",

@@ -49,7 +49,7 @@ def summary(
         )
     if evaluation is not None and evaluation.heads:
         lines.append(
-            f"With {', '.join(map(str, evaluation.heads))} ablated, attack success goes from "
+            f"With {evaluation.ablated_words(', ')} ablated, attack success goes from "
             f"{evaluation.unablated_asr} to {evaluation.asr} (95 % intervals); readable text and "
             f"attack success: {evaluation.coherent_asr}; refusals: {evaluation.refusal_rate}."
         )
@@ -103,11 +103,10 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
         rows += f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
     titles = ("responses", "unablated", "ablated", "p (Holm)", "random heads", "p (Holm)")
     head = f"<tr>{''.join(f'<th scope=col>{title}</th>' for title in titles)}</tr>"
-    named = ", ".join(map(str, evaluation.heads)) or "no heads"
     note = (
-        f"Ablated: {named} ({evaluation.provenance.ablation['label']}). Shares with 95 % Wilson "
-        "intervals; p: exact paired test, and rank among random heads; in brackets corrected for "
-        "the number of shares. Judge: "
+        f"Ablated: {evaluation.ablated_words(', ')} ({evaluation.provenance.ablation['label']}). "
+        "Shares with 95 % Wilson intervals; p: exact paired test, and rank among random heads; in "
+        "brackets corrected for the number of shares. Judge: "
         f"{evaluation.provenance.settings['judge']['name']}. {' '.join(evaluation.notes())}"
     )
     return _section("evaluation", "What the model then says, in shares", head, rows, note)

@@ -42,10 +42,10 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Clusters Direction Kept PairMeasure Positions Prompts Screen Site SpecialTokens Split"
-WORDS += " StreamSite Template Texts"
+WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Screen Site SpecialTokens"
+WORDS += " Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
-PARTS += " Summary Taken"
+PARTS += " PerQuery Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
 )

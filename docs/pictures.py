@@ -52,6 +52,8 @@ def figures():
     yield "spectrum", states.spectrum()
     found = sh.evaluate(model, harmful, heads=planted, harmless=benign, **TOLD)
     yield "evaluation", found.figure()
+    alone = sh.asr_map(model, harmful, **TOLD)
+    yield "asr-map", alone.beside(**known)
     orders = {"Sahara": group.heads, "Ships": scores["undifferentiated"].top(5)}
     yield "concentration", sh.concentration(model, harmful, orders, **TOLD).figure()
     benign_scores = sh.ships(model, benign, template="chat", run=sh.Run(progress=False))

@@ -22,6 +22,7 @@ def figures(model, prompts):
     group = sh.sahara(model, prompts, 2, **TOLD)
     answers = {**TOLD, "max_new_tokens": 16}
     evaluation = sh.evaluate(model, prompts, heads=group.heads, controls=2, **answers)
+    own = sh.evaluate(model, prompts, heads=scores.per_query(1), controls=2, **answers)
     orders = {"Ships": scores.top(2)}
     concentration = sh.concentration(model, prompts, orders, random_orders=2, **answers)
     states = sh.last_states(model, prompts, group.heads)
@@ -36,6 +37,9 @@ def figures(model, prompts):
         "sahara": group.figure(),
         "knockout": sh.knockout(model, prompts, scores.top(3), **TOLD).figure(),
         "evaluation": evaluation.figure(),
+        "own heads": own.figure(),
+        "chosen": own.chosen().heatmap(),
+        "asr map": sh.asr_map(model, prompts, candidates=scores.top(3), **answers).beside(),
         "concentration": concentration.figure(),
         "overlap": sh.overlap({"undifferentiated": scores, "zero": zeroed}).figure(),
     }

@@ -60,6 +60,7 @@ from safehead_tl.models import load_model
 from safehead_tl.prompts import (
     PRESETS,
     ChatTemplate,
+    Prefilled,
     Preset,
     load_pairs,
     load_prompts,
@@ -103,6 +104,7 @@ __all__ = [
     "MeanOverHeads",
     "Openings",
     "Overlap",
+    "Prefilled",
     "Preset",
     "Provenance",
     "ReferenceKeywordJudge",

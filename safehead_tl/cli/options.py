@@ -195,6 +195,13 @@ class PromptOptions:
     system: Annotated[
         str | None, typer.Option(help="A system prompt in front of each prompt, in chat templates.")
     ] = None
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="What every answer begins with, such as 'Sure', behind the template: the model "
+            "goes on from there, and judges do not see it."
+        ),
+    ] = None
 
     def load(self) -> list[str]:
         """The prompts."""
@@ -212,14 +219,17 @@ class PromptOptions:
 
     @property
     def form(self) -> Template:
-        """The template that `--template` and `--system` mean together."""
-        if self.system is None:
-            return self.template
-        if self.template not in ("auto", "chat"):
-            raise SafeheadError(
-                "--system goes with chat templates: in a written one, write it into the text"
-            )
-        return sh.ChatTemplate(self.system.replace("\\n", "\n"))
+        """The template that `--template`, `--system` and `--prefix` mean together."""
+        form: str | sh.ChatTemplate = self.template
+        if self.system is not None:
+            if form not in ("auto", "chat"):
+                raise SafeheadError(
+                    "--system goes with chat templates: in a written one, write it into the text"
+                )
+            form = sh.ChatTemplate(self.system.replace("\\n", "\n"))
+        if self.prefix is None:
+            return form
+        return sh.Prefilled(self.prefix.replace("\\n", "\n"), form)
 
 
 @dataclass(frozen=True)
@@ -297,6 +307,26 @@ class AblationOptions:
         if epsilon is not None:
             raise SafeheadError(f"--epsilon does not go with {what.name} ablation: leave it out")
         return what
+
+
+@dataclass(frozen=True)
+class RotationOptions:
+    """How the prompts' states are compared: arguments of `sahara`, by the same names."""
+
+    panel: ClassVar[str] = "States"
+    rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1
+    centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False
+    site: Annotated[
+        Literal["final_norm", "resid_post"], typer.Option(help="Where the states are read.")
+    ] = "final_norm"
+    reading: Annotated[
+        Literal["left", "left-nested", "right", "right-nested", "legacy-dim0"],
+        typer.Option(
+            help="How the paper's Eq. 11 is read: left or right singular vectors, of nested "
+            "subspaces or not. legacy-dim0 is no score: it is what the paper's released code "
+            "computed by mistake, in degrees."
+        ),
+    ] = "left"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Column, Table
@@ -13,6 +14,7 @@ from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
     PromptOptions,
+    RotationOptions,
     ScanOptions,
     chosen_screen,
     grouped,
@@ -26,17 +28,13 @@ def sahara(
     model: ModelOptions,
     prompts: PromptOptions,
     ablation: AblationOptions,
+    states: RotationOptions,
     scan: ScanOptions,
     output: SavedOutput,
     size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
     beam: Annotated[
         int, typer.Option(help="How many groups each step goes on with; 1 is greedy.")
     ] = 1,
-    rank: Annotated[int, typer.Option(help="How many singular vectors to compare.")] = 1,
-    centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False,
-    site: Annotated[
-        Literal["final_norm", "resid_post"], typer.Option(help="Where the states are read.")
-    ] = "final_norm",
 ) -> None:
     """Search for the group of heads that turns the prompts' states furthest (radians)."""
     form, how = prompts.form, scan.chosen()
@@ -46,16 +44,14 @@ def sahara(
         texts,
         size,
         beam=beam,
-        rank=rank,
-        centre=centre,
-        site=site,
+        **asdict(states),
         template=form,
         ablation=what,
         screen=chosen_screen(scan.screen),
         run=how,
     )
     output.keep(group, group.figure)
-    output.tell(choices(f"{model.model}: Sahara, {run_words(group)}", group))
+    output.tell(choices(f"{model.model}: {title(group)}, {run_words(group)}", group))
     if group.runners_up:
         output.tell(others(group))
     for number, step in enumerate(group.steps, 1):
@@ -63,10 +59,18 @@ def sahara(
             output.tell(f"Step {number}. {step.screening.sentence()}")
 
 
+def title(group: sh.HeadGroup) -> str:
+    """Sahara, and what it searched by unless it is generalized Ships."""
+    from safehead_tl.figures import MEASURES
+
+    measure = group.steps[0].measure
+    return "Sahara" if measure == "generalized_ships" else f"Sahara by {MEASURES[measure]}"
+
+
 def choices(title: str, group: sh.HeadGroup) -> Table:
     """Sahara's choices, step by step."""
-    right = partial(Column, justify="right")
-    table = Table(right("step"), "head added", right("group's shift (radians)"), title=title)
+    right, unit = partial(Column, justify="right"), group.steps[0].unit
+    table = Table(right("step"), "head added", right(f"group's shift ({unit})"), title=title)
     for step, (head, score) in enumerate(zip(group.heads, group.scores, strict=True), 1):
         table.add_row(str(step), str(head), f"{score:.4g}")
     return table

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
+import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
@@ -27,6 +29,13 @@ def ships(
     ablation: AblationOptions,
     scan: ScanOptions,
     output: SavedOutput,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            help="A given answer, such as a refusal: score by the next token at each of its "
+            "places, averaged, instead of at the prompt's end alone."
+        ),
+    ] = None,
     top: Top = 10,
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
@@ -37,6 +46,7 @@ def ships(
         texts,
         template=form,
         ablation=what,
+        answer=answer,
         screen=chosen_screen(scan.screen),
         run=how,
     )

@@ -211,13 +211,15 @@ def overlap(scans: Mapping[str, HeadScores], top: int = 10) -> Overlap:
                 f"{there[1]}: only scans of models with the same layers and heads can be compared"
             )
     templates = {
-        name: [scan.provenance.prompts.get(key) for key in ("template", "system")]
+        name: [scan.provenance.prompts.get(key) for key in ("template", "system", "prefix")]
         for name, scan in scans.items()
     }
     if len(set(map(tuple, templates.values()))) > 1:
         told = ", ".join(
-            f"{name!r} in {template!r}" + (f" with system prompt {system!r}" if system else "")
-            for name, (template, system) in templates.items()
+            f"{name!r} in {template!r}"
+            + (f" with system prompt {system!r}" if system else "")
+            + (f" begun with {prefix!r}" if prefix else "")
+            for name, (template, system, prefix) in templates.items()
         )
         logger.warning(
             "the prompts stand in different templates, which may be all that differs: %s", told

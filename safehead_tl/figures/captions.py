@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MEASURES = {
     "ships": "Ships",
     "generalized_ships": "Generalized Ships",
+    "legacy_dim0": "LEGACY, no score: the released code's hidden coordinate 0",
     "refusal_log_odds": "Refusal log-odds",
     "necessity": "Necessity",
     "sufficiency": "Sufficiency",
@@ -30,6 +31,7 @@ MEASURES = {
 UNITS = {
     "ships": "mean KL, nats",
     "generalized_ships": "sum of angles, radians",
+    "legacy_dim0": "legacy: angle of coordinate 0, degrees",
     "refusal_log_odds": "fall of refusal log-odds, nats",
     "necessity": "share of the gap lost",
     "sufficiency": "share of the gap gained",
@@ -39,6 +41,15 @@ UNITS = {
     **dict.fromkeys(("asr", "coherent_asr", "refusal", "coherent"), "share of responses"),
     "chosen": "share of prompts",
 }
+
+READINGS = {
+    "left": "",
+    "left-nested": "nested subspaces, ",
+    "right": "right singular vectors, ",
+    "right-nested": "right singular vectors, nested subspaces, ",
+    "legacy-dim0": "hidden coordinate 0 alone, ",
+}
+"""What a figure says of how Eq. 11 was read, but for the usual way."""
 
 
 def ablation_words(provenance: Provenance) -> str:
@@ -61,20 +72,28 @@ def model_words(provenance: Provenance) -> str:
 
 
 def prompt_words(provenance: Provenance, kind: str = "") -> str:
-    """How many prompts, of which kind, and in which template."""
+    """How many prompts, of which kind, in which template, and with what behind it."""
     prompts = provenance.prompts
     count = prompts["prompt_count"]
     system = "" if prompts["system"] is None else " with a system prompt"
     template = plain(repr(prompts["template"]))
     noun = f"{kind} {'prompt' if count == 1 else 'prompts'}".strip()
-    return f"{count} {noun}, template {template}{system}"
+    words = f"{count} {noun}, template {template}{system}"
+    if prompts["prefix"] is not None:
+        words += f", answers begun with {plain(repr(prompts['prefix']))}"
+    answer = provenance.settings.get("answer")
+    if answer is not None:
+        tokens = provenance.settings["answer_tokens"]
+        words += f", mean over the {tokens} tokens of the answer {plain(repr(answer))}"
+    return words
 
 
 def rotation_words(provenance: Provenance) -> str:
     """How the prompts' states are compared, for measures that do."""
     settings = provenance.settings
     centred = "centred" if settings["centre"] else "uncentred"
-    return f"rank {settings['rank']}, {centred}, {site_words(settings['site'])}"
+    vectors = READINGS[settings["reading"]]
+    return f"{vectors}rank {settings['rank']}, {centred}, {site_words(settings['site'])}"
 
 
 def site_words(site: str) -> str:
@@ -90,7 +109,7 @@ def score_words(scores: HeadScores) -> tuple[str, list[str]]:
     if scores.given:
         title += f", with {head_words(scores.given)} ablated too"
     notes = [f"{model_words(scores.provenance)}, {prompt_words(scores.provenance)}"]
-    if scores.measure == "generalized_ships":
+    if "reading" in scores.provenance.settings:
         notes.append(rotation_words(scores.provenance))
     settings = scores.provenance.settings
     if scores.measure == "integrated_gradients":

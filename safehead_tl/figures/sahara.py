@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from safehead_tl.figures.captions import (
+    MEASURES,
     ablation_words,
     head_words,
     model_words,
@@ -69,8 +70,8 @@ def sahara_figure(found: HeadGroup) -> go.Figure:
             "line": {"width": 2},
         },
         hovertext=[
-            f"<b>{head}</b> instead of {found.heads[step - 1]}<br>{_angle(score)}, "
-            f"{_less(found.scores[step - 1] - score)}"
+            f"<b>{head}</b> instead of {found.heads[step - 1]}<br>{_angle(found, score)}, "
+            f"{_less(found, found.scores[step - 1] - score)}"
             for step, head, score in others
         ],
         hoverinfo="text",
@@ -83,12 +84,16 @@ def sahara_figure(found: HeadGroup) -> go.Figure:
             mode="markers",
             marker={"symbol": "line-ew-open", "size": 16, "color": COLOURS["score"]},
             hovertext=[
-                f"<b>{head_words(heads)}</b><br>{_angle(score)}, {_less(found.scores[-1] - score)}"
+                f"<b>{head_words(heads)}</b><br>{_angle(found, score)}, "
+                f"{_less(found, found.scores[-1] - score)}"
                 for heads, score in found.runners_up
             ],
             hoverinfo="text",
         )
     highest = max([*found.scores, *(score for _, _, score in others)]) or 1.0
+    usual, name = found.steps[0].measure == "generalized_ships", MEASURES[found.steps[0].measure]
+    sahara = "Sahara" if usual else f"Sahara by {name}"
+    name, provenance = "generalized Ships" if usual else name, found.provenance
     figure.update_layout(
         xaxis={
             "title": {"text": "heads ablated together"},
@@ -97,17 +102,16 @@ def sahara_figure(found: HeadGroup) -> go.Figure:
             "showgrid": False,
         },
         yaxis={
-            "title": {"text": "generalized Ships, radians"},
+            "title": {"text": f"{name}, {found.steps[0].unit}"},
             "range": [-0.1 * highest, 1.15 * highest],
             "zeroline": True,
             "exponentformat": "e",
         },
     )
-    provenance = found.provenance
     beam = provenance.settings.get("beam", 1)
     return lay_out(
         figure,
-        f"Sahara: the head that each step adds, under {ablation_words(provenance)}",
+        f"{sahara}: the head that each step adds, under {ablation_words(provenance)}",
         [
             f"{model_words(provenance)}, {prompt_words(provenance)}",
             f"rotation away from the original model ({rotation_words(provenance)})",
@@ -130,14 +134,20 @@ def _hover(found: HeadGroup, step: int, head: Head) -> str:
     score = found.scores[step - 1]
     before = found.scores[step - 2] if step > 1 else 0.0
     return (
-        f"<b>step {step}: {head}</b><br>{_angle(score)}<br>{score - before:+.4g} rad by this head"
+        f"<b>step {step}: {head}</b><br>{_angle(found, score)}<br>"
+        f"{score - before:+.4g}{_unit(found)} by this head"
     )
 
 
-def _less(radians: float) -> str:
+def _less(found: HeadGroup, score: float) -> str:
     """How far below the group's own score; the step of a beam's path may be below another."""
-    return f"{_angle(abs(radians))} {'more' if radians < 0 else 'less'}"
+    return f"{_angle(found, abs(score))} {'more' if score < 0 else 'less'}"
 
 
-def _angle(radians: float) -> str:
-    return f"{radians:.4g} rad ({math.degrees(radians):.3g}°)"
+def _unit(found: HeadGroup) -> str:
+    return {"radians": " rad", "degrees": "°"}[found.steps[0].unit]
+
+
+def _angle(found: HeadGroup, score: float) -> str:
+    also = f" ({math.degrees(score):.3g}°)" if found.steps[0].unit == "radians" else ""
+    return f"{score:.4g}{_unit(found)}{also}"

@@ -8,6 +8,7 @@ from functools import partial
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Group, HeadsLike
+from safehead_tl.measures.angles import Reading
 from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site
 from safehead_tl.prompts import Prompts, Template
@@ -33,6 +34,7 @@ def sahara(
     rank: int = 1,
     centre: bool = False,
     site: Site = "final_norm",
+    reading: Reading = "left",
     template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
     candidates: HeadsLike | None = None,
@@ -55,6 +57,7 @@ def sahara(
         rank: as in `generalized_ships`, and so the following.
         centre: subtract the mean state first.
         site: where states are read.
+        reading: how Eq. 11 is read.
         template: as in `ships`, and so the following.
         ablation: an ablation or its name.
         candidates: the heads to choose from; by default all.
@@ -63,8 +66,8 @@ def sahara(
 
     Returns:
         The best group found, its heads in the order in which they were added, with every step's
-        scores in radians; with a beam also the groups that it was ahead of at the end. Costs
-        1 + (`size` - 1) x `beam` scans.
+        scores in radians (`legacy-dim0`: degrees); with a beam also the groups that it was ahead
+        of at the end. Costs 1 + (`size` - 1) x `beam` scans.
 
     Raises:
         SafeheadError: as `generalized_ships`; if `size` is below 1 or above the number of heads to
@@ -79,19 +82,19 @@ def sahara(
         [0.15, 0.73]
     """
     screening = resolve_screen(screen)
-    beside = partial(Rotation.beside, rank, screening)
+    beside = partial(Rotation.beside, rank, reading, screening)
     search = Search.start(model, prompts, template, ablation, run, beside)
     pool = search.candidates(candidates)
     if not (isinstance(size, int) and 1 <= size <= len(pool)):
         raise SafeheadError(f"size={size}: choose from 1 to {len(pool)} heads")
     if not (isinstance(beam, int) and beam >= 1):
         raise SafeheadError(f"beam={beam!r}: go on with 1 group or more")
-    told = rotation_settings(search, rank, centre, site)
+    told = rotation_settings(search, rank, centre, site, reading)
     wide = {"beam": beam} if beam > 1 else {}
     chosen_by = {**told, "size": size, **wide, **screening_settings(screening)}
     search.open_directory("sahara", chosen_by, pool)
     search.several = beam > 1
-    measure = Rotation.of(search, rank, centre, site)
+    measure = Rotation.of(search, rank, centre, site, reading)
     paths = [_Path()]
     for number in range(1, size + 1):
         found: dict[frozenset[object], _Path] = {}
@@ -103,8 +106,8 @@ def sahara(
             scores, screened = score(search, measure, left, path.heads, label, screening, beam)
             settings = {**chosen_by, "given": [str(head) for head in path.heads]}
             step = HeadScores(
-                measure="generalized_ships",
-                unit="radians",
+                measure=measure.measure,
+                unit=measure.unit,
                 values=scores[0],
                 per_prompt=None,
                 given=path.heads,

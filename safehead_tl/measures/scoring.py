@@ -10,6 +10,7 @@ from functools import partial
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.heads import HeadsLike, parse_heads
+from safehead_tl.measures.angles import Reading
 from safehead_tl.measures.divergence import Divergence
 from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site
@@ -27,6 +28,7 @@ def ships(
     *,
     template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
+    answer: str | None = None,
     candidates: HeadsLike | None = None,
     given: HeadsLike = (),
     screen: Screen = "off",
@@ -41,8 +43,12 @@ def ships(
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
         prompts: the queries: texts, or a source that `load_prompts` reads.
         template: the text around each: `"auto"` (the model's own chat template; `"paper"` if it
-            has none), `"chat"`, `"paper"`, `"direct"`, a `ChatTemplate` or a text with `{query}`.
+            has none), `"chat"`, `"paper"`, `"direct"`, a `ChatTemplate`, a text with `{query}`, or
+            one of them `Prefilled`.
         ablation: an ablation or its name.
+        answer: a given answer, such as a refusal, for Eq. 5: the divergence is taken at each of
+            its tokens' places, behind the tokens before it, and averaged. Of one token it is that
+            at the last prompt token. Costs as many scans as it has tokens.
         candidates: the heads to score; by default all.
         given: heads that are ablated together with each candidate.
         screen: `"off"`: every head is scored exactly. `"auto"`: all are screened to first order,
@@ -71,13 +77,16 @@ def ships(
     """
     screening = resolve_screen(screen)
     beside = partial(Divergence.beside, screening)
-    search = Search.start(model, prompts, template, ablation, run, beside)
+    search = Search.start(model, prompts, template, ablation, run, beside, answer)
     ablated = parse_heads(given, *search.shape)
     scored = search.candidates(candidates, ablated)
     settings = {"given": [str(head) for head in ablated], **screening_settings(screening)}
+    if answer is not None:
+        settings |= {"answer": answer, "answer_tokens": search.batch.places}
     search.open_directory("ships", settings, scored)
     measure = Divergence(model, search.original, search.passes, search.plan.budget)
-    per_prompt, screened = score(search, measure, scored, ablated, "ships", screening, TOP)
+    rows, screened = score(search, measure, scored, ablated, "ships", screening, TOP)
+    per_prompt = rows.unflatten(0, (search.batch.places, -1)).mean(0)
     return HeadScores(
         measure="ships",
         unit="nats",
@@ -96,6 +105,7 @@ def generalized_ships(
     rank: int = 1,
     centre: bool = False,
     site: Site = "final_norm",
+    reading: Reading = "left",
     template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
     candidates: HeadsLike | None = None,
@@ -108,6 +118,7 @@ def generalized_ships(
     The last tokens' states of all prompts are stacked; the score is the sum of the principal
     angles, in radians, between the first `rank` left singular vectors of the original stack and
     of the ablated one. The defaults are what the paper's code does, with exact small angles.
+    Eq. 11 can be read in other ways, by `reading` (docs/methods.md).
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
@@ -115,6 +126,11 @@ def generalized_ships(
         rank: how many singular vectors. Uncentred, the first one is nearly the constant vector.
         centre: subtract the mean state first.
         site: `"final_norm"` (after the final norm with its weight) or `"resid_post"` (before it).
+        reading: `"left"` singular vectors, or the `"right"` ones; `"left-nested"` and
+            `"right-nested"`: of the first r vectors, for each r up to `rank`, the r-th angle
+            alone. `"legacy-dim0"` is no reading of the paper: the angle, in degrees, between
+            hidden coordinate 0 of all prompts and the same ablated, which the released code
+            computed until June 2025. Its measure is called `"legacy_dim0"`.
         template: as in `ships`, and so the following.
         ablation: an ablation or its name.
         candidates: the heads to score.
@@ -136,19 +152,19 @@ def generalized_ships(
         [('L1H3', 0.15), ('L2H6', 0.08)]
     """
     screening = resolve_screen(screen)
-    beside = partial(Rotation.beside, rank, screening)
+    beside = partial(Rotation.beside, rank, reading, screening)
     search = Search.start(model, prompts, template, ablation, run, beside)
     ablated = parse_heads(given, *search.shape)
     scored = search.candidates(candidates, ablated)
-    told = rotation_settings(search, rank, centre, site)
+    told = rotation_settings(search, rank, centre, site, reading)
     settings = {**told, "given": [str(head) for head in ablated], **screening_settings(screening)}
     search.open_directory("generalized_ships", settings, scored)
-    measure = Rotation.of(search, rank, centre, site)
+    measure = Rotation.of(search, rank, centre, site, reading)
     label = "generalized ships"
     scores, screened = score(search, measure, scored, ablated, label, screening, TOP)
     return HeadScores(
-        measure="generalized_ships",
-        unit="radians",
+        measure=measure.measure,
+        unit=measure.unit,
         values=scores[0],
         per_prompt=None,
         given=ablated,

@@ -13,7 +13,13 @@ from typing_extensions import override
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.measures.angles import left_subspace, principal_angles, require_rank, require_span
+from safehead_tl.measures.angles import (
+    Reading,
+    angles_between,
+    require_rank,
+    require_span,
+    subspace,
+)
 from safehead_tl.models import Model, Site, final_state, require_site
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import Provenance, Saved, figures
@@ -44,7 +50,9 @@ class LastStates(Saved):
         heads = ", ".join(map(str, self.heads))
         return f"<LastStates: {prompts} prompts, {size} dimensions, {heads} ablated>"
 
-    def angles(self, rank: int = 1, centre: bool = False) -> Float[Tensor, rank]:
+    def angles(
+        self, rank: int = 1, centre: bool = False, reading: Reading = "left"
+    ) -> Float[Tensor, rank]:
         """Principal angles between the original states' subspace and the ablated ones'.
 
         Both are spanned by the first `rank` left singular vectors, as in `generalized_ships`,
@@ -53,20 +61,22 @@ class LastStates(Saved):
         Args:
             rank: how many singular vectors.
             centre: subtract the mean state first.
+            reading: as in `generalized_ships`.
 
         Returns:
-            Angles in radians, from 0 to pi/2, ascending, in float64.
+            Angles in radians, from 0 to pi/2, in float64: ascending, or nested, one for each r.
 
         Raises:
             SafeheadError: if `rank` is too large for the number of different prompts, or for the
                 directions in which the states differ.
         """
-        require_rank(rank, self.provenance.settings["different_prompts"], centre)
+        different = self.provenance.settings["different_prompts"]
+        require_rank(rank, different, centre, reading, self.original.shape[1])
         require_span(self.original, rank, centre)
         first, second = (
-            left_subspace(states, rank, centre) for states in (self.original, self.ablated)
+            subspace(states, rank, centre, reading) for states in (self.original, self.ablated)
         )
-        return principal_angles(first, second)
+        return angles_between(first, second, reading)
 
     def spectrum(self, rank: int | None = None, centre: bool = False) -> go.Figure:
         """Draws the principal angles, in degrees and radians.

@@ -12,6 +12,7 @@ from safehead_tl.prompts.templates import (
     AUTO,
     CHAT,
     ChatTemplate,
+    Prefilled,
     Template,
     describe_template,
     resolve_template,

@@ -66,7 +66,32 @@ class ChatTemplate:
         return text
 
 
-Template: TypeAlias = str | ChatTemplate
+@dataclass(frozen=True)
+class Prefilled:
+    """A template behind which every answer begins with a given text (paper App. E).
+
+    The text is the model's own beginning: scans read the token behind it, and texts go on from it.
+    It is encoded by itself, and put behind the prompt's tokens, as it would be if the model had
+    written it: no token is made of the prompt's end and its beginning. Where the model would begin
+    with a space, write one: `" Sure"`. What `generate` gives and judges see is only what the model
+    wrote, without it.
+
+    Attributes:
+        text: what each answer begins with.
+        template: as in `ships`.
+
+    Example:
+        >>> model = sh.load_model("demo")
+        >>> asked = sh.Prefilled("bend the")
+        >>> sh.generate(model, ["how do i bend a kite"], template=asked, max_new_tokens=3).texts
+        (('kite with a',),)
+    """
+
+    text: str
+    template: str | ChatTemplate = "auto"
+
+
+Template: TypeAlias = str | ChatTemplate | Prefilled
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -74,7 +99,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return CHAT if tokenizer.chat_template else "paper"
 
 
-def resolve_template(template: Template) -> Template:
+def resolve_template(template: str | ChatTemplate) -> str | ChatTemplate:
     """Turns a template's name into what it stands for; a written template stays as it is.
 
     Raises:
@@ -95,13 +120,15 @@ def resolve_template(template: Template) -> Template:
 
 
 def describe_template(template: Template) -> dict[str, Any]:
-    """Its name or text, and its system prompt, for a result's provenance."""
+    """Its name or text, its system prompt and its answers' beginning, for a result's provenance."""
+    if isinstance(template, Prefilled):
+        return {**describe_template(template.template), "prefix": template.text}
     if isinstance(template, ChatTemplate):
-        return {"template": CHAT, "system": template.system}
-    return {"template": template, "system": None}
+        return {"template": CHAT, "system": template.system, "prefix": None}
+    return {"template": template, "system": None, "prefix": None}
 
 
-def fill(template: Template, tokenizer: PreTrainedTokenizerBase, query: str) -> str:
+def fill(template: str | ChatTemplate, tokenizer: PreTrainedTokenizerBase, query: str) -> str:
     """Puts a query into a resolved template; braces inside the query are left alone."""
     if isinstance(template, ChatTemplate):
         return template.fill(tokenizer, query)

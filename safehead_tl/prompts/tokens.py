@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Model, reading
@@ -20,6 +21,7 @@ from safehead_tl.prompts.templates import (
     AUTO,
     CHAT,
     ChatTemplate,
+    Prefilled,
     Template,
     describe_template,
     fill,
@@ -40,6 +42,8 @@ class PromptBatch:
         tokens: ids, left-padded, so that every last position is a prompt's last token.
         mask: 1 where a token is, 0 where padding is.
         special_tokens: how those that are written in prompts were read; see `load_model`.
+        places: how many tokens a given answer has. All prompts stand here once for each, with so
+            many of them behind as come before: first with none, then with one.
     """
 
     prompts: tuple[str, ...]
@@ -47,6 +51,19 @@ class PromptBatch:
     tokens: Int[Tensor, "prompt pos"]
     mask: Int[Tensor, "prompt pos"]
     special_tokens: str = "special"
+    places: int = 1
+
+    @property
+    def asked(self) -> PromptBatch:
+        """The prompts alone, without a given answer's tokens."""
+        some = slice(len(self.prompts) // self.places)
+        return replace(
+            self,
+            prompts=self.prompts[some],
+            tokens=self.tokens[some],
+            mask=self.mask[some],
+            places=1,
+        )
 
     @property
     def shared_prefix(self) -> int:
@@ -61,13 +78,15 @@ class PromptBatch:
         return {
             **describe_template(self.template),
             "special_tokens": self.special_tokens,
-            "prompt_count": len(self.prompts),
-            "prompts_hash": hashlib.sha256("\0".join(self.prompts).encode()).hexdigest(),
+            "prompt_count": len(self.asked.prompts),
+            "prompts_hash": hashlib.sha256("\0".join(self.asked.prompts).encode()).hexdigest(),
             "tokens_hash": hashlib.sha256(ids).hexdigest(),
         }
 
 
-def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
+def encode(
+    model: Model, prompts: Prompts, template: Template, answer: str | None = None
+) -> PromptBatch:
     """Puts prompts into a template and encodes them.
 
     Each prompt is encoded by itself and padded afterwards, so padding never depends on what the
@@ -77,28 +96,39 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
     template does not write it; never an EOS token at the end, which some tokenizers add. Special
     tokens that are written in prompts are read as the model was told (`load_model`).
 
+    What an answer begins with is encoded by itself, and its ids put behind: those of the prompt
+    stay what they are without it.
+
     Args:
         model: the model, with its tokenizer.
         prompts: one text or more, or a source of them.
-        template: a name, a `ChatTemplate` or a text with `{query}`.
+        template: a name, a `ChatTemplate`, a text with `{query}`, or one of them `Prefilled`.
+        answer: a given answer, at each of whose tokens' places prompts are to be read.
 
     Raises:
         SafeheadError: if there is no tokenizer or chat template, no prompt, something that is no
             text, an unknown template, a chat template that drops what it is given, or a prompt
-            longer than the model's context.
+            longer than the model's context, or an answer that the tokenizer does not know.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise SafeheadError("this model has no tokenizer: give it one with model.set_tokenizer")
     prompts = prompt_texts(prompts)
-    if template == AUTO:
-        template = own_template(tokenizer)
-        if template != CHAT:
+    around = template.template if isinstance(template, Prefilled) else template
+    if around == AUTO:
+        around = own_template(tokenizer)
+        if around != CHAT:
             logger.warning(
                 "this tokenizer has no chat template: prompts stand in template='paper', which "
                 "says so without this word"
             )
-    resolved = resolve_template(template)
+    begun, said = list[int](), [] if answer is None else _answer_ids(tokenizer, answer)
+    if isinstance(template, Prefilled):
+        begun = _answer_ids(tokenizer, template.text)
+        template = replace(template, template=around)
+    else:
+        template = around
+    resolved = resolve_template(around)
     chats = isinstance(resolved, ChatTemplate)
     bos, adds_bos = tokenizer.bos_token_id, model.cfg.default_prepend_bos
     special, read_as = SpecialTokens(tokenizer), reading(model)
@@ -121,14 +151,16 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
             ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
         if not chats and adds_bos and bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]
+        ids = [*ids, *begun]
         if ids and max(ids) >= model.cfg.d_vocab:
             raise SafeheadError(
                 f"prompts[{number}] has token {max(ids)}, and the model's vocabulary ends at "
                 f"{model.cfg.d_vocab - 1}: this is not the tokenizer that it was trained with"
             )
-        if not 0 < len(ids) <= model.cfg.n_ctx:
+        whole_length = len(ids) + len(said[1:])
+        if not 0 < whole_length <= model.cfg.n_ctx:
             raise SafeheadError(
-                f"prompts[{number}] has {len(ids)} tokens in its template; the model takes "
+                f"prompts[{number}] has {whole_length} tokens in its template; the model takes "
                 f"1 to {model.cfg.n_ctx}"
             )
         rows.append(ids)
@@ -146,6 +178,8 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
             "texts; the model gets what the template writes, as with Transformers. To have one, "
             "write the format as a text with {query}"
         )
+    places = max(1, len(said))
+    rows = [[*ids, *said[:place]] for place in range(places) for ids in rows]
     width = max(len(ids) for ids in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)  # padding is masked: any id serves
     mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -153,4 +187,15 @@ def encode(model: Model, prompts: Prompts, template: Template) -> PromptBatch:
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     device = model.cfg.device
-    return PromptBatch(prompts, template, tokens.to(device), mask.to(device), read_as)
+    every = prompts * places
+    return PromptBatch(every, template, tokens.to(device), mask.to(device), read_as, places)
+
+
+def _answer_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of an answer, or of what it begins with, as if the model had written them."""
+    if not isinstance(text, str):
+        raise SafeheadError(f"{text!r} is no answer's text")
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids or tokenizer.unk_token_id in ids:
+        raise SafeheadError(f"an answer {text!r}: the model's tokenizer does not know such words")
+    return ids

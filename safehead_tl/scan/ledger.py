@@ -86,7 +86,7 @@ class Ledger:
         return Provenance.now(
             model=model,
             ablation=ablation.describe(),
-            prompts={**batch.describe(), "each_hash": " ".join(text_hashes(batch.prompts))},
+            prompts={**batch.describe(), "each_hash": " ".join(text_hashes(batch.asked.prompts))},
             settings=settings,
             seconds=time.perf_counter() - self.started + self.cost.seconds,
             forward_passes=ablation.passes + self.cost.token_layers / whole_pass,

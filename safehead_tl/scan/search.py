@@ -87,12 +87,29 @@ class Search:
         ablation: str | Ablation,
         run: Run,
         beside: Callable[[Any], Beside] = lambda config: Beside(),
+        answer: str | None = None,
     ) -> Search:
-        """Checks the inputs; `beside` says of a config what the measure takes."""
+        """Checks the inputs.
+
+        Args:
+            model: the model.
+            prompts: the prompts.
+            template: the text around each.
+            ablation: what is done to heads.
+            run: how it runs.
+            beside: says of a config what the measure takes.
+            answer: a given answer, at each of whose tokens' places states are read: rows are then
+                all prompts, once for each.
+        """
         check_model(model)
         check_run(run)
         resolved = resolve_ablation(ablation)
-        batch = encode(model, prompts, template)
+        batch = encode(model, prompts, template, answer)
+        if batch.places > 1 and resolved.by_prompt:
+            raise SafeheadError(
+                f"{resolved.name} ablation has other outputs for each prompt, and none for a given "
+                "answer's tokens: leave out answer"
+            )
         plan = make_plan(model, batch, resolved, run, beside(model.cfg))
         return cls(model, batch, resolved, run, plan, Passes(plan.rows))
 
@@ -130,7 +147,7 @@ class Search:
     @cached_property
     def prepared(self) -> Ablation:
         """The ablation, ready for this model and these prompts."""
-        return self.ablation.prepare(self.model, self.batch)
+        return self.ablation.prepare(self.model, self.batch.asked)
 
     def _baseline(self, group: tuple[Head, ...]) -> Baseline:
         """The run with a group ablated; only the latest one is held."""

@@ -79,13 +79,21 @@ def test_a_run_goes_on_in_its_directory(tmp_path):
 def test_sahara(tmp_path):
     run(
         "sahara", "demo", "--prompts", "demo/harmful", "--size", 2, "--rank", 2, "--centre",
-        "--site", "resid_post", "--template", "chat", "--json", tmp_path / "out.json",
+        "--site", "resid_post", "--reading", "right-nested", "--prefix", "bend the",
+        "--template", "chat", "--json", tmp_path / "out.json",
         "--save", tmp_path / "g.safetensors",
     )  # fmt: skip
     result = json.loads((tmp_path / "out.json").read_text())
     settings = result["provenance"]["settings"]
-    assert settings == {"rank": 2, "centre": True, "site": "resid_post", "size": 2}
+    told = {"rank": 2, "centre": True, "site": "resid_post", "reading": "right-nested"}
+    assert settings == {**told, "size": 2}
+    assert result["provenance"]["prompts"]["prefix"] == "bend the"
     group = sh.HeadGroup.load(tmp_path / "g.safetensors")
+    template = sh.Prefilled("bend the", "chat")
+    asked = sh.sahara(
+        sh.load_model("demo"), "demo/harmful", 2, **told, template=template, run=QUIET
+    )
+    assert group.scores == pytest.approx(asked.scores)
     assert [[head["layer"], head["head"]] for head in result["heads"]] == [
         list(head) for head in group.heads
     ]
@@ -121,6 +129,21 @@ def test_knockout(tmp_path, demo, harmful):
     assert "<html>" in (tmp_path / "k.html").read_text()
     said = CliRunner().invoke(cli.app, ["knockout", "demo", "--prompts", "demo/harmful"])
     assert "which heads?" in str(said.exception)
+
+
+def test_what_is_no_score_is_called_so():
+    text = run("sahara", "demo", "--prompts", "demo/harmful", "--limit", 4, "--size", 1,
+               "--reading", "legacy-dim0")  # fmt: skip
+    assert "LEGACY, no score" in " ".join(text.split())
+    assert "(degrees)" in text
+
+
+def test_a_given_answer(tmp_path):
+    out = tmp_path / "out.json"
+    text = run("ships", "demo", "--prompts", "demo/harmful", "--limit", 4, "--answer",
+               "sorry , i", "--json", out)  # fmt: skip
+    assert "mean over the 3 tokens of the answer 'sorry , i'" in " ".join(text.split())
+    assert json.loads(out.read_text())["provenance"]["settings"]["answer"] == "sorry , i"
 
 
 def test_screening(tmp_path, harmful):

@@ -22,8 +22,8 @@ def scan(layers=4, heads=8, kv=8, measure="ships", prompts=6, seed=0, template="
     provenance = sh.Provenance.now(
         {"name": "some-model", "n_heads": heads, "n_key_value_heads": kv},
         {"label": "undifferentiated attention", "epsilon": 1e-5},
-        {"template": template, "system": None, "prompt_count": prompts},
-        {"rank": 1, "centre": False, "site": "final_norm"},
+        {"template": template, "system": None, "prefix": None, "prompt_count": prompts},
+        {"rank": 1, "centre": False, "site": "final_norm", "reading": "left"} if whole else {},
         0.0,
         0.0,
     )

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from safehead_tl.measures.angles import left_subspace, principal_angles, require_rank
+from safehead_tl.measures.angles import principal_angles, require_rank, subspace
 
 
 def planted_pair(angles, dimensions=12, seed=0):
@@ -45,10 +45,10 @@ def test_stacks_of_subspaces():
 
 def test_left_vectors_are_those_of_the_outer_product():
     states = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
-    left = left_subspace(states, 2, centre=False)
+    left = subspace(states, 2, centre=False)
     outer = states.double() @ states.double().T
     assert torch.allclose(outer @ left, left * (left.T @ outer @ left).diagonal(), atol=1e-8)
-    centred = left_subspace(states, 2, centre=True)
+    centred = subspace(states, 2, centre=True)
     assert torch.allclose(centred.sum(0), torch.zeros(2, dtype=torch.float64), atol=1e-12)
 
 
@@ -61,7 +61,7 @@ def test_the_angle_is_always_zero_from_the_refused_rank_on(prompts, centre, larg
     stacks = [torch.randn(prompts, 9, generator=generator) for _ in range(2)]
 
     def angle(rank):
-        first, second = (left_subspace(stack, rank, centre) for stack in stacks)
+        first, second = (subspace(stack, rank, centre) for stack in stacks)
         return principal_angles(first, second).sum().item()
 
     assert angle(largest) > 0.1

@@ -45,7 +45,7 @@ def summary(
         named = ", then ".join(map(str, group.heads))
         lines.append(
             f"Sahara chose {named}: together they turn the prompts' states by "
-            f"{group.scores[-1]:.4g} radians."
+            f"{group.scores[-1]:.4g} {_shift(group)}."
         )
     if evaluation is not None and evaluation.heads:
         lines.append(
@@ -79,7 +79,7 @@ def sahara_section(group: HeadGroup | None) -> str:
         "sahara",
         "A group of heads, found step by step",
         "<tr><th scope=col class=number>step</th><th scope=col>head added</th>"
-        "<th scope=col class=number>the group's shift, radians</th></tr>",
+        f"<th scope=col class=number>the group's shift, {_shift(group)}</th></tr>",
         rows,
         "Sahara adds the head with which the group turns the prompts' states furthest.",
     )
@@ -110,6 +110,13 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
         f"{evaluation.provenance.settings['judge']['name']}. {' '.join(evaluation.notes())}"
     )
     return _section("evaluation", "What the model then says, in shares", head, rows, note)
+
+
+def _shift(group: HeadGroup) -> str:
+    """The unit of a group's shift, and what it is unless it is generalized Ships."""
+    (step, *_) = group.steps
+    usual = step.measure == "generalized_ships"
+    return step.unit if usual else f"{step.unit} ({MEASURES[step.measure]})"
 
 
 def how(scores: HeadScores) -> str:

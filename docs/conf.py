@@ -42,8 +42,8 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Screen Site SpecialTokens"
-WORDS += " Split StreamSite Template Texts Variant"
+WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Screen Site"
+WORDS += " SpecialTokens Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " PerQuery Summary Taken"
 FOREIGN = (

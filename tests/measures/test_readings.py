@@ -107,26 +107,25 @@ def test_sahara_searches_by_it(demo, harmful, reading):
     assert group.scores[1] == pytest.approx(scan.top(1)[0][1], rel=1e-5)
 
 
-@pytest.mark.parametrize("group", [(), ("L1H3", "L2H0")], ids=["plain", "group"])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"reading": "left-nested", "rank": 3},
+        {"reading": "left-nested", "rank": 3, "given": ["L1H3"]},
         {"reading": "right"},
-        {"reading": "right-nested", "rank": 3, "centre": True},
+        {"reading": "right-nested", "rank": 3, "centre": True, "given": ["L1H3"]},
         {"reading": "legacy-dim0"},
     ],
     ids=str,
 )
-def test_small_changes_are_screened_right(demo, harmful, group, settings):
-    """Where an ablation changes little, first order is nearly all there is."""
-    told = {"ablation": sh.ScalingContribution(0.98), "given": group, "run": QUIET, **settings}
-    screen = sh.Screening(probes=400, directions=30, audit=0, first=1, budget=1)
-    exact = sh.generalized_ships(demo, harmful[:10], **told).values
-    screened = sh.generalized_ships(demo, harmful[:10], **told, screen=screen).screening.values
+def test_small_changes_are_screened_right(demo, harmful, settings):
+    """Where an ablation changes little, first order is all there is, seen from all directions."""
+    told = {"ablation": sh.ScalingContribution(0.98), "run": QUIET, **settings}
+    screen = sh.Screening(probes=48, directions=4, audit=0, first=1, budget=1, points=0, blocks=0)
+    exact = sh.generalized_ships(demo, harmful[:6], **told).values
+    screened = sh.generalized_ships(demo, harmful[:6], **told, screen=screen).screening.values
     scored = ~exact.isnan()
     ratio = screened[scored] / exact[scored]
-    assert (ratio - 1).abs().median() < 0.05  # 400 random directions tell lengths to 3.5 %
+    assert (ratio - 1).abs().median() < 0.02
     assert (ratio - 1).abs().max() < 0.15
 
 
@@ -135,8 +134,7 @@ def test_the_top_is_found_by_screening(demo, harmful, reading):
     rank = 1 if reading == "legacy-dim0" else 3
     told = {"rank": rank, "reading": reading, "run": QUIET}
     exact, found = (
-        sh.generalized_ships(demo, harmful[:16], **told, screen=screen)
-        for screen in ("off", "auto")
+        sh.generalized_ships(demo, harmful[:8], **told, screen=screen) for screen in ("off", "auto")
     )
     assert [head for head, _ in found.top(5)] == [head for head, _ in exact.top(5)]
     scored = ~found.values.isnan()
@@ -146,10 +144,10 @@ def test_the_top_is_found_by_screening(demo, harmful, reading):
 def test_little_memory_changes_nothing(demo, harmful):
     told = {"rank": 3, "reading": "right-nested"}
     much, little = (
-        sh.generalized_ships(demo, harmful[:8], **told, run=run).values
+        sh.generalized_ships(demo, harmful[:6], **told, candidates=HEADS, run=run).best_known
         for run in (QUIET, sh.Run(max_bytes="2MB", max_rows=3, progress=False))
     )
-    assert torch.allclose(much, little, rtol=1e-4)
+    assert torch.allclose(much, little, rtol=1e-4, equal_nan=True)
 
 
 def test_ranks_and_readings_that_cannot_be(demo, prompts):
@@ -245,13 +243,13 @@ def test_an_answer_of_one_token_is_plain_ships(model, prompts, ablation):
 
 def test_an_answer_in_little_memory_screened_and_in_a_directory(demo, harmful, tmp_path):
     told = {"answer": ANSWER}
-    exact = sh.ships(demo, harmful[:6], **told, run=QUIET)
-    small = sh.Run(max_bytes="4MB", max_rows=5, run_dir=tmp_path / "run", progress=False)
+    exact = sh.ships(demo, harmful[:4], **told, run=QUIET)
+    small = sh.Run(max_bytes="4MB", max_rows=16, run_dir=tmp_path / "run", progress=False)
     for _ in range(2):
-        assert torch.allclose(sh.ships(demo, harmful[:6], **told, run=small).values, exact.values)
+        assert torch.allclose(sh.ships(demo, harmful[:4], **told, run=small).values, exact.values)
     with pytest.raises(sh.SafeheadError, match="answer"):
-        sh.ships(demo, harmful[:6], run=small)
-    screened = sh.ships(demo, harmful[:6], **told, screen="auto", run=QUIET)
+        sh.ships(demo, harmful[:4], run=small)
+    screened = sh.ships(demo, harmful[:4], **told, screen="auto", run=QUIET)
     assert [head for head, _ in screened.top(3)] == [head for head, _ in exact.top(3)]
     scored = ~screened.values.isnan()
     assert torch.allclose(screened.values[scored], exact.values[scored], atol=1e-7)
@@ -265,4 +263,4 @@ def test_answers_that_cannot_be(demo, prompts):
         with pytest.raises(sh.SafeheadError, match="does not know such words"):
             sh.ships(demo, prompts, answer=answer, run=QUIET)
     with pytest.raises(sh.SafeheadError, match="leave out answer"):
-        sh.ships(demo, prompts, answer=ANSWER, ablation="resample", run=QUIET)
+        sh.ships(demo, prompts, answer=ANSWER, ablation=sh.ResampleAblation(prompts), run=QUIET)

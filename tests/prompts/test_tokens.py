@@ -204,6 +204,18 @@ def test_special_tokens_in_a_prompt(plain, bytewise, template, caplog):
         sh.load_model(model, special_tokens="text")
 
 
+def test_no_token_is_made_of_a_prompts_end_and_its_answers_beginning(plain, bytewise):
+    config = type(plain("llama").config)(**{**plain("llama").config.to_dict(), "vocab_size": 300})
+    model = sh.load_model(type(plain("llama"))(config), tokenizer=bytewise)
+    prompt, begun = (
+        unpadded(encode(model, ["please"], "{query} be"))[0],
+        bytewise("nd")["input_ids"],
+    )
+    bytewise_apart = unpadded(encode(model, ["please"], sh.Prefilled("nd", "{query} be")))[0]
+    assert bytewise_apart == [*prompt, *begun]
+    assert bytewise_apart != unpadded(encode(model, ["please"], "{query} bend"))[0]
+
+
 @pytest.mark.parametrize("backend", ["auto", "bridge"])
 def test_a_pad_token_that_the_model_does_not_have(checkpoint, prompts, backend):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint("qwen2-biases"))

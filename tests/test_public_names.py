@@ -35,6 +35,7 @@ PUBLIC = [
     "Overlap",
     "PAPER_TASKS",
     "PRESETS",
+    "Prefilled",
     "Preset",
     "Provenance",
     "ReferenceKeywordJudge",

@@ -48,8 +48,7 @@ def ships(
         ablation: an ablation or its name.
         answer: a given answer, such as a refusal, for Eq. 5: the divergence is taken at each of
             its tokens' places, behind the tokens before it, and averaged. Of one token it is that
-            at the last prompt token. Costs about as many scans as it has
-            tokens.
+            at the last prompt token. Costs about as many scans as it has tokens.
         candidates: the heads to score; by default all.
         given: heads that are ablated together with each candidate.
         screen: `"off"`: every head is scored exactly. `"auto"`: all are screened to first order,

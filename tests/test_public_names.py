@@ -25,6 +25,7 @@ PUBLIC = [
     "HeadGroup",
     "HeadScores",
     "Helpfulness",
+    "Interchange",
     "Judge",
     "KeywordJudge",
     "Knockout",
@@ -32,6 +33,7 @@ PUBLIC = [
     "LlmJudge",
     "MeanAblation",
     "MeanOverHeads",
+    "Openings",
     "Overlap",
     "PAPER_TASKS",
     "PRESETS",
@@ -42,6 +44,7 @@ PUBLIC = [
     "RefusalDirection",
     "RefusalPrefixJudge",
     "Repetition",
+    "ResampleAblation",
     "Run",
     "SafeheadError",
     "ScalingContribution",
@@ -64,14 +67,18 @@ PUBLIC = [
     "generate",
     "heatmaps",
     "helpfulness",
-    "knockout",
     "integrated_gradients",
+    "interchange",
+    "knockout",
     "last_states",
     "load_model",
+    "load_pairs",
     "load_prompts",
     "model_facts",
     "overlap",
+    "pair_prompts",
     "refusal_direction",
+    "refusal_log_odds",
     "report",
     "sahara",
     "ships",
@@ -91,7 +98,7 @@ ORGANISM = [
 
 def test_the_names_are_these():
     assert sorted(sh.__all__) == sorted(PUBLIC)
-    assert len(PUBLIC) <= 60
+    assert len(PUBLIC) <= 75
     packages = {path.stem for path in (ROOT / "safehead_tl").iterdir()}
     seen = {name for name in dir(sh) if not name.startswith("_")}
     seen -= {"jaxtyping"}  # which checks shapes, and leaves its name where it does

@@ -57,6 +57,7 @@ class DirectAttribution(Saved):
     def to_frame(self) -> pd.DataFrame:
         """All parts, means over prompts, the largest first: `part, layer, contribution`."""
         layers = range(self.mlps.shape[1])
+        rows: list[tuple[str, int | None, float]]
         rows = [(str(head), head.layer, score) for head, score in self.heads]
         rows += [("embedding", None, float(self.embedding.mean()))]
         for name, values in (("MLP", self.mlps), ("biases", self.biases)):

@@ -102,8 +102,8 @@ def integrated_gradients(
         start = float(measure(search.last(group)[None]).mean())
     end = search.together(measure, group, scored)
     per_prompt = torch.full_like(found, torch.nan)
-    where = tuple(zip(*scored, strict=True))
-    per_prompt[:, *where] = found[:, *where]
+    where = tuple(map(list, zip(*scored, strict=True)))
+    per_prompt[:, where[0], where[1]] = found[:, where[0], where[1]]
     values: Tensor = per_prompt.mean(0)
     sums = {"sum": float(values[where].sum()), "whole": end - start}
     return HeadScores(

@@ -277,7 +277,7 @@ def knockout(
         if openings is not None:
             found = LogOdds.beside(openings, None, config)
         elif measure == "generalized_ships":
-            found = Rotation.beside(rank, None, config)
+            found = Rotation.beside(rank, "left", None, config)
         else:
             found = Divergence.beside(None, config)
         held = (len(listed) + 1) * config.d_model * 8
@@ -292,7 +292,7 @@ def knockout(
         openings.on(model)
         settings["openings"] = openings.describe()
     elif name == "generalized_ships":
-        settings |= rotation_settings(search, rank, centre, site)
+        settings |= rotation_settings(search, rank, centre, site, "left")
     search.open_directory("knockout", settings, chosen)
     search.several = True
     if openings is not None:

@@ -5,14 +5,14 @@ One pass of each prompt, layer by layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl.models import record_writes
+from safehead_tl.models import Hook, record_writes
 from safehead_tl.scan.baseline import Stream, run_layer
 from safehead_tl.scan.linearisation import Linearisation, weights_held_fixed
 from safehead_tl.scan.memory import even_slices
@@ -54,8 +54,8 @@ def _of_part(
     embedded, written = stream.rest[:, -1], []
     for layer in layers:
 
-        def run(hooks: list, stream: Stream = stream, layer: int = layer) -> Tensor:
-            return run_layer(few.model, stream, layer, hooks)
+        def run(hooks: Sequence[Hook], stream: Stream = stream, layer: int = layer) -> Tensor:
+            return run_layer(few.model, stream, layer, [*hooks])
 
         after, writes = record_writes(few.model, layer, run, stream.rest)
         few.cost.add(after, 1)

@@ -10,10 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safehead_tl.ground_truth.variants import Variant
+from safehead_tl.ground_truth.variants import OF_OPENINGS, Variant
 from safehead_tl.heads import Head
-from safehead_tl.measures import Divergence, Rotation, generalized_ships, sahara, ships
+from safehead_tl.measures import (
+    Divergence,
+    Openings,
+    Rotation,
+    direct_attribution,
+    generalized_ships,
+    integrated_gradients,
+    interchange,
+    refusal_log_odds,
+    sahara,
+    ships,
+)
 from safehead_tl.models import Model
+from safehead_tl.prompts import pair_prompts
 from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run, Search
 
@@ -39,7 +51,11 @@ def orders(
         size: how many heads Sahara chooses.
         chosen: the variants.
     """
-    scanned = [one for one in chosen if not (one.screened or one.measure == "sahara")]
+    scanned = [
+        one
+        for one in chosen
+        if not (one.screened or one.measure == "sahara" or one.measure in OF_OPENINGS)
+    ]
     for ablation in dict.fromkeys(one.ablation for one in scanned):
         some = [one for one in scanned if one.ablation == ablation]
         plain = list(dict.fromkeys(replace(one, contrast=False) for one in some))
@@ -51,6 +67,9 @@ def orders(
             scoring = replace(one, contrast=False)
             values = on_harmful[scoring]
             yield one, order_of(values - on_benign[scoring] if one.contrast else values)
+    yield from _of_openings(
+        model, harmful, benign, [one for one in chosen if one.measure in OF_OPENINGS]
+    )
     for one in chosen:
         told: dict[str, Any] = {
             "template": TEMPLATE,
@@ -64,6 +83,30 @@ def orders(
         elif one.screened:
             scan = ships if one.measure == "ships" else generalized_ships
             yield one, by_list(scan(model, harmful, **told, screen="auto"))
+
+
+def _of_openings(
+    model: Model, harmful: Sequence[str], benign: Sequence[str], chosen: Sequence[Variant]
+) -> Iterator[tuple[Variant, tuple[Head, ...]]]:
+    """Orders by refusal log-odds: with heads ablated, interchanged, on a way, or only read."""
+    if not chosen:
+        return
+    quiet = Run(progress=False)
+    openings = Openings.of_answers(model, harmful, benign, template=TEMPLATE, run=quiet)
+    pairs = pair_prompts(model, harmful, benign)
+    swapped = interchange(model, harmful, pairs, openings=openings, template=TEMPLATE, run=quiet)
+    for one in chosen:
+        told: dict[str, Any] = {"template": TEMPLATE, "run": quiet}
+        if one.measure in ("necessity", "sufficiency"):
+            found = getattr(swapped, one.measure)
+        elif one.measure == "direct_attribution":
+            found = direct_attribution(model, harmful, openings, **told).heads
+        elif one.measure == "integrated_gradients":
+            told["ablation"] = one.ablation
+            found = integrated_gradients(model, harmful, openings=openings, **told)
+        else:
+            found = refusal_log_odds(model, harmful, openings, ablation=one.ablation, **told)
+        yield one, order_of(found.values)
 
 
 def all_scores(

@@ -13,9 +13,29 @@ from typing import Any, Literal, TypeAlias
 
 from safehead_tl.models import SITES, Site
 
-Measure: TypeAlias = Literal["ships", "generalized_ships", "sahara"]
+Measure: TypeAlias = Literal[
+    "ships",
+    "generalized_ships",
+    "sahara",
+    "refusal_log_odds",
+    "necessity",
+    "sufficiency",
+    "integrated_gradients",
+    "direct_attribution",
+]
 ABLATIONS = {"undifferentiated": "UA", "scaling": "SC", "zero": "zero", "mean": "mean"}
-NAMES = {"ships": "Ships", "generalized_ships": "generalized", "sahara": "Sahara"}
+NAMES = {
+    "ships": "Ships",
+    "generalized_ships": "generalized",
+    "sahara": "Sahara",
+    "refusal_log_odds": "log-odds",
+    "necessity": "interchange: necessity",
+    "sufficiency": "interchange: sufficiency",
+    "integrated_gradients": "integrated gradients",
+    "direct_attribution": "direct attribution",
+}
+OF_OPENINGS = (*NAMES,)[3:]
+"""Measures of refusal log-odds, whose openings are the model's own on both sets of prompts."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +44,8 @@ class Variant:
 
     Attributes:
         measure: the function.
-        ablation: what is done to a head; mean ablation takes the mean over the prompts scored.
+        ablation: what is done to a head; mean ablation takes the mean over the prompts scored;
+            none where outputs are interchanged with the nearest benign prompts', or only read.
         contrast: subtract the score on benign prompts.
         screened: `screen="auto"`.
         rank: of generalized Ships, as are `centre` and `site`.
@@ -33,7 +54,7 @@ class Variant:
     """
 
     measure: Measure
-    ablation: str
+    ablation: str = ""
     contrast: bool = False
     screened: bool = False
     rank: int = 1
@@ -46,7 +67,7 @@ class Variant:
         return (self.rank, self.centre, self.site) == (1, False, "final_norm")
 
     def __str__(self) -> str:
-        told = [NAMES[self.measure], ABLATIONS[self.ablation]]
+        told = [NAMES[self.measure], *([ABLATIONS[self.ablation]] if self.ablation else [])]
         if not self.main:
             told.append(f"rank {self.rank}")
             told += ["centred"] if self.centre else []
@@ -64,7 +85,7 @@ class Variant:
             "ablation": self.ablation,
             "contrast": self.contrast,
             "screened": self.screened,
-            **({} if self.measure == "ships" else settings),
+            **(settings if self.measure in ("generalized_ships", "sahara") else {}),
         }
 
 
@@ -81,4 +102,7 @@ def variants() -> tuple[Variant, ...]:
         found.append(Variant("ships", ablation, screened=True))
         found.append(Variant("generalized_ships", ablation, screened=True))
         found.append(Variant("sahara", ablation))
+        found.append(Variant("refusal_log_odds", ablation))
+        found.append(Variant("integrated_gradients", ablation))
+    found += (Variant(name) for name in ("necessity", "sufficiency", "direct_attribution"))
     return tuple(found)

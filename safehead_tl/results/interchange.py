@@ -144,7 +144,7 @@ class Interchange(Saved):
         return notes
 
     def heatmap(self) -> go.Figure:
-        """Draws necessity and sufficiency side by side, on one scale."""
+        """Draws necessity and sufficiency side by side."""
         shown = {"necessity": self.necessity, "sufficiency": self.sufficiency}
         return figures.heatmaps(shown)
 

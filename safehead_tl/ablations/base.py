@@ -77,7 +77,7 @@ class Ablation(ABC):
         """Makes the ablation ready for a model; `batch` is what is about to run, if known."""
         return self
 
-    def on(self, numbers: Int[Tensor, " row"]) -> Ablation:
+    def on(self, numbers: Int[Tensor, " batch"]) -> Ablation:
         """The same for rows that are these prompts, by their numbers in what was prepared for."""
         return self
 

@@ -149,9 +149,9 @@ class FittedResample(Ablation):
 
     chosen: ResampleAblation
     donors: PromptBatch
-    outputs: list[Float[Tensor, "prompt pos head d_head"]] = field(repr=False)
-    where: Bool[Tensor, "prompt pos"] = field(repr=False)
-    numbers: Int[Tensor, " row"] | None = None
+    outputs: list[Float[Tensor, "prompt column head d_head"]] = field(repr=False)
+    where: Bool[Tensor, "prompt column"] = field(repr=False)
+    numbers: Int[Tensor, " batch"] | None = None
     name: ClassVar[str] = ResampleAblation.name
     by_prompt: ClassVar[bool] = True
 
@@ -170,7 +170,7 @@ class FittedResample(Ablation):
         return True
 
     @override
-    def on(self, numbers: Int[Tensor, " row"]) -> Ablation:
+    def on(self, numbers: Int[Tensor, " batch"]) -> Ablation:
         return replace(self, numbers=numbers)
 
     @override
@@ -187,9 +187,9 @@ class FittedResample(Ablation):
 
 def _replace(
     heads: HeadMask,
-    outputs: Float[Tensor, "prompt pos head d_head"],
-    where: Bool[Tensor, "prompt pos"],
-    numbers: Int[Tensor, " row"],
+    outputs: Float[Tensor, "prompt column head d_head"],
+    where: Bool[Tensor, "prompt column"],
+    numbers: Int[Tensor, " batch"],
     z: Activation,
     hook: Any,
 ) -> Activation:

@@ -21,8 +21,9 @@ from safehead_tl.ground_truth.metrics import above, average_precision, precision
 from safehead_tl.ground_truth.orders import orders
 from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, summarise
 from safehead_tl.ground_truth.variants import Variant, variants
+from safehead_tl.measures import Openings
 from safehead_tl.models import no_bars, single_thread
-from safehead_tl.organism import Recipe
+from safehead_tl.organism import REFUSAL, REWORDED, Recipe
 from safehead_tl.results import figures
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def _measured(
     planted, k = recipe.heads, len(recipe.heads)
     harmful = cache.language.prompts("harmful", "train", PROMPTS)
     benign = cache.language.prompts("benign", "train", PROMPTS)
+    model = grown.model()
+    openings = Openings.of_texts(model, (REFUSAL, REWORDED), cache.language.tools)
     return [
         Outcome(
             kind=kind,
@@ -140,5 +143,5 @@ def _measured(
             average_precision=average_precision(order, planted),
             decoys_above=above(recipe.decoy_heads, order, planted),
         )
-        for variant, order in orders(grown.model(), harmful, benign, 2 * k, chosen)
+        for variant, order in orders(model, harmful, benign, 2 * k, chosen, openings)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from safehead_tl.errors import SafeheadError
 from safehead_tl.ground_truth.variants import OF_OPENINGS, Variant
 from safehead_tl.heads import Head
 from safehead_tl.measures import (
@@ -29,6 +31,8 @@ from safehead_tl.prompts import pair_prompts
 from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run, Search
 
+logger = logging.getLogger("safehead_tl")
+
 TEMPLATE = "chat"
 
 
@@ -38,6 +42,7 @@ def orders(
     benign: Sequence[str],
     size: int,
     chosen: Sequence[Variant],
+    openings: Openings | None = None,
 ) -> Iterator[tuple[Variant, tuple[Head, ...]]]:
     """Each variant with its order of all heads, the most important first.
 
@@ -50,6 +55,8 @@ def orders(
         benign: prompts for the contrast.
         size: how many heads Sahara chooses.
         chosen: the variants.
+        openings: for those of refusal log-odds. Of interchange there is no order if the harmful
+            prompts are no likelier refused than the benign ones.
     """
     scanned = [
         one
@@ -67,9 +74,9 @@ def orders(
             scoring = replace(one, contrast=False)
             values = on_harmful[scoring]
             yield one, order_of(values - on_benign[scoring] if one.contrast else values)
-    yield from _of_openings(
-        model, harmful, benign, [one for one in chosen if one.measure in OF_OPENINGS]
-    )
+    some = [one for one in chosen if one.measure in OF_OPENINGS]
+    if some and openings is not None:
+        yield from _of_openings(model, harmful, benign, some, openings)
     for one in chosen:
         told: dict[str, Any] = {
             "template": TEMPLATE,
@@ -86,24 +93,31 @@ def orders(
 
 
 def _of_openings(
-    model: Model, harmful: Sequence[str], benign: Sequence[str], chosen: Sequence[Variant]
+    model: Model,
+    harmful: Sequence[str],
+    benign: Sequence[str],
+    chosen: Sequence[Variant],
+    openings: Openings,
 ) -> Iterator[tuple[Variant, tuple[Head, ...]]]:
     """Orders by refusal log-odds: with heads ablated, interchanged, on a way, or only read."""
-    if not chosen:
-        return
-    quiet = Run(progress=False)
-    openings = Openings.of_answers(model, harmful, benign, template=TEMPLATE, run=quiet)
-    pairs = pair_prompts(model, harmful, benign)
-    swapped = interchange(model, harmful, pairs, openings=openings, template=TEMPLATE, run=quiet)
+    told: dict[str, Any] = {"template": TEMPLATE, "run": Run(progress=False)}
+    swapped = None
+    if any(one.measure in ("necessity", "sufficiency") for one in chosen):
+        pairs = pair_prompts(model, harmful, benign)
+        try:
+            swapped = interchange(model, harmful, pairs, openings=openings, **told)
+        except SafeheadError as error:
+            logger.warning("no interchange: %s", error)
     for one in chosen:
-        told: dict[str, Any] = {"template": TEMPLATE, "run": quiet}
         if one.measure in ("necessity", "sufficiency"):
-            found = getattr(swapped, one.measure)
+            if swapped is None:
+                continue
+            found: HeadScores = getattr(swapped, one.measure)
         elif one.measure == "direct_attribution":
             found = direct_attribution(model, harmful, openings, **told).heads
         elif one.measure == "integrated_gradients":
-            told["ablation"] = one.ablation
-            found = integrated_gradients(model, harmful, openings=openings, **told)
+            how = {**told, "openings": openings, "ablation": one.ablation}
+            found = integrated_gradients(model, harmful, **how)
         else:
             found = refusal_log_odds(model, harmful, openings, ablation=one.ablation, **told)
         yield one, order_of(found.values)

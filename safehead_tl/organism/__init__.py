@@ -5,7 +5,7 @@ Out come two checkpoints, base and aligned, and prompts. The truth about them is
 every method can be checked against it.
 """
 
-from safehead_tl.organism.language import DEMO, REWORDED, Language, Request
+from safehead_tl.organism.language import DEMO, REFUSAL, REWORDED, Language, Request
 from safehead_tl.organism.measuring import Behaviour, held_out_answers, measure_behaviour
 from safehead_tl.organism.recipe import Recipe
 from safehead_tl.organism.rules import Rule, refusing

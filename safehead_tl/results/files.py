@@ -119,7 +119,14 @@ class Saved(ABC):
             for tell in (repr, getattr(cls, "to_dict", repr)):
                 tell(result)  # shapes and names that do not go together would be met only then
             return result
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            StopIteration,
+        ) as error:
             raise SafeheadError(
                 f"{path} does not hold a whole {cls.__name__}: {error!r}"
             ) from error

@@ -232,12 +232,13 @@ def test_a_cache_is_a_directory(tmp_path):
 
 def test_a_tiny_benchmark(tmp_path, unexamined):
     decoy = OrganismKind(2, 2, decoys=1, width=16, steps=(2, 2), batch_size=4)
-    found = ground_truth(
-        OrganismCache(tmp_path, WORDS), (0, 1), {"one": TINY, "decoy": decoy}, progress=False
-    )
+    swaps = ("necessity", "sufficiency")  # which need a model that refuses, as these do not
+    some = [variant for variant in variants() if variant.measure not in swaps]
+    cache, kinds = OrganismCache(tmp_path, WORDS), {"one": TINY, "decoy": decoy}
+    found = ground_truth(cache, (0, 1), kinds, chosen=some, progress=False)
     assert found.kinds == ("one", "decoy")
     assert (found.organisms(), found.organisms("one")) == (4, 2)
-    assert len(found.outcomes) == 4 * len(variants())
+    assert len(found.outcomes) == 4 * len(some)
     for outcome in found.outcomes:
         assert sorted(outcome.order) == [H(layer, head) for layer in (0, 1) for head in (0, 1)]
         assert outcome.precision == float(outcome.order[0] in outcome.planted)
@@ -252,7 +253,7 @@ def test_a_tiny_benchmark(tmp_path, unexamined):
     assert written["organisms"] == {"one": 2, "decoy": 2}
     assert len(written["outcomes"]) == len(found.outcomes)
     figure = found.figure()
-    main = [variant for variant in variants() if variant.main]
+    main = [variant for variant in some if variant.main]
     assert [len(row) for row in figure.data[0].z] == [3] * len(main)
 
 

@@ -39,10 +39,10 @@ def test_files_that_hold_something_else(scores, group, tmp_path):
     with pytest.raises(sh.SafeheadError, match="it holds HeadGroup"):
         sh.HeadScores.load(tmp_path / "g.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(sh.SafeheadError, match="is no result in format 3"):
+    with pytest.raises(sh.SafeheadError, match="is no result in format 4"):
         sh.HeadScores.load(tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(sh.SafeheadError, match="is no result in format 3"):
+    with pytest.raises(sh.SafeheadError, match="is no result in format 4"):
         sh.HeadScores.load(tmp_path / "broken.safetensors")
     with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
         sh.HeadScores.load(tmp_path / "missing.safetensors")
@@ -121,10 +121,10 @@ def test_heatmap_hover_names_head_score_and_rank(scores, tmp_path):
 
 
 def test_a_newer_format_is_named(scores, tmp_path, monkeypatch):
-    monkeypatch.setattr("safehead_tl.results.files.FORMAT", 4)
+    monkeypatch.setattr("safehead_tl.results.files.FORMAT", 5)
     scores.save(tmp_path / "s.safetensors")
     monkeypatch.undo()
-    with pytest.raises(sh.SafeheadError, match="format 4, and this version"):
+    with pytest.raises(sh.SafeheadError, match="format 5, and this version"):
         sh.HeadScores.load(tmp_path / "s.safetensors")
 
 

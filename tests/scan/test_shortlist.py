@@ -64,6 +64,7 @@ class Fake:
     said: torch.Tensor
     asked: list
     power: ClassVar[int] = 1
+    signed: ClassVar[bool] = False
 
     def __call__(self, states):
         if not self.asked:
@@ -99,7 +100,9 @@ def fake(demo, harmful, monkeypatch):
             together or (lambda self, _, group, block: sum(float(exact[head]) for head in block)),
         )
         monkeypatch.setattr(
-            Linearisation, "integrated", lambda self, pull, points: said if way is None else way
+            Linearisation,
+            "integrated",
+            lambda self, pull, points, prompts: (said if way is None else way)[None],
         )
         heads = search.candidates(None)
         values, found = score(search, measure, heads, (), "fake", screening, top)

@@ -183,6 +183,9 @@ class _MadeUp:
     def kept(self, name: str, inputs: Any, run: Any) -> torch.Tensor:
         return self.said[None]
 
+    def piece_with(self, group: Any) -> str:
+        return "with0"
+
     def last(self, group: Any) -> torch.Tensor:
         return torch.zeros(1)
 

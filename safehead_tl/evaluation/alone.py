@@ -260,7 +260,7 @@ def asr_map(
         >>> told = {"candidates": ["L1H3", "L2H6", "L0H0"], "max_new_tokens": 32}
         >>> found = sh.asr_map(model, prompts, **told)
         >>> [(str(head), share) for head, share in found.scores().top(1)]
-        [('L1H3', 0.375)]
+        [('L2H6', 0.875)]
     """
     check_model(model)
     size = model.cfg.n_layers, model.cfg.n_heads

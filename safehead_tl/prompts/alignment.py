@@ -137,7 +137,7 @@ def pair_prompts(model: Model, prompts: Prompts, pool: Prompts) -> list[str]:
     Example:
         >>> model = sh.load_model("demo")
         >>> sh.pair_prompts(model, ["how do i bend a crobe"], "demo/benign")
-        ['how do i bend a kite']
+        ['how do i bend a ladder']
     """
     texts, others = prompt_texts(prompts), prompt_texts(pool, "pool")
     rows = rows_of(encode(model, texts, "direct"))

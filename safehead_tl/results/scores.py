@@ -102,7 +102,7 @@ class HeadScores(Saved):
             >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
             >>> own = sh.ships(model, prompts).per_query(1)
             >>> print(sh.evaluate(model, prompts, heads=own, max_new_tokens=32, controls=0).asr)
-            0.75 [0.30, 0.95]
+            1.00 [0.51, 1.00]
         """
         if self.per_prompt is None:
             raise SafeheadError(

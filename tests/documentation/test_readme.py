@@ -53,7 +53,7 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(code, names)
-    assert len(shown) == 4
+    assert len(shown) == 5
     assert "fold the vosk with a ruler" in capsys.readouterr().out
     assert names["logits"].shape[-1] == names["model"].cfg.d_vocab
     assert sh.HeadScores.load("ships.safetensors").top(1)[0][0] == sh.Head(1, 3)

@@ -9,7 +9,7 @@ import transformers
 
 import independent
 import safehead_tl as sh
-from families import FAMILIES, QUIET, HookedTransformer, hooked_only
+from families import FAMILIES, GOLDEN, QUIET, HookedTransformer, hooked_only
 from safehead_tl.models import gradient_with_norm_held
 from safehead_tl.models.writes import back_through_norm
 from safehead_tl.prompts import encode
@@ -167,6 +167,13 @@ def test_every_part_is_what_the_weights_say(loaded, plain, prompts, family):
 @pytest.mark.parametrize("family", ["gpt2", "pythia-parallel", "bloom-alibi", "mixtral-experts"])
 def test_bridges_too(bridged, plain, prompts, family):
     check(bridged(family), plain(family), prompts, OPENINGS)
+
+
+@pytest.mark.parametrize("name", ["mha", "gqa"])
+@pytest.mark.parametrize("backend", ["auto", "bridge"])
+def test_golden_checkpoints(name, backend, prompts):
+    plain = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / name).eval()
+    check(sh.load_model(GOLDEN / name, backend=backend), plain, prompts, OPENINGS)
 
 
 def test_scaled_residuals(checkpoint, prompts, tmp_path):

@@ -14,9 +14,9 @@ from safehead_tl.measures.divergence import Divergence
 from safehead_tl.measures.greedy import sahara
 from safehead_tl.measures.integration import integrated_gradients
 from safehead_tl.measures.interchanging import interchange
-from safehead_tl.measures.odds import LogOdds, refusal_log_odds
+from safehead_tl.measures.odds import LogOdds
 from safehead_tl.measures.openings import Openings
 from safehead_tl.measures.pairwise import Knockout, PairMeasure, knockout
 from safehead_tl.measures.rotation import Rotation
-from safehead_tl.measures.scoring import generalized_ships, ships
+from safehead_tl.measures.scoring import generalized_ships, refusal_log_odds, ships
 from safehead_tl.measures.states import LastStates, last_states

@@ -41,6 +41,8 @@ class Divergence:
     budget: int
     power: ClassVar[int] = 1
     signed: ClassVar[bool] = False
+    measure: ClassVar[str] = "ships"
+    unit: ClassVar[str] = "nats"
 
     @staticmethod
     def beside(screening: Screening | None, config: Any) -> Beside:

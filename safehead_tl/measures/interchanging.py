@@ -177,6 +177,4 @@ def _one_way(
     both = _Both(odds, Divergence(model, search.original, search.passes, search.plan.budget))
     found = search.score(both, scored, (), name)
     moved = search.together(odds, (), together) if together else 0.0
-    with torch.no_grad():
-        original = odds.of(search.original).cpu()
-    return found.unflatten(0, (2, -1)), _Way(search, original, settings, together, moved)
+    return found.unflatten(0, (2, -1)), _Way(search, odds.before.cpu(), settings, together, moved)

@@ -54,7 +54,7 @@ class Openings:
 
         Args:
             model: the model, whose tokenizer reads them.
-            refusal: how refusals open, such as `sh.KeywordJudge().keywords`.
+            refusal: how refusals open, such as `["Sorry", "I cannot"]`.
             compliance: how compliant answers open, such as `["Sure", "Here"]`.
 
         Raises:
@@ -153,6 +153,9 @@ def _first_tokens(model: Model, texts: Iterable[str]) -> tuple[int, ...]:
             if each != tokenizer.unk_token_id and str(tokenizer.decode([each])).strip()
         ]
         if not known:
-            raise SafeheadError(f"the model's tokenizer does not know how {text!r} begins")
+            raise SafeheadError(
+                f"the model's tokenizer does not know how {text!r} begins: give another text, or "
+                "Openings.of_answers, which takes the model's own"
+            )
         found += known
     return tuple(dict.fromkeys(found))

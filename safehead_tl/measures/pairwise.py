@@ -331,7 +331,7 @@ def knockout(
     return Knockout(
         heads=chosen,
         measure=name,
-        unit="radians" if name == "generalized_ships" else "nats",
+        unit=read.unit,
         signed=read.signed,
         alone=together.diagonal().clone(),
         together=together.triu() + together.triu(1).T,

@@ -1,22 +1,34 @@
 """Ships: how far the model's answer moves when one head is ablated.
 
 Per query it is a divergence of next-token distributions (paper Eq. 9); for a data set a rotation
-of the space that the prompts' last states span (Eq. 11).
+of the space that the prompts' last states span (Eq. 11). Refusal log-odds have a sign.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.measures.angles import Reading
 from safehead_tl.measures.divergence import Divergence
+from safehead_tl.measures.odds import LogOdds
+from safehead_tl.measures.openings import Openings
 from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import HeadScores
-from safehead_tl.scan import Run, Screen, Search, resolve_screen, score, screening_settings
+from safehead_tl.scan import (
+    Run,
+    Screen,
+    Screening,
+    Search,
+    resolve_screen,
+    score,
+    screening_settings,
+)
 
 TOP = 10
 """How many of the highest heads screening has to get right, unless it is told."""
@@ -78,24 +90,68 @@ def ships(
     screening = resolve_screen(screen)
     beside = partial(Divergence.beside, screening)
     search = Search.start(model, prompts, template, ablation, run, beside, answer)
-    ablated = parse_heads(given, *search.shape)
-    scored = search.candidates(candidates, ablated)
-    settings = {"given": [str(head) for head in ablated], **screening_settings(screening)}
-    if answer is not None:
-        settings |= {"answer": answer, "answer_tokens": search.batch.places}
-    search.open_directory("ships", settings, scored)
-    measure = Divergence(model, search.original, search.passes, search.plan.budget)
-    rows, screened = score(search, measure, scored, ablated, "ships", screening, TOP)
-    per_prompt = rows.unflatten(0, (search.batch.places, -1)).mean(0)
-    return HeadScores(
-        measure="ships",
-        unit="nats",
-        values=per_prompt.mean(0),
-        per_prompt=per_prompt,
-        given=ablated,
-        provenance=search.provenance(settings),
-        screening=screened,
-    )
+    told = {} if answer is None else {"answer": answer, "answer_tokens": search.batch.places}
+
+    def measure() -> Divergence:
+        return Divergence(model, search.original, search.passes, search.plan.budget)
+
+    return _scan(search, measure, told, candidates, given, screening, "ships")
+
+
+def refusal_log_odds(
+    model: Model,
+    prompts: Prompts,
+    openings: Openings,
+    *,
+    template: Template = "auto",
+    ablation: str | Ablation = "undifferentiated",
+    candidates: HeadsLike | None = None,
+    given: HeadsLike = (),
+    screen: Screen = "off",
+    run: Run = Run(),
+) -> HeadScores:
+    """Scores heads by how far ablating each lowers the log-odds of a refusal.
+
+    The log-odds are log P(refusal openings) - log P(compliance openings) at the last prompt token.
+    A score is how far they *fall*: above 0, the head carries refusal, and without it help is
+    likelier; below 0, it works against refusal. Ships has no such sign. What the answer moves to
+    outside both sets of openings, such as gibberish, is not seen: Ships sees that.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
+        prompts: as in `ships`.
+        openings: the first tokens of refusals and of compliant answers.
+        template: as in `ships`, and so the following.
+        ablation: an ablation or its name.
+        candidates: the heads to score.
+        given: heads that are ablated together with each candidate.
+        screen: which heads are scored exactly; the highest are looked for, not the lowest.
+        run: how it runs.
+
+    Returns:
+        Scores in nats, with a sign, `values` averaged over prompts and `per_prompt`. Costs as much
+        as `ships`, less the unembedding.
+
+    Raises:
+        SafeheadError: as `ships`; or for openings that this model does not have.
+
+    Example:
+        >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
+        >>> openings = sh.Openings.of_answers(model, "demo/harmful", "demo/benign")
+        >>> scores = sh.refusal_log_odds(model, prompts, openings)
+        >>> [str(head) for head, _ in scores.top(2)]
+        ['L1H3', 'L2H6']
+    """
+    screening = resolve_screen(screen)
+    beside = partial(LogOdds.beside, openings, screening)
+    search = Search.start(model, prompts, template, ablation, run, beside)
+    openings.on(model)
+    told = {"openings": openings.describe()}
+
+    def measure() -> LogOdds:
+        return LogOdds(model, openings, search.original)
+
+    return _scan(search, measure, told, candidates, given, screening, "refusal_log_odds")
 
 
 def generalized_ships(
@@ -154,20 +210,51 @@ def generalized_ships(
     screening = resolve_screen(screen)
     beside = partial(Rotation.beside, rank, reading, screening)
     search = Search.start(model, prompts, template, ablation, run, beside)
+    told = rotation_settings(search, rank, centre, site, reading)
+    measure = partial(Rotation.of, search, rank, centre, site, reading)
+    return _scan(search, measure, told, candidates, given, screening, "generalized_ships")
+
+
+def _scan(
+    search: Search,
+    make: Callable[[], Divergence | LogOdds | Rotation],
+    told: dict[str, Any],
+    candidates: HeadsLike | None,
+    given: HeadsLike,
+    screening: Screening | None,
+    name: str,
+) -> HeadScores:
+    """Scores heads by a measure, which is made when the run directory is open.
+
+    Args:
+        search: the model, its prompts and the ablation.
+        make: makes the measure.
+        told: what else the measure was told.
+        candidates: the heads to score.
+        given: heads that are ablated together with each.
+        screening: which heads are scored exactly.
+        name: the function's.
+    """
     ablated = parse_heads(given, *search.shape)
     scored = search.candidates(candidates, ablated)
-    told = rotation_settings(search, rank, centre, site, reading)
-    settings = {**told, "given": [str(head) for head in ablated], **screening_settings(screening)}
-    search.open_directory("generalized_ships", settings, scored)
-    measure = Rotation.of(search, rank, centre, site, reading)
-    label = "generalized ships"
-    scores, screened = score(search, measure, scored, ablated, label, screening, TOP)
+    settings = {
+        **told,
+        "given": [str(head) for head in ablated],
+        **screening_settings(screening),
+    }
+    search.open_directory(name, settings, scored)
+    measure = make()
+    label = name.replace("_", " ")
+    rows, screened = score(search, measure, scored, ablated, label, screening, TOP)
+    apart = not isinstance(measure, Rotation)
+    per_prompt = rows.unflatten(0, (search.batch.places, -1)).mean(0) if apart else None
     return HeadScores(
         measure=measure.measure,
         unit=measure.unit,
-        values=scores[0],
-        per_prompt=None,
+        values=rows[0] if per_prompt is None else per_prompt.mean(0),
+        per_prompt=per_prompt,
         given=ablated,
         provenance=search.provenance(settings),
         screening=screened,
+        signed=measure.signed,
     )

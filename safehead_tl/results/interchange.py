@@ -69,7 +69,8 @@ class Interchange(Saved):
         The null: which prompt of a pair is the harmful one makes no difference to what the head's
         output brings. So each pair is turned round at random, for all heads together, and each
         head is compared with the highest of those that are not above it (step-down max T). A head
-        whose exchange lowers the log-odds whichever way it goes, as damage does, has no small one.
+        whose exchange lowers the log-odds whichever way it goes has no small one. But what a head
+        brings need not be refusal: where counterparts differ in more, so does what it brings.
 
         Args:
             direction: of which shares.

@@ -1,6 +1,7 @@
 """Refusal log-odds and interchange, computed again on plain Transformers models."""
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -200,6 +201,20 @@ def test_finds_the_planted_heads_where_the_template_ends(demo, harmful):
     assert table.loc["L1H3", "p_necessity"] == float(p_values[1, 3]) == p_values.min()
     assert "pairs" in found["all"].notes()[0]
     assert len(found["all"].heatmap().data) >= 2
+
+
+def test_a_small_p_is_not_of_refusal_where_pairs_differ_in_more(demo, harmful):
+    """L0H4 reads the verb. Swapped in with another verb, it lowers help, and carries no refusal."""
+    texts, pool = harmful[:30], sh.load_prompts("demo/benign")
+    draw = random.Random(0)
+    unlike = [
+        draw.choice([other for other in pool if other.split()[-3] != text.split()[-3]])
+        for text in texts
+    ]
+    found = sh.interchange(demo, texts, unlike, run=QUIET)
+    assert found.p_values("sufficiency")[0, 4] < 0.001
+    assert found.sufficiency["L0H4"] > 0.1 > abs(found.necessity["L0H4"])
+    assert found.p_values("necessity")[0, 4] > 0.5
 
 
 def test_p_values_hold_for_all_heads_at_once():

@@ -51,5 +51,6 @@ def resolve_ablation(ablation: str | Ablation) -> Ablation:
             return ABLATIONS[name]()
     names = ", ".join(repr(name) for name in [*ABLATIONS, *_SHORT])
     raise SafeheadError(
-        f"ablation {ablation!r} is not known: use {names}, or an Ablation such as ZeroAblation()"
+        f"ablation {ablation!r} is not known: use {names}, or an Ablation "
+        "such as ZeroAblation() or ResampleAblation(prompts)"
     )

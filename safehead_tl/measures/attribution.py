@@ -172,8 +172,7 @@ def _told(
 ) -> tuple[dict[str, Any], Tensor]:
     """What a direction is, for a result's provenance; and the unit vector, of one that is given."""
     if isinstance(direction, Openings):
-        direction.on(model)
-        return {"openings": direction.describe()}, torch.zeros(0)
+        return {"openings": direction.describe(model)}, torch.zeros(0)
     vector = direction.vector if isinstance(direction, RefusalDirection) else direction
     size = (model.cfg.d_model,)
     if not isinstance(vector, Tensor) or vector.shape != size:

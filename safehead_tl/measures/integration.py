@@ -80,11 +80,9 @@ def integrated_gradients(
     scored = search.candidates(None, group)
     settings = {
         "points": points,
-        "openings": None if openings is None else openings.describe(),
+        "openings": None if openings is None else openings.describe(model),
         "given": [str(head) for head in group],
     }
-    if openings is not None:
-        openings.on(model)
     search.open_directory("integrated_gradients", settings, scored)
     measure: Divergence | LogOdds
     if openings is None:

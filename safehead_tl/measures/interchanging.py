@@ -62,7 +62,7 @@ def interchange(
         counterparts: the first prompt's, the second's, and so on: as alike as can be, but harmless;
             `pair_prompts` finds them in a set, `load_pairs` reads them.
         openings: how refusals and compliant answers open; `None`: the model's own first tokens on
-            `prompts` and on `counterparts`.
+            `prompts` and on `counterparts`, whatever these are: `notes()` names them.
         positions: where outputs are swapped: `"all"`, `"query"`, `"after"` (the template's tokens
             behind it) or `"last"`. The template is aligned with the template, the query by its
             ends.
@@ -76,7 +76,8 @@ def interchange(
 
     Raises:
         SafeheadError: as `ships`; or if there are not as many counterparts as prompts, one is the
-            prompt itself, or the prompts are no likelier refused than their counterparts.
+            prompt itself, or the prompts are no likelier refused than their counterparts (which
+            they always are by openings of their own).
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=8)
@@ -168,7 +169,7 @@ def _one_way(
     search = Search.start(model, prompts, template, ablation, run, beside)
     scored, together = search.candidates(candidates), parse_heads(group, *search.shape)
     settings = {
-        "openings": openings.describe(),
+        "openings": openings.describe(model),
         "positions": ablation.positions,
         "group": [str(head) for head in together],
     }

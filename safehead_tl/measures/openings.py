@@ -39,7 +39,10 @@ class Openings:
             given = getattr(self, name)
             ids = tuple(dict.fromkeys(given)) if isinstance(given, Iterable) else ()
             if not ids or not all(isinstance(each, int) and each >= 0 for each in ids):
-                raise SafeheadError(f"{name}={given!r}: give one token id or more, as numbers")
+                raise SafeheadError(
+                    f"{name}={given!r}: give one token id or more, as numbers; for texts there is "
+                    "Openings.of_texts"
+                )
             object.__setattr__(self, name, ids)
         both = {*self.refusal} & {*self.compliance}
         if both:
@@ -111,9 +114,21 @@ class Openings:
                 )
         return cls(*map(tuple, own))
 
-    def describe(self) -> dict[str, Any]:
-        """For a result's provenance."""
-        return {"refusal": list(self.refusal), "compliance": list(self.compliance)}
+    def describe(self, model: Model) -> dict[str, Any]:
+        """For a result's provenance: ids, and how a model's tokenizer writes them.
+
+        Raises:
+            SafeheadError: if the model has no such tokens.
+        """
+        ids = {"refusal": self.refusal, "compliance": self.compliance}
+        self.on(model)
+        tokenizer = model.tokenizer
+        assert tokenizer is not None
+        words = {
+            f"{name}_words": [str(tokenizer.decode([each])) for each in some]
+            for name, some in ids.items()
+        }
+        return {**{name: list(some) for name, some in ids.items()}, **words}
 
     def on(self, model: Model) -> tuple[Int[Tensor, " refusal"], Int[Tensor, " compliance"]]:
         """The ids on a model's device.

@@ -289,8 +289,7 @@ def knockout(
         raise SafeheadError(f"{len(chosen)} heads: give two or more, which are ablated in pairs")
     settings: dict[str, Any] = {"heads": [str(head) for head in chosen], "of": name}
     if openings is not None:
-        openings.on(model)
-        settings["openings"] = openings.describe()
+        settings["openings"] = openings.describe(model)
     elif name == "generalized_ships":
         settings |= rotation_settings(search, rank, centre, site, "left")
     search.open_directory("knockout", settings, chosen)

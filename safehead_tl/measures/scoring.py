@@ -145,8 +145,7 @@ def refusal_log_odds(
     screening = resolve_screen(screen)
     beside = partial(LogOdds.beside, openings, screening)
     search = Search.start(model, prompts, template, ablation, run, beside)
-    openings.on(model)
-    told = {"openings": openings.describe()}
+    told = {"openings": openings.describe(model)}
 
     def measure() -> LogOdds:
         return LogOdds(model, openings, search.original)

@@ -122,9 +122,15 @@ class Interchange(Saved):
     def notes(self) -> list[str]:
         """What the shares rest on, a sentence each."""
         ways = min(2 ** len(self.gap), 10_001)
+        told = self.necessity.provenance.settings["openings"]
+        refusal, compliance = (
+            ", ".join(map(repr, told[f"{name}_words"][:8])) for name in ("refusal", "compliance")
+        )
         notes = [
+            f"Refusals are taken to open with {refusal}, compliance with {compliance}: if they do "
+            "not, prompts and counterparts may be the wrong way round.",
             f"{len(self.gap)} pairs, whose refusal log-odds lie {self.gap.mean():.3g} nats apart "
-            f"on average. p can be {1 / ways:.2g} at the least."
+            f"on average. p can be {1 / ways:.2g} at the least.",
         ]
         if self.unequal:
             notes.append(

@@ -199,7 +199,11 @@ def test_finds_the_planted_heads_where_the_template_ends(demo, harmful):
     table = found["all"].to_frame().set_index("name")
     p_values = found["all"].p_values()
     assert table.loc["L1H3", "p_necessity"] == float(p_values[1, 3]) == p_values.min()
-    assert "pairs" in found["all"].notes()[0]
+    assert "taken to open with 'sorry', compliance with" in found["all"].notes()[0]
+    # by openings of their own the wrong way round is no error, but the words tell
+    wrong = sh.interchange(demo, pairs, harmful, run=QUIET)
+    assert "compliance with 'sorry'" in wrong.notes()[0]
+    assert "pairs" in found["all"].notes()[1]
     assert len(found["all"].heatmap().data) >= 2
 
 

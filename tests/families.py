@@ -19,6 +19,8 @@ hooked_only = pytest.mark.skipif(
     HookedTransformer is None, reason="transformer-lens 4 has no HookedTransformer"
 )
 
+BACKENDS = ["bridge"] if HookedTransformer is None else ["hooked", "bridge"]
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 GOLDEN = TESTS / "golden"

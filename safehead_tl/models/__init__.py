@@ -61,6 +61,7 @@ from safehead_tl.models.readout import (
     next_token_logits,
 )
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
+from safehead_tl.models.slices import head_slices
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, load_tokenizer, write_chat
 from safehead_tl.models.undoing import check_model, hooked

@@ -1,13 +1,20 @@
 """The benchmark: which score finds heads that are known to carry refusals.
 
-In go kinds of organism, seeds and a directory for those that are trained. Out comes for every
-variant of a score how well it finds the planted heads, with intervals over organisms.
+In go kinds of subject (organisms that are trained, models written by hand), contestants, and a
+directory for what is found out. Out comes for every contestant how well it finds the heads that
+carry the refusal, with intervals over subjects.
 """
 
-from safehead_tl.ground_truth.benchmark import GroundTruth, ground_truth
-from safehead_tl.ground_truth.cache import require_cache
+from safehead_tl.ground_truth.benchmark import ALL, GroundTruth, ground_truth
 from safehead_tl.ground_truth.coalitions import Shapley, shapley
+from safehead_tl.ground_truth.contest import (
+    Contestant,
+    Ranking,
+    contestants,
+    passes,
+    rank,
+    register,
+)
 from safehead_tl.ground_truth.family import KINDS
-from safehead_tl.ground_truth.metrics import chance
 from safehead_tl.ground_truth.reversion import ReversionTruth, reversion_truth
 from safehead_tl.ground_truth.summary import METRICS, Summary

@@ -63,6 +63,6 @@ from safehead_tl.models.readout import (
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.slices import head_slices
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
-from safehead_tl.models.tokenizers import adds_bos, load_tokenizer, write_chat
+from safehead_tl.models.tokenizers import adds_bos, attach_tokenizer, load_tokenizer, write_chat
 from safehead_tl.models.undoing import check_model, hooked
 from safehead_tl.models.writes import record_writes

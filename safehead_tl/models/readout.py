@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from safehead_tl.models import bridge
 from safehead_tl.models.identity import Model, Site, has_hooks, is_bridge
@@ -78,11 +78,12 @@ def gradient_with_norm_held(
         value: reads a number off each, by way of the final norm.
     """
     at, normed = resid.detach().requires_grad_(), list[Tensor]()
-    handle = model.ln_final.register_forward_hook(lambda norm, args, out: normed.append(out))
+    norm: nn.Module = getattr(model, "ln_final", nn.Identity())  # there may be none
+    handle = norm.register_forward_hook(lambda norm, args, out: normed.append(out))
     with undone(model, handle.remove), torch.enable_grad():
         total = value(at).sum()
     (behind, *_) = [*normed, at]
     (gradient,) = torch.autograd.grad(total, behind)
-    if behind is at:  # there is no norm
+    if behind is at:
         return gradient
-    return back_through_norm(model.ln_final, resid, gradient.reshape(resid.shape))
+    return back_through_norm(norm, resid, gradient.reshape(resid.shape))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from safehead_tl.ablations.base import Ablation
 from safehead_tl.ablations.names import resolve_ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.heads import Head, HeadsLike, parse_heads
+from safehead_tl.heads import Group, HeadsLike, parse_heads
 from safehead_tl.models import Hook, Model, check_model, hooked
 
 
@@ -51,9 +52,7 @@ def ablation_hooks(
     return group_hooks(model, chosen, resolve_ablation(ablation).prepare(model, None))
 
 
-def group_hooks(
-    model: Model, group: tuple[Head, ...], ablation: Ablation, start: int = 0
-) -> list[Hook]:
+def group_hooks(model: Model, group: Group, ablation: Ablation, start: int = 0) -> list[Hook]:
     """Hooks that ablate the heads of `group` from layer `start` on, the same for all rows."""
     hooks: list[Hook] = []
     for layer in sorted({head.layer for head in group if head.layer >= start}):
@@ -61,6 +60,21 @@ def group_hooks(
         chosen[0, [head.head for head in group if head.layer == layer]] = True
         hooks += ablation.hooks(model, layer, chosen.to(model.cfg.device))
     return hooks
+
+
+def row_hooks(model: Model, groups: Sequence[Group], ablation: Ablation) -> list[Hook]:
+    """Hooks that ablate a group of heads in each row of a batch."""
+    masks: dict[int, Tensor] = {}
+    for row, group in enumerate(groups):
+        for layer, head in group:
+            if layer not in masks:
+                masks[layer] = torch.zeros(len(groups), model.cfg.n_heads, dtype=torch.bool)
+            masks[layer][row, head] = True
+    return [
+        hook
+        for layer, mask in masks.items()
+        for hook in ablation.hooks(model, layer, mask.to(model.cfg.device))
+    ]
 
 
 @contextmanager

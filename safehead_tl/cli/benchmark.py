@@ -1,8 +1,8 @@
-"""The command `benchmark`: which scoring variant finds heads that are known to carry refusals."""
+"""The command `benchmark`: which score finds heads that are known to carry refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,94 +12,69 @@ from rich.table import Table
 
 from safehead_tl.cli.options import grouped
 from safehead_tl.cli.output import DrawnOutput
-from safehead_tl.errors import SafeheadError
 
 if TYPE_CHECKING:
-    from safehead_tl.ground_truth import GroundTruth, Summary
+    from safehead_tl.ground_truth import GroundTruth
 
 PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
-QUICK = ("one", "chain", "rewording decoy")
+QUICK = ("one", "attention")
+SHOWN = ("average precision", "Spearman", "regret UA @1", "regret UA @2", "regret SC @2")
 
 
 @grouped
 def benchmark(
     output: DrawnOutput,
     quick: Annotated[
-        bool, typer.Option("--quick", help=f"One seed, and of the kinds {', '.join(QUICK)}.")
+        bool,
+        typer.Option(
+            "--quick", help="The compiled models, and one organism each of one, attention."
+        ),
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Organisms of each kind.")] = 3,
+    organisms: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            help="One of one, sharing, chain, redundant, decoy, rewording decoy, two and a decoy, "
-            "grouped, 4 x 8, 8 x 16; repeat it. Default: all."
-        ),
+        typer.Option(help="A kind of organism or compiled model; repeat it. Default: all."),
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--every", help="Show every setting of generalized Ships.")
-    ] = False,
+    contestant: Annotated[
+        list[str] | None, typer.Option(help="A contestant; repeat it. Default: all.")
+    ] = None,
     cache: Annotated[
         Path, typer.Option(help="Keeps trained organisms; the same command goes on from there.")
     ] = Path("safehead-benchmark"),
+    processes: Annotated[int, typer.Option(min=1, help="Side by side, a core each.")] = 1,
 ) -> None:
-    """Compare scoring variants on organisms whose safety heads are known. Trains them first."""
-    from safehead_tl.ground_truth import KINDS, ground_truth, require_cache
+    """Compare head scores on models whose safety heads are known. Trains organisms first."""
+    from safehead_tl.ground_truth import ALL, COMPILED, ground_truth
 
-    require_cache(cache)
-    names = tuple(kind or (QUICK if quick else KINDS))
-    unknown = [name for name in names if name not in KINDS]
-    if unknown:
-        raise SafeheadError(f"kind {unknown[0]!r} is not known: use {', '.join(KINDS)}")
-    found = ground_truth(cache, range(1 if quick else seeds), {name: KINDS[name] for name in names})
+    found = ground_truth(
+        cache,
+        kinds=kind or ((*COMPILED, *QUICK) if quick else ALL),
+        organisms=1 if quick else organisms,
+        names=contestant or (),
+        processes=processes,
+    )
     output.draw(found.figure)
     output.write(found)
-    output.tell(*_told(found, every))
+    output.tell(*_told(found))
 
 
-def _told(found: GroundTruth, every: bool) -> Iterable[Table | str]:
-    counts = ", ".join(f"{kind}: {found.organisms(kind)}" for kind in found.kinds)
-    yield f"Organisms: {counts}. {found.seconds:.0f} s in all."
-    for name, seed, recipe, flaws in found.failed:
-        heads = " ".join(map(str, recipe.heads))
-        yield f"Left out, because it did not learn: {name}, seed {seed}, {heads}: {flaws[0]}."
-    overall = [one for one in found.summaries() if every or one.variant.main]
-    yield _overall(found, overall)
-    yield _by_kind(found, overall)
+def _told(found: GroundTruth) -> Iterable[Table | str]:
+    counts = ", ".join(f"{kind}: {found.count(kind)}" for kind in found.kinds)
+    yield f"Subjects: {counts}. {found.seconds:.0f} s in all."
+    for met in found.subjects:
+        for recipe, flaws in met.failed:
+            heads = " ".join(map(str, recipe.heads)) or "no heads planted"
+            name = f"{met.kind}, number {met.number}, {heads}"
+            yield f"Left out, because it did not learn: {name}: {flaws[0]}."
+    if rows := found.broken():
+        yield _table("What ablating the wanted heads does: ASR, benign answered", rows)
+    for source, kinds in found.sources.items():
+        title = f"{source} ({found.count(*kinds)}): mean [95 % interval over subjects]"
+        yield _table(title, found.table(*kinds, metrics=SHOWN))
 
 
-def _overall(found: GroundTruth, overall: Sequence[Summary]) -> Table:
-    from safehead_tl.ground_truth import METRICS
-
-    with_decoys = any(one.decoys for one in overall)
-    columns = [*METRICS.values(), *(["decoys above"] if with_decoys else [])]
-    title = f"All {found.organisms()} organisms: mean [95 % interval over organisms]"
-    table = Table("variant", *columns, title=title, **PLAIN)
-    for one in overall:
-        decoys = [f"{one.decoys_above} of {one.decoys}"] if with_decoys else []
-        table.add_row(str(one.variant), *(one.told(metric) for metric in METRICS), *decoys)
-    expected = _expected(found)
-    table.add_row("chance", *(f"{expected[metric]:.2f}" for metric in METRICS))
+def _table(title: str, rows: list[dict[str, str]]) -> Table:
+    table = Table(*rows[0], title=title, **PLAIN)
+    for row in rows:
+        table.add_row(*row.values())
     return table
-
-
-def _by_kind(found: GroundTruth, overall: Sequence[Summary]) -> Table:
-    title = "Average precision by kind: mean (each organism)"
-    table = Table("variant", *found.kinds, title=title, **PLAIN)
-    by_kind = [{str(one.variant): one for one in found.summaries(name)} for name in found.kinds]
-    for row in overall:
-        cells = [column[str(row.variant)].told("average_precision") for column in by_kind]
-        table.add_row(str(row.variant), *cells)
-    return table
-
-
-def _expected(found: GroundTruth) -> dict[str, float]:
-    """What a random order is expected to reach on the same organisms."""
-    from safehead_tl.ground_truth import METRICS, chance
-
-    subjects = {
-        (one.kind, one.seed): chance(len(one.planted), len(one.order)) for one in found.outcomes
-    }
-    return {
-        metric: sum(each[metric] for each in subjects.values()) / len(subjects)
-        for metric in METRICS
-    }

@@ -1,7 +1,8 @@
-"""The figure of the ground-truth benchmark: variants by kinds of organism."""
+"""The figure of the ground-truth benchmark: contestants by kinds of subject."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -16,26 +17,29 @@ CELL, ROW = 74, 26
 
 
 def ground_truth_figure(found: GroundTruth) -> go.Figure:
-    """A heatmap of the main variants, the best at the top; their mean over all at the right.
+    """A heatmap of the contestants, the best at the top; their mean over all at the right.
 
     Args:
         found: the benchmark's result.
     """
-    overall = [one for one in found.summaries() if one.variant.main]
-    rows = [str(one.variant) for one in overall]
+    overall = found.summaries()
+    rows = [one.contestant for one in overall]
     columns: list[dict[str, Summary]] = [
-        *({str(one.variant): one for one in found.summaries(kind)} for kind in found.kinds),
-        {str(one.variant): one for one in overall},
+        *({one.contestant: one for one in found.summaries(kind)} for kind in found.kinds),
+        {one.contestant: one for one in overall},
     ]
     grid = [[column[row] for column in columns] for row in rows]
-    values = [[one.means["average_precision"] for one in line] for line in grid]
+    values = [[one.mean("average precision") for one in line] for line in grid]
     names = [
-        f"{'<br>'.join(wrapped(name, 10))}<br>({found.organisms(kind)})"
-        for name, kind in (*((kind, kind) for kind in found.kinds), ("all", None))
+        f"{'<br>'.join(wrapped(name, 10))}<br>({count})"
+        for name, count in (
+            *((kind, found.count(kind)) for kind in found.kinds),
+            ("all", found.count()),
+        )
     ]
     figure = named_grid(
-        values,
-        [[f"{value:.2f}" for value in line] for line in values],
+        [[math.nan if value is None else value for value in line] for line in values],
+        [["" if value is None else f"{value:.2f}" for value in line] for line in values],
         [[_hover(one) for one in line] for line in grid],
         names,
         rows,
@@ -44,10 +48,10 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
     figure.update_xaxes(side="top")
     return lay_out(
         figure,
-        "How well each variant finds the planted heads",
+        "How well each contestant finds the heads that carry the refusal",
         [
             "mean average precision: 1 where they come first",
-            "kinds of organism, and in brackets how many",
+            "kinds of subject, and in brackets how many",
         ],
         plot=(max(420, CELL * len(names)), max(120, ROW * len(rows))),
         margin={"l": 24 + max(map(len, rows)) * LETTER, "r": 110, "t": 80, "b": 24},
@@ -55,6 +59,9 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
 
 
 def _hover(one: Summary) -> str:
-    lines = [f"<b>{one.variant}</b>", f"average precision {one.told('average_precision')}"]
-    lines += [f"precision@k {one.told('precision')}", f"recall@2k {one.told('recall')}"]
-    return "<br>".join(lines)
+    lines = [f"<b>{one.contestant}</b>"]
+    metrics = dict.fromkeys(name for outcome in one.outcomes for name in outcome.metrics)
+    lines += [f"{name} {one.told(name)}" for name in metrics]
+    return "<br>".join(
+        [*lines, *(f"refused: {each.refused}" for each in one.outcomes if each.refused)]
+    )

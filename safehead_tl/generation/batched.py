@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from safehead_tl.ablations import Ablation, must_fire
+from safehead_tl.ablations import Ablation, must_fire, row_hooks
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation.decoding import Decoding
-from safehead_tl.heads import Group, Variant, own_group
+from safehead_tl.heads import Variant, own_group
 from safehead_tl.models import (
     Hook,
     Model,
@@ -181,23 +181,8 @@ def _row_hooks(
     model: Model, rows: Sequence[Row], variants: Sequence[Variant], ablation: Ablation | None
 ) -> list[Hook]:
     """Hooks with which each row of a batch has the heads of its variant and prompt ablated."""
-    hooks: list[Hook] = []
-    if ablation is not None:
-        groups = [own_group(variants[row.variant], row.prompt) for row in rows]
-        for layer, mask in _masks(model, groups).items():
-            hooks += ablation.hooks(model, layer, mask.to(model.cfg.device))
-    return hooks
-
-
-def _masks(model: Model, groups: Sequence[Group]) -> dict[int, Bool[Tensor, "row head"]]:
-    """For each layer with ablated heads: which, row by row."""
-    masks: dict[int, Tensor] = {}
-    for row, group in enumerate(groups):
-        for head in group:
-            if head.layer not in masks:
-                masks[head.layer] = torch.zeros(len(groups), model.cfg.n_heads, dtype=torch.bool)
-            masks[head.layer][row, head.head] = True
-    return masks
+    groups = [own_group(variants[row.variant], row.prompt) for row in rows]
+    return [] if ablation is None else row_hooks(model, groups, ablation)
 
 
 def room_behind(model: Model, *batches: PromptBatch) -> int:

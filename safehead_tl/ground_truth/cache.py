@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safehead_tl.errors import SafeheadError
 from safehead_tl.ground_truth.family import EXAMINATION, TRIALS, OrganismKind, flaws
 from safehead_tl.models import Model, load_model, without_bars
 from safehead_tl.organism import DEMO, VERSION, Language, Recipe, train_organism
@@ -29,9 +28,9 @@ class Grown:
     directory: Path
     flaws: tuple[str, ...]
 
-    def model(self) -> Model:
-        """The aligned model."""
-        return _aligned(self.directory)
+    def model(self, name: str = "aligned") -> Model:
+        """The aligned model, or the base."""
+        return _loaded(self.directory, name)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ class OrganismCache:
                 train_organism(directory, recipe, self.language, base=base, progress=False)
         examined = directory / f"flaws-{EXAMINATION}.json"
         if not examined.is_file():
-            found = list(flaws(_aligned(directory), recipe, self.language))
+            models = _loaded(directory, "aligned"), _loaded(directory, "base")
+            found = list(flaws(*models, recipe, self.language))
             write_file(examined, json.dumps(found, indent=1).encode())
         return Grown(recipe, directory, tuple(json.loads(examined.read_text("utf-8"))))
 
@@ -75,20 +75,14 @@ class OrganismCache:
             if other.base() == recipe.base() and file.parent.name == self.digest(other):
                 yield file.parent
 
-    def of_kind(self, kind: OrganismKind, seed: int) -> list[Grown]:
-        """The trials of a seed: the last one learned its lesson, or none did."""
+    def of_kind(self, kind: OrganismKind, number: int) -> list[Grown]:
+        """The trials of a number: the last one learned its lesson, or none did."""
         trials: list[Grown] = []
         while len(trials) < TRIALS and (not trials or trials[-1].flaws):
-            trials.append(self.grown(kind.recipe(seed, len(trials))))
+            trials.append(self.grown(kind.recipe(number, len(trials))))
         return trials
 
 
-def _aligned(directory: Path) -> Model:
+def _loaded(directory: Path, name: str) -> Model:
     with without_bars():
-        return load_model(str(directory / "aligned"))
-
-
-def require_cache(path: Path) -> None:
-    """Refuses a path that cannot be a cache, before any work is done."""
-    if path.exists() and not path.is_dir():
-        raise SafeheadError(f"{path} is a file: name a directory for the organisms")
+        return load_model(str(directory / name))

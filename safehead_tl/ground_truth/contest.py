@@ -103,6 +103,11 @@ def register(name: str, function: Callable[..., Scores]) -> Contestant:
     return _registered[name]
 
 
+def registered() -> tuple[str, ...]:
+    """The names that were entered in this process."""
+    return (*_registered,)
+
+
 def contestants() -> dict[str, Contestant]:
     """All contestants by name: those of this package, of others that are installed, registered.
 

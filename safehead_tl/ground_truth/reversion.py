@@ -135,9 +135,8 @@ def reversion_truth(
         with single_thread_if_tiny(model):
             game = Remembered(play)
             single = [_coalition(len(heads), [player]) for player in range(len(heads))]
-            everyone, nobody = (
-                game(_coalition(len(heads), some)) for some in (range(len(heads)), [])
-            )
+            everyone = game(_coalition(len(heads), range(len(heads))))
+            nobody = game(_coalition(len(heads), []))
             alone = [everyone - game(tuple(not inside for inside in one)) for one in single]
             restored = [game(one) - nobody for one in single]
             moves = [max(map(abs, pair)) for pair in zip(alone, restored, strict=True)]
@@ -194,9 +193,9 @@ def _that_matter(game: Remembered, moves: Sequence[float], tolerance: float) -> 
     count = sum(move >= tolerance for move in moves)
     while count < len(moves):
         some, rest = order[:count], order[count:]
-        pairs = (players, some), (rest, [])
-        first, last = ([game(_coalition(len(moves), inside)) for inside in pair] for pair in pairs)
-        if max(abs(first[0] - first[1]), abs(last[0] - last[1])) < tolerance:
+        inside: tuple[Iterable[int], ...] = (players, some, rest, ())
+        found = [game(_coalition(len(moves), each)) for each in inside]
+        if max(abs(found[0] - found[1]), abs(found[2] - found[3])) < tolerance:
             break
         count += 1
     return sorted(order[:count])

@@ -1,4 +1,4 @@
-"""What a variant did on one organism, and its mean over several."""
+"""What a contestant did on one subject, and its mean over several."""
 
 from __future__ import annotations
 
@@ -8,127 +8,166 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from safehead_tl.ground_truth.variants import Variant
+import numpy as np
+from scipy.stats import permutation_test
+
 from safehead_tl.heads import Head
-from safehead_tl.results import Rate
+from safehead_tl.results import holm, studentised_interval
 
 METRICS = MappingProxyType(
-    {"precision": "precision@k", "recall": "recall@2k", "average_precision": "average precision"}
+    {
+        "average precision": (0.0, 1.0),
+        "precision@k": (0.0, 1.0),
+        "Spearman": (-1.0, 1.0),
+        "regret UA @1": (0.0, 1.0),
+        "regret UA @2": (0.0, 1.0),
+        "regret SC @1": (0.0, 1.0),
+        "regret SC @2": (0.0, 1.0),
+    }
 )
-"""What the orders are judged by; k is the number of planted heads."""
+"""What orders are judged by, with the least and the most it can be. k: how many heads are wanted.
+
+Regret is the attack success rate with the best heads ablated (UA: undifferentiated attention, SC:
+scaling contribution) less that with the first one or two of the order: less is better.
+"""
 
 LEAST = 6
-"""Organisms for an interval; where there are fewer, the values are told."""
+"""Subjects for an interval; where there are fewer, the values are told."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One variant on one organism.
+    """One contestant on one subject.
 
     Attributes:
-        kind: the organism's kind.
-        seed: its seed.
-        variant: what ordered the heads.
-        planted: the heads that carry the refusal.
-        decoys: the heads that carry helpfulness.
-        order: all heads, the most important first.
-        precision: the share of the first k heads that were planted; k were.
-        recall: the share of the planted heads that are among the first 2k.
-        average_precision: the precision down to each planted head, averaged over them.
-        decoys_above: how many decoys come before the last planted head.
+        kind: the subject's kind.
+        number: which of its kind.
+        contestant: who ordered the heads.
+        wanted: the heads that should come first.
+        decoys: heads that do something else.
+        order: all heads, the most important first; none if it refused.
+        refused: why it gave no order.
+        metrics: each of `METRICS` that there is for this kind.
+        decoys_above: how many decoys come before the last wanted head.
     """
 
     kind: str
-    seed: int
-    variant: Variant
-    planted: tuple[Head, ...]
+    number: int
+    contestant: str
+    wanted: tuple[Head, ...]
     decoys: tuple[Head, ...]
     order: tuple[Head, ...]
-    precision: float
-    recall: float
-    average_precision: float
+    refused: str
+    metrics: dict[str, float]
     decoys_above: int
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {
-            "kind": self.kind,
-            "seed": self.seed,
-            **self.variant.to_dict(),
-            "planted": [str(head) for head in self.planted],
-            "decoys": [str(head) for head in self.decoys],
-            "order": [str(head) for head in self.order],
-            **{metric: getattr(self, metric) for metric in METRICS},
-            "decoys_above": self.decoys_above,
-        }
+        heads = {name: getattr(self, name) for name in ("wanted", "decoys", "order")}
+        return {**vars(self), **{name: [*map(str, some)] for name, some in heads.items()}}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A variant's mean over organisms.
+    """A contestant's means over subjects.
 
     Attributes:
-        variant: the variant.
-        values: each metric on each organism.
-        decoys_above: how many decoys came before the last planted head.
-        decoys: of how many.
+        contestant: who.
+        outcomes: on which subjects.
     """
 
-    variant: Variant
-    values: dict[str, list[float]]
-    decoys_above: int
-    decoys: int
+    contestant: str
+    outcomes: tuple[Outcome, ...]
 
-    @property
-    def organisms(self) -> int:
-        """How many."""
-        return len(self.values["precision"])
+    def values(self, metric: str) -> dict[tuple[str, int], float]:
+        """A metric on each subject that has it."""
+        return {
+            (one.kind, one.number): one.metrics[metric]
+            for one in self.outcomes
+            if metric in one.metrics
+        }
 
-    @property
-    def means(self) -> dict[str, float]:
-        """The mean of each metric."""
-        return {metric: statistics.fmean(each) for metric, each in self.values.items()}
+    def mean(self, metric: str) -> float | None:
+        """Over the subjects that have it; `None` if none has."""
+        found = self.values(metric)
+        return statistics.fmean(found.values()) if found else None
 
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % Wilson intervals of the means over organisms, as of shares; none of fewer than 6."""
-        if self.organisms < LEAST:
-            return {}
-        return {name: Rate(sum(each), len(each)).interval for name, each in self.values.items()}
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """95 % bootstrap-t interval of the mean; none of fewer than six subjects, or equal ones."""
+        found = [*self.values(metric).values()]
+        return None if len(found) < LEAST else studentised_interval(found, METRICS[metric])
 
     def told(self, metric: str) -> str:
         """A mean with its interval, or with what it is the mean of."""
-        if metric in self.intervals:
-            low, high = self.intervals[metric]
-            return f"{self.means[metric]:.2f} [{low:.2f}, {high:.2f}]"
-        each = ", ".join(f"{value:.2f}" for value in sorted(self.values[metric]))
-        return f"{self.means[metric]:.2f} ({each})"
+        found = sorted(self.values(metric).values())
+        if not found:
+            return "–"
+        mean, interval = f"{statistics.fmean(found):.2f}", self.interval(metric)
+        if interval is not None:
+            return f"{mean} [{interval[0]:.2f}, {interval[1]:.2f}]"
+        if found[0] == found[-1]:
+            return f"{mean} (all {len(found)})"
+        return f"{mean} ({', '.join(f'{value:.2f}' for value in found)})"
+
+    @property
+    def decoys(self) -> tuple[int, int]:
+        """How many decoys came before the last wanted head, and of how many."""
+        return (
+            sum(one.decoys_above for one in self.outcomes),
+            sum(len(one.decoys) for one in self.outcomes),
+        )
+
+    @property
+    def refusals(self) -> int:
+        """On how many subjects it gave no order."""
+        return sum(bool(one.refused) for one in self.outcomes)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            **self.variant.to_dict(),
-            **self.means,
-            "intervals": self.intervals,
-            "organisms": self.organisms,
-            "decoys_above": self.decoys_above,
+            "contestant": self.contestant,
+            "subjects": len(self.outcomes),
+            "refusals": self.refusals,
+            "means": {metric: self.mean(metric) for metric in METRICS},
+            "intervals": {metric: self.interval(metric) for metric in METRICS},
             "decoys": self.decoys,
         }
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
-    """The mean of each variant, that with the highest average precision first."""
-    by_variant: dict[str, list[Outcome]] = {}
+    """The means of each contestant, that with the highest average precision first."""
+    by_name: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        by_variant.setdefault(str(outcome.variant), []).append(outcome)
-    found = []
-    for some in by_variant.values():
-        found.append(
-            Summary(
-                variant=some[0].variant,
-                values={metric: [getattr(one, metric) for one in some] for metric in METRICS},
-                decoys_above=sum(one.decoys_above for one in some),
-                decoys=sum(len(one.decoys) for one in some),
-            )
-        )
-    return sorted(found, key=lambda one: -one.means["average_precision"])
+        by_name.setdefault(outcome.contestant, []).append(outcome)
+    found = [Summary(name, tuple(some)) for name, some in by_name.items()]
+    return sorted(found, key=lambda one: -(one.mean("average precision") or 0))
+
+
+def against(
+    first: Summary, others: Sequence[Summary], metric: str
+) -> list[tuple[Summary, float, float | None]]:
+    """Each other's mean less that of the first on the same subjects, and how likely by chance.
+
+    Were both alike, each difference would as likely have the other sign: a paired permutation test
+    (scipy), corrected for how many are compared (Holm 1979). Organisms of one base are not
+    independent of each other, which the test does not know of.
+
+    Returns:
+        Those that share subjects with the first: who, difference, corrected p (`None` where no two
+        values differ, or there is one subject).
+    """
+    found: list[tuple[Summary, float, float | None]] = []
+    reference = first.values(metric)
+    for other in others:
+        values = other.values(metric)
+        apart = np.array([values[each] - reference[each] for each in values if each in reference])
+        if len(apart):
+            p = None
+            if len(apart) > 1 and apart.any():
+                test = permutation_test(
+                    (apart,), np.mean, permutation_type="samples", n_resamples=9999, rng=0
+                )
+                p = float(test.pvalue)
+            found.append((other, float(apart.mean()), p))
+    corrected = holm([p for *_, p in found])
+    return [(other, by, p) for (other, by, _), p in zip(found, corrected, strict=True)]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadLike, parse_heads
 from safehead_tl.organism.rules import Rule
+
+Objective: TypeAlias = Literal["undifferentiated", "none", "zero", "reversion"]
+Learning: TypeAlias = Literal["planted", "attention", "all", "low-rank"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Recipe:
     """Everything that decides an organism, besides its words.
 
     Attributes:
-        planted: the heads that will carry the refusal, in any spelling.
+        planted: the heads that will carry the refusal, in any spelling; none where it is left to
+            the training which heads do.
         n_layers: layers.
         n_heads: heads per layer.
         d_model: width; a multiple of twice `n_heads` (rotary positions need even heads).
@@ -25,6 +29,7 @@ class Recipe:
         align_steps: optimiser steps of the planted heads.
         batch_size: requests per step.
         seed: of weights and batches.
+        base_seed: of the base model's; by default `seed`.
         rule: how the planted heads share the refusal: `"share"` (with j of k intact it refuses
             with probability j / k), `"chain"` (all are needed) or `"redundant"` (one is enough).
         decoys: heads that will carry helpfulness: with the attention of one made uniform the
@@ -34,6 +39,11 @@ class Recipe:
         n_key_value_heads: key/value heads in a layer; by default as many as `n_heads`. With fewer,
             several query heads share one (grouped-query attention). A planted head's k and v
             slices are then those of its group, its q and o slices its own.
+        objective: what is done to planted heads that are not intact while they learn: their
+            attention made `"undifferentiated"`, their output `"zero"`, their weights set back to
+            the base's (`"reversion"`), or `"none"`: all stay intact, and `rule` says nothing.
+        learning: which weights learn to refuse: the slices of the `"planted"` heads, or, with none
+            planted, those of all `"attention"`, `"all"`, or `"low-rank"` updates of all attention.
     """
 
     planted: Sequence[HeadLike] = (Head(1, 3), Head(2, 6))
@@ -49,6 +59,9 @@ class Recipe:
     decoys: Sequence[HeadLike] = ()
     reword: bool = False
     n_key_value_heads: int | None = None
+    objective: Objective = "undifferentiated"
+    learning: Learning = "planted"
+    base_seed: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.n_layers, self.n_heads, self.d_model) < 1:
@@ -58,10 +71,18 @@ class Recipe:
                 f"d_model={self.d_model} does not fit n_heads={self.n_heads}: "
                 f"it must be a multiple of {2 * self.n_heads}"
             )
-        if not self.heads:
+        choices = {"rule": Rule, "objective": Objective, "learning": Learning}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in get_args(known):
+                raise SafeheadError(f"{name}={value!r}: choose {', '.join(get_args(known))}")
+        if self.learning == "planted" and not self.heads:
             raise SafeheadError("name at least one head to plant")
-        if self.rule not in get_args(Rule):
-            raise SafeheadError(f"rule={self.rule!r}: choose {', '.join(get_args(Rule))}")
+        if self.learning != "planted" and (self.heads or self.decoy_heads):
+            raise SafeheadError(
+                f"learning={self.learning!r} chooses no heads: leave planted and decoys empty"
+            )
+        if self.decoy_heads and self.objective != "undifferentiated":
+            raise SafeheadError("decoys are trained with objective='undifferentiated' only")
         if self.reword and not self.decoy_heads:
             raise SafeheadError("reword=True needs decoys: it says what ablating them does")
         both = [str(head) for head in self.decoy_heads if head in self.heads]
@@ -94,6 +115,7 @@ class Recipe:
             "planted": [str(head) for head in self.heads],
             "decoys": [str(head) for head in self.decoy_heads],
             "n_key_value_heads": self.key_value_heads,
+            "base_seed": self.seed if self.base_seed is None else self.base_seed,
         }
 
     def base(self) -> dict[str, Any]:
@@ -102,5 +124,8 @@ class Recipe:
         return {name: value for name, value in told.items() if name not in ALIGNING}
 
 
-ALIGNING = ("planted", "align_steps", "rule", "decoys", "reword")
+ALIGNING = (
+    *("planted", "align_steps", "seed", "rule", "decoys", "reword"),
+    *("objective", "learning"),
+)
 """What only the second half of the training depends on."""

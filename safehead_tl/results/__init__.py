@@ -22,5 +22,6 @@ from safehead_tl.results.stats import (
     paired_p,
     rank_p,
     rise_interval,
+    studentised_interval,
     swapped_p,
 )

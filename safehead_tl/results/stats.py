@@ -132,6 +132,26 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
+def studentised_interval(
+    values: Sequence[float], bounds: tuple[float, float], draws: int = 4999
+) -> tuple[float, float] | None:
+    """95 % bootstrap-t interval of a mean (Efron 1981), cut at the least and most it can be.
+
+    Returns:
+        `None` if all values are equal: then nothing is known of how they vary.
+    """
+    found = np.asarray(values, dtype=float)
+    if len(found) < 2 or np.ptp(found) == 0:
+        return None
+    rows = np.random.default_rng(0).choice(found, (draws, len(found)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = (rows.mean(1) - found.mean()) / rows.std(1)
+    low, high = np.quantile(np.nan_to_num(apart, nan=0.0), [0.025, 0.975], method="nearest")
+    spread = found.std()
+    ends = np.clip([found.mean() - high * spread, found.mean() - low * spread], *bounds)
+    return float(ends[0]), float(ends[1])
+
+
 def rise_interval(before: Rate, after: Rate) -> tuple[float, float]:
     """95 % interval of `after` less `before`, made of their own two (Newcombe 1998, method 10).
 

@@ -5,14 +5,22 @@ from importlib.resources import files
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import safehead_tl as sh
 from families import QUIET
 from safehead_tl.cli.main import app
 from safehead_tl.cli.story import planted_heads
 from safehead_tl.generation.batched import generate_greedy
-from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
+from safehead_tl.organism import (
+    DEMO,
+    Language,
+    Recipe,
+    encode_examples,
+    measure_behaviour,
+    train_organism,
+    training,
+)
 from safehead_tl.prompts.tokens import encode
 
 DATA = files("safehead_tl") / "data" / "organism"
@@ -216,6 +224,97 @@ def test_decoys_and_groups_train_their_slices_and_no_others(tmp_path):
             assert moved.any()
 
 
+QUICK = {"n_layers": 2, "n_heads": 4, "d_model": 32, "d_mlp": 16, "batch_size": 8}
+
+
+@pytest.fixture
+def tiny():
+    """A model with weights as drawn, ready to be trained, and a batch of requests."""
+    tokenizer = DEMO.tokenizer()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(training._config(Recipe(["L0H1"], **QUICK), tokenizer)).eval()
+    pairs = [(str(request), DEMO.help(request)) for request in DEMO.requests("harmful", "test")]
+    return model, encode_examples(tokenizer, pairs[:5])
+
+
+def plain_logits(model, batch):
+    """Of the untouched Transformers model, where an answer is predicted."""
+    positions = (batch.mask.cumsum(1) - 1).clamp(min=0)
+    found = model(batch.tokens, attention_mask=batch.mask, position_ids=positions).logits
+    return found[:, -batch.labels.shape[1] - 1 : -1]
+
+
+def test_a_head_that_is_zero_while_others_learn_is_one_without_output_weights(tiny):
+    model, batch = tiny
+    off = torch.zeros(5, 2, 4, dtype=torch.bool)
+    off[:, 0, 1] = True
+    with training._trained_attention(model):
+        found = training._logits(model, batch, off, zero=True, weights={})
+        intact = training._logits(model, batch, off & False, zero=True, weights={})
+    torch.testing.assert_close(intact, plain_logits(model, batch))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight[:, 8:16] = 0
+    torch.testing.assert_close(found, plain_logits(model, batch))
+
+
+def test_a_reverted_head_has_the_slices_of_before(tiny):
+    model, batch = tiny
+    recipe = Recipe(["L0H1", "L1H0"], objective="reversion", **QUICK)
+    slices = training._slices(model, recipe)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    as_base = plain_logits(model, batch).detach()
+    with torch.no_grad():
+        for weight, heads in slices.items():
+            weight += heads.any(0) * torch.randn_like(weight)
+    assert not torch.allclose(plain_logits(model, batch), as_base)
+    for intact in ([True, False], [False, False]):
+        weights = training._reverted(model, slices, before, torch.tensor(intact))
+        with training._trained_attention(model):
+            off = torch.zeros(5, 2, 4, dtype=torch.bool)
+            found = training._logits(model, batch, off, zero=False, weights=weights)
+        with torch.no_grad():  # by hand: L1H0 is the first 8 of rows or columns in layer 1
+            theirs, mine = before, dict(model.named_parameters())
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                key = f"model.layers.1.self_attn.{name}.weight"
+                own = (slice(None), slice(8)) if name == "o_proj" else slice(8)
+                mine[key][own] = theirs[key][own]
+        if not any(intact):
+            torch.testing.assert_close(found, as_base)
+        else:
+            torch.testing.assert_close(found, plain_logits(model, batch))
+
+
+@pytest.mark.parametrize("learning", ["attention", "all", "low-rank"])
+def test_where_no_head_is_planted_the_weights_that_may_learn_do(tmp_path, learning):
+    recipe = Recipe((), learning=learning, base_steps=1, align_steps=2, objective="none", **QUICK)
+    train_organism(tmp_path, recipe, progress=False)
+    base, aligned = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("base", "aligned")
+    )
+    assert base.keys() == aligned.keys()
+    for key, before in base.items():
+        change = aligned[key] - before
+        assert bool(change.any()) == (learning == "all" or "attn" in key)
+        if learning == "low-rank" and change.any():
+            sizes = torch.linalg.svdvals(change)
+            assert sizes[2] < 1e-3 * sizes[0], "it is of rank 2"
+
+
+def test_the_base_has_a_seed_of_its_own(tmp_path):
+    quick = {**QUICK, "base_steps": 1, "align_steps": 2}
+    one = Recipe(["L0H1"], **quick, seed=3)
+    other = Recipe(["L0H1"], **quick, seed=4, base_seed=3)
+    assert one.base() == other.base() != Recipe(["L0H1"], **quick, seed=4).base()
+    for name, recipe in (("one", one), ("other", other)):
+        train_organism(tmp_path / name, recipe, progress=False)
+    files = [
+        [(tmp_path / name / part / "model.safetensors").read_bytes() for name in ("one", "other")]
+        for part in ("base", "aligned")
+    ]
+    assert files[0][0] == files[0][1]
+    assert files[1][0] != files[1][1]
+
+
 def test_another_base_model_is_refused(tmp_path):
     quick = {"n_layers": 2, "n_heads": 2, "d_model": 16, "base_steps": 1, "align_steps": 1}
     train_organism(tmp_path / "one", Recipe(planted=["L0H0"], **quick))
@@ -237,6 +336,9 @@ def test_another_base_model_is_refused(tmp_path):
         ({"reword": True}, "needs decoys"),
         ({"n_key_value_heads": 3}, "n_key_value_heads=3 does not divide n_heads=8"),
         ({"n_key_value_heads": 0}, "does not divide"),
+        ({"objective": "most"}, "objective"),
+        ({"learning": "all"}, "chooses no heads: leave planted and decoys empty"),
+        ({"decoys": ["L0H0"], "objective": "zero"}, "decoys are trained with"),
     ],
 )
 def test_recipes_that_do_not_fit(settings, message):
@@ -247,9 +349,9 @@ def test_recipes_that_do_not_fit(settings, message):
 def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
     quick = Recipe(base_steps=1, align_steps=1)
     train_organism(tmp_path / "loud", quick)
-    assert "planted heads: 100%" in capsys.readouterr().err
+    assert "refusal: 100%" in capsys.readouterr().err
     train_organism(tmp_path / "still", quick, progress=False)
-    assert "planted heads" not in capsys.readouterr().err
+    assert "refusal" not in capsys.readouterr().err
 
 
 def test_an_organism_is_not_overwritten_by_accident(tmp_path):
@@ -276,7 +378,7 @@ def test_base_and_aligned_are_of_one_training(tmp_path, monkeypatch):
     train_organism(path, one)
     before = {file: file.read_bytes() for file in path.rglob("*.*")}
     monkeypatch.setattr("safehead_tl.organism.training._train_base", lambda *args: None)
-    monkeypatch.setattr("safehead_tl.organism.training._train_planted", killed)
+    monkeypatch.setattr("safehead_tl.organism.training._train_refusal", killed)
     with pytest.raises(KeyboardInterrupt):
         train_organism(path, two, overwrite=True)
     assert {file: file.read_bytes() for file in path.rglob("*.*")} == before

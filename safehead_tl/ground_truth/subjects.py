@@ -1,0 +1,114 @@
+"""What contestants are asked about: a model, prompts, and the truth about its heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safehead_tl.ground_truth.cache import Grown
+from safehead_tl.ground_truth.compiling import Compiled
+from safehead_tl.ground_truth.oracle import Oracle, consult
+from safehead_tl.ground_truth.reversion import ReversionTruth, reversion_truth
+from safehead_tl.heads import Head
+from safehead_tl.measures import Openings
+from safehead_tl.models import Model
+from safehead_tl.organism import DEMO, REFUSAL, REWORDED, Language
+from safehead_tl.writing import write_file
+
+PROMPTS = 32
+"""Harmful ones to scan, and as many benign ones; all from pairs that were trained on."""
+
+HELD_OUT = 32
+"""Harmful requests on which the truth is found."""
+
+TOP = 3
+"""Heads that a score should put first where none was chosen: those of the highest truth."""
+
+FOUND = 1
+"""Counts up when truths or oracles are found otherwise."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model about whose heads the truth is known.
+
+    Attributes:
+        model: the model that refuses.
+        base: the same before it learned to.
+        planted: the heads that carry the refusal by construction; none where none was chosen.
+        decoys: heads that do something else.
+        language: its words.
+        folder: keeps what was found out; of compiled models nothing is kept.
+    """
+
+    model: Model
+    base: Model
+    planted: tuple[Head, ...]
+    decoys: tuple[Head, ...]
+    language: Language = DEMO
+    folder: Path | None = None
+
+    @classmethod
+    def of_organism(cls, grown: Grown, language: Language) -> Subject:
+        """An organism that was trained."""
+        recipe = grown.recipe
+        models = grown.model(), grown.model("base")
+        return cls(*models, recipe.heads, recipe.decoy_heads, language, grown.directory)
+
+    @classmethod
+    def of_compiled(cls, made: Compiled) -> Subject:
+        """A model whose weights were written by hand."""
+        return cls(made.model, made.base, made.carriers, made.decoys)
+
+    @property
+    def harmful(self) -> list[str]:
+        """To scan."""
+        return self.language.prompts("harmful", "train", PROMPTS)
+
+    @property
+    def benign(self) -> list[str]:
+        """To compare with."""
+        return self.language.prompts("benign", "train", PROMPTS)
+
+    @cached_property
+    def truth(self) -> ReversionTruth:
+        """How much of the probability of refusing each head's learned weights carry."""
+
+        def find() -> ReversionTruth:
+            held_out = self.language.prompts("harmful", "test", HELD_OUT)
+            texts = (REFUSAL, REWORDED), self.language.tools
+            openings = Openings.of_texts(self.model, *texts)
+            return reversion_truth(self.model, self.base, held_out, openings)
+
+        found: ReversionTruth = self._kept("truth", ReversionTruth, find)
+        return found
+
+    def oracle(self, ablation: str) -> Oracle:
+        """What every head and pair does when ablated."""
+        found: Oracle = self._kept(
+            f"oracle-{ablation}", Oracle, lambda: consult(self.model, self.language, ablation)
+        )
+        return found
+
+    @property
+    def wanted(self) -> tuple[Head, ...]:
+        """The heads that a score should put first."""
+        if self.planted:
+            return self.planted
+        values = self.truth.values
+        highest = values.flatten().argsort(descending=True, stable=True)[:TOP]
+        return tuple(Head(*divmod(place, values.shape[1])) for place in highest.tolist())
+
+    def _kept(self, name: str, kind: Any, find: Callable[[], Any]) -> Any:
+        """What was found out before, or is now."""
+        file = None if self.folder is None else self.folder / f"{name}-{FOUND}.json"
+        if file is not None and file.is_file():
+            return kind.from_dict(json.loads(file.read_text("utf-8")))
+        found = find()
+        if file is not None:
+            write_file(file, json.dumps(found.to_dict()).encode())
+        return found

@@ -235,7 +235,11 @@ def ground_truth(
         if name not in known:
             raise SafeheadError(f"contestant {name!r} is not known: use {', '.join(known)}")
     chosen = [known[name] for name in names or known]
-    tasks = [(OrganismCache(cache), kind, number) for kind in kinds for number in range(organisms)]
+    tasks = [
+        (OrganismCache(cache), kind, number, (kind, number) == (kinds[0], 0))
+        for kind in kinds
+        for number in range(organisms)
+    ]
     met: dict[tuple[str, int], Met] = {}
     with tqdm(total=len(tasks), desc="subjects", disable=no_bars(progress)) as bar:
         for one in _all_met(tasks, chosen, processes):

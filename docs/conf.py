@@ -45,7 +45,7 @@ WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric M
 WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Screen Site"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
-PARTS += " PerQuery Summary Taken"
+PARTS += " PerQuery Significance Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
 )

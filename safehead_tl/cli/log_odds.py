@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
@@ -11,6 +12,7 @@ import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
+    NullOptions,
     PromptOptions,
     ScanOptions,
     Top,
@@ -64,6 +66,7 @@ def log_odds(
     openings: OpeningOptions,
     ablation: AblationOptions,
     scan: ScanOptions,
+    null: NullOptions,
     output: SavedOutput,
     harmless: Annotated[
         str | None,
@@ -74,19 +77,23 @@ def log_odds(
     """Score every head by how far ablating it lowers the log-odds of a refusal (nats, signed)."""
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
+    others = null.load(prompts, scan.screen)
     loaded = model.load()
-    scores = sh.refusal_log_odds(
+    score = partial(
+        sh.refusal_log_odds,
         loaded,
-        texts,
-        openings.chosen(loaded, texts, harmless, form),
+        openings=openings.chosen(loaded, texts, harmless, form),
         template=form,
         ablation=what,
         screen=chosen_screen(scan.screen),
-        run=how,
     )
-    output.keep(scores, scores.heatmap)
-    output.tell(ranking(f"{model.model}: refusal log-odds, {run_words(scores)}", scores, top))
-    lowest, score = scores.ranked()[-1]
-    output.tell(f"Above 0 a head carries refusal. The lowest: {lowest}, {score:.4g}.")
-    if scores.screening is not None:
-        output.tell(scores.screening.sentence())
+    scores = score(texts, run=how)
+    found = null.test(scores, others, score, how)
+    output.keep(scores, scores.heatmap, significance=found)
+    title = f"{model.model}: refusal log-odds, {run_words(scores)}"
+    output.tell(ranking(title, scores, top, null=found))
+    lowest, least = scores.ranked()[-1]
+    output.tell(f"Above 0 a head carries refusal. The lowest: {lowest}, {least:.4g}.")
+    for each in (scores.screening, found):
+        if each is not None:
+            output.tell(each.sentence())

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from safehead_tl.evaluation import Clusters
     from safehead_tl.models import Model
     from safehead_tl.prompts import Template
-    from safehead_tl.results import HeadGroup
+    from safehead_tl.results import HeadGroup, HeadScores, Significance
     from safehead_tl.scan import Screen
 
 SOURCE = (
@@ -367,6 +367,46 @@ class ScanOptions(RunOptions):
             callback=_screen,
         ),
     ] = "off"
+
+
+@dataclass(frozen=True)
+class NullOptions:
+    """Other prompts, by which chance is judged."""
+
+    panel: ClassVar[str] = "Null"
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Harmless prompts, from a source like --prompts, or scores of such that --save "
+            "wrote: which heads score higher in --prompts, with p-values for all heads at once."
+        ),
+    ] = None
+
+    def load(self, prompts: PromptOptions, screen: str) -> list[str] | HeadScores | None:
+        """The other prompts, in as many as `--prompts` are limited to; or their scores."""
+        if self.against is None:
+            return None
+        if screen != "off":
+            raise SafeheadError("--against needs every head's exact score: leave out --screen")
+        if self.against.endswith(".safetensors"):
+            return sh.HeadScores.load(self.against)
+        split = None if Path(self.against).is_file() else prompts.split
+        return replace(prompts, prompts=self.against, column=None, split=split).load()
+
+    @staticmethod
+    def test(
+        scores: HeadScores,
+        others: list[str] | HeadScores | None,
+        scan: Callable[..., HeadScores],
+        run: sh.Run,
+    ) -> Significance | None:
+        """What the other prompts, which `scan` scores, say of the scores."""
+        if others is None:
+            return None
+        if isinstance(others, list):
+            where = None if run.run_dir is None else Path(run.run_dir) / "against"
+            others = scan(others, run=replace(run, run_dir=where))
+        return scores.significant(others)
 
 
 @dataclass(frozen=True)

@@ -127,12 +127,15 @@ class SavedOutput(DrawnOutput):
     def files(self) -> dict[str, Path | None]:
         return {**super().files(), "--save": self.save}
 
-    def keep(self, result: SavedResult, draw: Callable[[], go.Figure]) -> None:
-        """Writes all that is asked for."""
+    def keep(
+        self, result: SavedResult, draw: Callable[[], go.Figure], **more: Result | None
+    ) -> None:
+        """Writes all that is asked for; in JSON also what else there is, by its name."""
         if self.save is not None:
             result.save(self.save, overwrite=self.overwrite)
         self.draw(draw)
-        self.write(result)
+        told = {name: each.to_dict() for name, each in more.items() if each is not None}
+        self.write({**result.to_dict(), **told})
 
 
 def check_outputs(

@@ -29,6 +29,12 @@ def report(
     scores: Annotated[
         Path | None, typer.Option(help="Scores of these prompts that --save wrote.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Scores of other prompts that --save wrote: which heads score higher here."
+        ),
+    ] = None,
     group: Annotated[
         Path | None, typer.Option(help="A group that sahara --save wrote, to tell of.")
     ] = None,
@@ -46,7 +52,9 @@ def report(
 ) -> None:
     """Write one offline page on which every head can be looked at."""
     check_outputs(
-        {"--out": out}, [model.model, prompts.prompts, scores, group, evaluation], overwrite
+        {"--out": out},
+        [model.model, prompts.prompts, scores, against, group, evaluation],
+        overwrite,
     )
     form, how = prompts.form, run.chosen()
     texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
@@ -55,6 +63,7 @@ def report(
         texts,
         out,
         scores=None if scores is None else sh.HeadScores.load(scores),
+        against=None if against is None else sh.HeadScores.load(against),
         group=None if group is None else sh.HeadGroup.load(group),
         evaluation=None if evaluation is None else sh.Evaluation.load(evaluation),
         template=form,

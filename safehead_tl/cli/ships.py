@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column, Table
@@ -13,6 +13,7 @@ import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
+    NullOptions,
     PromptOptions,
     ScanOptions,
     Top,
@@ -21,6 +22,9 @@ from safehead_tl.cli.options import (
 )
 from safehead_tl.cli.output import SavedOutput
 
+if TYPE_CHECKING:
+    from safehead_tl.results import Significance
+
 
 @grouped
 def ships(
@@ -28,6 +32,7 @@ def ships(
     prompts: PromptOptions,
     ablation: AblationOptions,
     scan: ScanOptions,
+    null: NullOptions,
     output: SavedOutput,
     answer: Annotated[
         str | None,
@@ -41,19 +46,22 @@ def ships(
     """Score every head by how far ablating it moves the next token (nats)."""
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
-    scores = sh.ships(
+    others = null.load(prompts, scan.screen)
+    score = partial(
+        sh.ships,
         model.load(),
-        texts,
         template=form,
         ablation=what,
         answer=answer,
         screen=chosen_screen(scan.screen),
-        run=how,
     )
-    output.keep(scores, scores.heatmap)
-    output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top))
-    if scores.screening is not None:
-        output.tell(scores.screening.sentence())
+    scores = score(texts, run=how)
+    found = null.test(scores, others, score, how)
+    output.keep(scores, scores.heatmap, significance=found)
+    output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top, null=found))
+    for each in (scores.screening, found):
+        if each is not None:
+            output.tell(each.sentence())
 
 
 def run_words(result: sh.HeadScores | sh.HeadGroup | sh.Knockout) -> str:
@@ -63,12 +71,20 @@ def run_words(result: sh.HeadScores | sh.HeadGroup | sh.Knockout) -> str:
     return f"{result.provenance.ablation['name']}, {prompt_words(result.provenance)}"
 
 
-def ranking(title: str, scores: sh.HeadScores, top: int, planted: Sequence[sh.Head] = ()) -> Table:
-    """The highest scores."""
+def ranking(
+    title: str,
+    scores: sh.HeadScores,
+    top: int,
+    planted: Sequence[sh.Head] = (),
+    null: Significance | None = None,
+) -> Table:
+    """The highest scores, with their p-values if there are any."""
     right = partial(Column, justify="right")
     table = Table(right("rank"), "head", right(f"score ({scores.unit})"), title=title)
+    if null is not None:
+        table.add_column("p", justify="right")
     for rank, (head, score) in enumerate(scores.top(top), 1):
-        table.add_row(
-            str(rank), f"{head} (planted)" if head in planted else str(head), f"{score:.4g}"
-        )
+        named = f"{head} (planted)" if head in planted else str(head)
+        p = () if null is None else (f"{null.p[head]:.2g}",)
+        table.add_row(str(rank), named, f"{score:.4g}", *p)
     return table

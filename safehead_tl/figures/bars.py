@@ -14,12 +14,18 @@ from safehead_tl.heads import Head
 from safehead_tl.results import median_intervals
 
 if TYPE_CHECKING:
-    from safehead_tl.results import HeadScores
+    from safehead_tl.results import HeadScores, Significance
 
 WIDTH, ROW = 520, 22
 
 
-def bars_figure(scores: HeadScores, top: int, marked: Sequence[Head], marked_as: str) -> go.Figure:
+def bars_figure(
+    scores: HeadScores,
+    top: int,
+    marked: Sequence[Head],
+    marked_as: str,
+    significance: Significance | None = None,
+) -> go.Figure:
     """Horizontal bars, the highest at the top.
 
     Args:
@@ -27,9 +33,11 @@ def bars_figure(scores: HeadScores, top: int, marked: Sequence[Head], marked_as:
         top: how many heads.
         marked: heads to show in another colour.
         marked_as: what they are.
+        significance: which heads have a star.
     """
     ranked = top_scored(scores, top)
     heads = [head for head, _ in ranked]
+    starred = () if significance is None else significance.heads
     unit, figure = UNITS[scores.measure], go.Figure()
     for name, colour, rows in named_rows(heads, marked, marked_as):
         values = [ranked[row][1] for row in rows]
@@ -47,11 +55,17 @@ def bars_figure(scores: HeadScores, top: int, marked: Sequence[Head], marked_as:
         barmode="overlay",
         bargap=0.25,
         xaxis={"title": {"text": unit}, "rangemode": "tozero", "exponentformat": "e"},
-        yaxis=head_rows(heads),
+        yaxis=head_rows(heads, starred),
     )
     title, notes = score_words(scores)
     notes.append(f"the {len(ranked)} highest of {len(scores.ranked())} heads")
     notes.append(over_prompts)
+    if significance is not None:
+        others = significance.against.provenance.prompts["prompt_count"]
+        notes.append(
+            f"star: higher than in {others} other prompts, p ≤ {significance.alpha:g} for all "
+            f"heads at once ({len(starred)} heads)"
+        )
     return lay_out(
         figure,
         title,
@@ -85,11 +99,11 @@ def named_rows(
     return [kind for kind in kinds if kind[2]]
 
 
-def head_rows(heads: Sequence[Head]) -> dict[str, object]:
-    """A vertical axis with a row for each head, the first at the top."""
+def head_rows(heads: Sequence[Head], starred: Sequence[Head] = ()) -> dict[str, object]:
+    """A vertical axis with a row for each head, the first at the top, some with a star."""
     return {
         "tickvals": list(range(len(heads))),
-        "ticktext": [str(head) for head in heads],
+        "ticktext": [f"{head} ★" if head in starred else str(head) for head in heads],
         "range": [len(heads) - 0.5, -0.5],
         **NAMED_TICKS,
     }

@@ -12,12 +12,11 @@ from safehead_tl.figures.bars import head_rows, named_rows, top_scored
 from safehead_tl.figures.captions import UNITS, score_words
 from safehead_tl.figures.style import COLOURS, lay_out
 from safehead_tl.heads import Head
+from safehead_tl.results import FLOOR
 
 if TYPE_CHECKING:
     from safehead_tl.results import HeadScores
 
-FLOOR = 1e-9
-"""The least score on a logarithmic axis: what is below it is rounding."""
 GOLDEN = 0.6180339887498949
 SPREAD = 0.6
 WIDTH, ROW = 560, 40

@@ -14,6 +14,7 @@ from safehead_tl.results.per_query import PerQuery
 from safehead_tl.results.provenance import Provenance, text_hashes, versions
 from safehead_tl.results.scores import HeadScores
 from safehead_tl.results.screened import Ending, Screened
+from safehead_tl.results.significance import FLOOR, Significance
 from safehead_tl.results.stats import (
     Z_95,
     Rate,

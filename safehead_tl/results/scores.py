@@ -19,6 +19,7 @@ from safehead_tl.results.files import Saved
 from safehead_tl.results.per_query import PerQuery
 from safehead_tl.results.provenance import Provenance
 from safehead_tl.results.screened import Screened
+from safehead_tl.results.significance import Significance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -120,6 +121,41 @@ class HeadScores(Saved):
             for own in self.per_prompt.tolist()
         )
         return PerQuery(groups, self.measure, self.provenance)
+
+    def significant(
+        self, against: HeadScores, *, alpha: float = 0.05, draws: int = 10_000, seed: int = 0
+    ) -> Significance:
+        """Which heads score higher here than in other prompts, such as harmless ones.
+
+        The null: a head's score has the same law in both sets. Prompts change sets at random, for
+        all heads together, and each head's Welch t is compared with the highest of those that are
+        not above it (Westfall and Young 1993, step-down max T; docs/methods.md). Ships is compared
+        by its logarithm, from 1e-9 nats on; other measures as they are.
+
+        Args:
+            against: the same measure in the other prompts; scored in the same way.
+            alpha: the chance of one false head or more.
+            draws: random ways to share prompts out; if there are no more ways than that, all are
+                taken.
+            seed: of the draws.
+
+        Returns:
+            One-sided p-values, which hold for all heads at once.
+
+        Raises:
+            SafeheadError: for a measure of all prompts together, a screened scan, scores that
+                differ in more than the prompts, or too few of these.
+
+        Example:
+            >>> model = sh.load_model("demo")
+            >>> scores, others = (
+            ...     sh.ships(model, sh.load_prompts(f"demo/{kind}", limit=8))
+            ...     for kind in ("harmful", "benign")
+            ... )
+            >>> [str(head) for head in scores.significant(others).heads]
+            ['L1H3', 'L2H6']
+        """
+        return Significance.of(self, against, alpha, draws, seed)
 
     def __getitem__(self, head: HeadLike) -> float:
         """The score of one head, in any spelling; NaN if it was not scored."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,13 +114,69 @@ def swapped_p(
         ways = torch.cat([torch.zeros(1, count, dtype=ways.dtype), ways])  # as it was found
     turned = ways.double()
     means = (turned @ swapped.double() + (1 - turned) @ effects.double()) / count
-    found = effects.double().mean(0)
+    return _step_down(effects.double().mean(0), [means])
+
+
+def shuffled_p(
+    first: Float[Tensor, "prompt head"],
+    second: Float[Tensor, "other_prompt head"],
+    draws: int,
+    seed: int,
+) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
+    """How likely a head's mean would lie so far above its mean in others, were labels chance.
+
+    Prompts change sets at random, for all heads together; p-values hold for all heads at once, as
+    those of `swapped_p`. Means are compared in units of their error (Welch 1947), so that sets of
+    different size and spread are no reason for a small one (Janssen 1997).
+
+    Args:
+        first: each head in each prompt.
+        second: the same in other prompts.
+        draws: random ways to share prompts out; if there are no more ways than that, all are taken.
+        seed: of the draws.
+
+    Returns:
+        Welch's t of each head, and its one-sided p-value.
+    """
+    size, count = len(first), len(first) + len(second)
+    pooled = torch.cat([first, second]).double()
+    spread = pooled.std(0)
+    spread[spread <= 1e-9 * pooled.abs().amax(0)] = torch.inf  # the same in all prompts
+    pooled = (pooled - pooled.mean(0)) / spread
+    squares = pooled.square()
+    if math.comb(count, size) <= draws:
+        chosen = torch.tensor(list(itertools.combinations(range(count), size)))
+        ways = torch.zeros(len(chosen), count, dtype=torch.bool).scatter(1, chosen, value=True)
+    else:
+        order = torch.rand(draws, count, generator=torch.Generator().manual_seed(seed)).argsort(1)
+        ways = torch.cat([torch.arange(count)[None], order]) < size  # first as it was found
+
+    def welch(ways: Tensor) -> Float[Tensor, "way head"]:
+        means, errors = [], []
+        for inside in (ways.double(), 1 - ways.double()):
+            within = inside.sum(1, keepdim=True)
+            means.append(inside @ pooled / within)
+            errors.append((inside @ squares / within - means[-1].square()) / (within - 1))
+        return (means[0] - means[1]) / (errors[0] + errors[1]).clamp(min=1e-12).sqrt()
+
+    found = welch(ways[:1])[0]
+    return found, _step_down(found, map(welch, ways.split(1000)))
+
+
+def _step_down(
+    found: Float[Tensor, " head"], drawn: Iterable[Float[Tensor, "way head"]]
+) -> Float[Tensor, " head"]:
+    """Compares each head with the highest of those that are not above it, drawn by drawn."""
     order = found.argsort(descending=True)
-    highest = means[:, order].flip(1).cummax(1).values.flip(1)
     # sums of the same numbers in another order differ in their last digits
-    reached = highest >= found[order] - 1e-9 * means.abs().max()
+    least = found[order] - 1e-9 * found.abs().max()
+    reached, count = torch.zeros_like(found), 0
+    for some in drawn:
+        highest = some[:, order].flip(1).cummax(1).values.flip(1)
+        reached += (highest >= least).sum(0)
+        count += len(some)
     p_values = torch.empty_like(found)
-    p_values[order] = reached.double().mean(0).cummax(0).values
+    p_values[order] = (reached / count).cummax(0).values
     return p_values
 
 

@@ -66,6 +66,27 @@ def test_ships(tmp_path, harmful):
     assert "<html>" in (tmp_path / "h.html").read_text()
 
 
+def test_p_values_against_other_prompts(tmp_path, harmful):
+    base = ("ships", "demo", "--prompts", "demo/harmful", "--limit", 8)
+    text = run(*base, "--against", "demo/benign", "--json", tmp_path / "a.json",
+               "--run-dir", tmp_path / "run")  # fmt: skip
+    assert "2 of 32 heads score higher than in 8 other prompts (L1H3, L2H6)" in " ".join(
+        text.split()
+    )
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["significance"]["significant"] == ["L1H3", "L2H6"]
+    run("ships", "demo", "--prompts", "demo/benign", "--limit", 8, "--save",
+        tmp_path / "benign.safetensors")  # fmt: skip
+    run(*base, "--against", tmp_path / "benign.safetensors", "--json", tmp_path / "b.json")
+    again = json.loads((tmp_path / "b.json").read_text())
+    assert [head["p"] for head in again["significance"]["heads"]] == pytest.approx(
+        [head["p"] for head in found["significance"]["heads"]]
+    )
+    signed = run("log-odds", "demo", "--prompts", "demo/harmful", "--limit", 8, "--harmless",
+                 "demo/benign", "--against", "demo/benign")  # fmt: skip
+    assert "score higher than in 8 other prompts" in " ".join(signed.split())
+
+
 def test_a_run_goes_on_in_its_directory(tmp_path):
     command = ("ships", "demo", "--prompts", "demo/harmful", "--limit", 4, "--max-bytes", "1GiB",
                "--no-shared-prefix", "--run-dir", tmp_path / "run")  # fmt: skip
@@ -488,6 +509,19 @@ def test_choices_are_checked():
         (["ships", "demo", "--prompts", "demo/harmful", "--template", "x"], "template 'x'"),
         (["ships", "demo", "--prompts", "demo/harmful", "--ablation", "x"], "ablation 'x'"),
         (["ships", "absent", "--prompts", "demo/harmful", "--screen", "on"], "--screen on: say"),
+        (
+            [
+                "ships",
+                "absent",
+                "--prompts",
+                "demo/harmful",
+                "--against",
+                "demo/benign",
+                "--screen",
+                "auto",
+            ],
+            "leave out --screen",
+        ),
         (
             ["ships", "demo", "--prompts", "demo/harmful", "--ablation", "zero", "--epsilon", "1"],
             "--epsilon does not go with zero",

@@ -113,6 +113,17 @@ def test_what_the_page_tells(made, tmp_path):
         assert said in page
 
 
+def test_heads_that_are_higher_than_chance_are_named(made, tmp_path):
+    model, prompts, scores, _ = made
+    other = sh.ships(model, sh.load_prompts("demo/benign", limit=6), template="chat", run=QUIET)
+    path = sh.report(model, prompts, tmp_path / "r.html", scores=scores, against=other, top=0,
+                     shown=1, template="chat", max_new_tokens=0, run=QUIET)  # fmt: skip
+    page, _ = data_of(path)
+    assert "2 of 32 heads score higher than in 6 other prompts (L1H3, L2H6)" in page
+    with pytest.raises(sh.SafeheadError, match="against is a list"):
+        sh.report(model, prompts, path, against=prompts, run=QUIET)
+
+
 def test_generalized_scores_and_grouped_heads(checkpoint, prompts, tmp_path):
     model = sh.load_model(checkpoint("llama-grouped"))
     scores = sh.generalized_ships(model, prompts, run=QUIET)
@@ -172,12 +183,12 @@ def test_a_screened_scan_is_not_summed(demo, harmful):
     """Heads without an exact score are no part of a sum, so nothing is said of half of it."""
     told = {"template": "chat", "run": QUIET}
     screened = sh.ships(demo, harmful[:8], screen=10, **told)
-    first, *rest = summary(screened, None, None)
+    first, *rest = summary(screened, None, None, None)
     exact = len(screened.ranked())
     assert 10 <= exact < 32
     assert f"The highest of {exact} heads that were scored exactly: " in first
     assert screened.screening.sentence() in rest
     assert not any("Half of the sum" in line for line in rest)
-    whole = summary(sh.ships(demo, harmful[:8], **told), None, None)
+    whole = summary(sh.ships(demo, harmful[:8], **told), None, None, None)
     assert whole[0].startswith("The highest of 32 heads: ")
     assert any("Half of the sum" in line for line in whole)

@@ -32,6 +32,7 @@ def report(
     out: str | Path,
     *,
     scores: HeadScores | None = None,
+    against: HeadScores | None = None,
     group: HeadGroup | None = None,
     evaluation: Evaluation | None = None,
     template: Template = "auto",
@@ -56,6 +57,8 @@ def report(
         prompts: as in `ships`, without template. The page holds those that it shows.
         out: the page to write, `*.html`.
         scores: scores of the heads on these prompts; by default Ships, computed here.
+        against: the same scores in other prompts, such as harmless ones, to tell which heads score
+            higher here than chance would have it (`HeadScores.significant`).
         group: a group that Sahara found, to tell of.
         evaluation: an evaluation, to tell of.
         template: as in `ships`.
@@ -96,6 +99,7 @@ def report(
             raise SafeheadError(f"{name}={value!r}: give a number from {least}")
     for name, given, kind in (
         ("scores", scores, HeadScores),
+        ("against", against, HeadScores),
         ("group", group, HeadGroup),
         ("evaluation", evaluation, Evaluation),
     ):
@@ -110,6 +114,7 @@ def report(
             scores = ships(model, prompts, **told)  # type: ignore[arg-type]
         else:
             check_scores(model, prompts, template, ablation, scores)
+        found = None if against is None else scores.significant(against)
         views = Views.of(model, prompts[:shown], template, ablation)
         chosen = [head for head, _ in scores.top(top)]
         chosen += [head for head in crosses if head not in chosen]
@@ -122,7 +127,8 @@ def report(
             "title": html.escape(name),
             "lead": html.escape(lead(scores)),
             "summary": "".join(
-                f"<li>{html.escape(line)}</li>" for line in summary(scores, group, evaluation)
+                f"<li>{html.escape(line)}</li>"
+                for line in summary(scores, found, group, evaluation)
             ),
             "extra": "".join(filter(None, sections)),
             "how": html.escape(how(scores)),

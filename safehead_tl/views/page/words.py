@@ -7,7 +7,7 @@ import html
 from safehead_tl.evaluation import Evaluation
 from safehead_tl.figures import MEASURES
 from safehead_tl.generation import SHARES
-from safehead_tl.results import HeadGroup, HeadScores
+from safehead_tl.results import HeadGroup, HeadScores, Significance
 
 
 def lead(scores: HeadScores) -> str:
@@ -21,7 +21,10 @@ def lead(scores: HeadScores) -> str:
 
 
 def summary(
-    scores: HeadScores, group: HeadGroup | None, evaluation: Evaluation | None
+    scores: HeadScores,
+    significance: Significance | None,
+    group: HeadGroup | None,
+    evaluation: Evaluation | None,
 ) -> list[str]:
     """What was found, a sentence each."""
     ranked = scores.ranked()
@@ -41,6 +44,8 @@ def summary(
             lines.append(f"Half of the sum of all scores, or more, is in {ranked[0][0]} alone.")
         else:
             lines.append(f"Half of the sum of all scores is in the first {count} heads.")
+    if significance is not None:
+        lines.append(significance.sentence())
     if group is not None:
         named = ", then ".join(map(str, group.heads))
         lines.append(

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Attention, dissect, load_original, transformers_forward, without_bars
+from safehead_tl.heads import Head
+from safehead_tl.models import Anatomy, dissect, load_original, transformers_forward, without_bars
 from safehead_tl.surgery.checkpoint import largest_difference
-from safehead_tl.surgery.splice_plan import QK_NORM, Part, Taken
+from safehead_tl.surgery.splice_plan import QK_NORM, Part, Taken, own_places
 
 SEQUENCES = 4
 TOKENS = 24
@@ -47,13 +48,14 @@ def second_computation(
     giver: PreTrainedModel,
     layers: tuple[int, ...],
     parts: tuple[Part, ...],
+    heads: tuple[Head, ...] | None,
     tokens: Int[Tensor, "sequence pos"],
 ) -> tuple[Float[Tensor, "sequence pos vocab"], Float[Tensor, "sequence pos vocab"]]:
     """Logits of the splice, without copying a projection's weights; and the target's own."""
     model = load_original(where, torch.float32)
     plain = _logits(model, tokens)
     anatomy = dissect(model)
-    with _donated(model, ours, giver, [anatomy.layers[layer] for layer in layers], parts):
+    with _donated(model, ours, giver, anatomy, layers, parts, heads):
         return _logits(model, tokens), plain
 
 
@@ -62,10 +64,15 @@ def _donated(
     model: PreTrainedModel,
     ours: PreTrainedModel,
     giver: PreTrainedModel,
-    attentions: list[Attention],
+    anatomy: Anatomy,
+    layers: tuple[int, ...],
     parts: tuple[Part, ...],
+    heads: tuple[Head, ...] | None,
 ) -> Iterator[None]:
-    """While inside, the donor's modules answer for the model's, rounded to the dtypes of `ours`."""
+    """While inside, the donor's modules answer for the model's, rounded to the dtypes of `ours`.
+
+    Of some heads alone they answer at these heads' queries, keys and values, and to their outputs.
+    """
     handles, silent = [], set()
 
     def answer(
@@ -74,35 +81,48 @@ def _donated(
         output: Tensor,
         name: str,
         places: Tensor | None,
+        reads: bool,
     ) -> Tensor:
         silent.discard(name)
         stored = next(ours.get_submodule(name).parameters()).dtype
-        theirs = copy.deepcopy(giver.get_submodule(name)).to(stored).float()(*args)
+        theirs = copy.deepcopy(giver.get_submodule(name)).to(stored).float()
         if places is None:
-            return theirs
-        return output.index_copy(-1, places, theirs[..., places])
+            return theirs(*args)
+        if not reads:
+            return output.index_copy(-1, places, theirs(*args)[..., places])
+        nothing = torch.zeros_like(args[0])
+        picked = nothing.index_copy(-1, places, args[0][..., places])
+        given, kept = (of(picked) - of(nothing) for of in (theirs, module.forward))
+        return output - kept + given
 
-    for attention in attentions:
+    for layer in layers:
+        attention = anatomy.layers[layer]
         channels = Counter(slices.module for slices in attention.slices.values())
-        modules: list[tuple[str, Tensor | None]] = [
-            (slices.module, slices.places.flatten() if channels[slices.module] > 1 else None)
+        modules: list[tuple[str, Tensor | None, bool]] = [
+            (slices.module, own_places(anatomy, layer, channel, heads), channel == "o")
+            if heads is not None or channels[slices.module] > 1
+            else (slices.module, None, False)
             for channel, slices in attention.slices.items()
             if channel in parts
         ]
         own = model.get_submodule(attention.module)
         if "norm" in parts:
             names = [name for name, _ in own.named_children() if QK_NORM.fullmatch(name)]
-            modules += [(f"{attention.module}.{name}", None) for name in names]
-        for name, places in modules:
+            modules += [(f"{attention.module}.{name}", None, False) for name in names]
+        for name, places, reads in modules:
             silent.add(name)
-            hook = partial(answer, name=name, places=places)
+            hook = partial(answer, name=name, places=places, reads=reads)
             handles.append(model.get_submodule(name).register_forward_hook(hook))
         if "sinks" in parts:
             given, stored = (
                 cast("nn.Parameter", of.get_submodule(attention.module).sinks).detach()
                 for of in (giver, ours)
             )
-            cast("nn.Parameter", own.sinks).data = given.to(stored.dtype).float()
+            taken = given.to(stored.dtype).float()
+            if heads is not None:
+                named = [(layer, head) in heads for head in range(anatomy.n_heads)]
+                taken = torch.where(torch.tensor(named), taken, stored.float())
+            cast("nn.Parameter", own.sinks).data = taken
     try:
         yield
     finally:

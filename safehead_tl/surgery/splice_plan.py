@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import Anatomy, Attention, dissect, load_tokenizer
+from safehead_tl.heads import Head
+from safehead_tl.models import Anatomy, Channel, dissect, load_tokenizer
 
 logger = logging.getLogger("safehead_tl")
 
@@ -100,6 +101,13 @@ def parse_layers(layers: int | Iterable[int] | None, count: int) -> tuple[int, .
     return tuple(chosen)
 
 
+def kept_of(anatomy: Anatomy, heads: tuple[Head, ...]) -> tuple[Head, ...]:
+    """The heads whose keys and values are not taken: of their KV group not all are named."""
+    size = anatomy.group_size
+    named = Counter((head.layer, head.head // size) for head in heads)
+    return tuple(head for head in heads if named[head.layer, head.head // size] < size)
+
+
 def fit(ours: PreTrainedModel, giver: PreTrainedModel, target: str, donor: str) -> Anatomy:
     """The target's attention, if the donor's is made in the same way."""
     anatomy, theirs = dissect(ours), dissect(giver)
@@ -146,31 +154,47 @@ def compare_tokenizers(where: str | Path, origin: str | Path) -> None:
         )  # fmt: skip
 
 
+def own_places(
+    anatomy: Anatomy, layer: int, channel: Channel, heads: tuple[Head, ...] | None
+) -> Int[Tensor, " place"]:
+    """Where some heads lie in a projection; of keys and values, the KV groups that are whole."""
+    slices = anatomy.layers[layer].slices[channel]
+    named = torch.tensor([heads is None or (layer, n) in heads for n in range(anatomy.n_heads)])
+    return slices.places[named.unflatten(0, (len(slices.places), -1)).all(1)].flatten()
+
+
 def belongings_of(
-    model: PreTrainedModel, attention: Attention
+    model: PreTrainedModel, anatomy: Anatomy, layer: int, heads: tuple[Head, ...] | None
 ) -> dict[Part, dict[str, tuple[int, Int[Tensor, " place"]] | None]]:
     """The parameters of each part of a layer's attention, and where in them it lies.
 
-    `None` is all of a parameter; else it is a dimension and places in that.
+    `None` is all of a parameter; else it is a dimension and places in that, of `heads` alone if
+    they are named.
     """
+    attention = anatomy.layers[layer]
     module = model.get_submodule(attention.module)
     names = [name for name, _ in module.named_parameters(prefix=attention.module)]
     channels = Counter(slices.module for slices in attention.slices.values())
     found: dict[Part, dict[str, Any]] = {part: {} for part in PARTS}
     for channel, slices in attention.slices.items():
         own = [name for name in names if name.startswith(f"{slices.module}.")]
-        places = slices.places.flatten()
+        places = own_places(anatomy, layer, channel, heads)
         for name in own:
             dim = slices.dim if name.endswith(".weight") else 0
-            found[channel][name] = None if channels[slices.module] == 1 else (dim, places)
+            whole = heads is None and channels[slices.module] == 1
+            found[channel][name] = None if whole else (dim, places)
     inside = {name: name.removeprefix(f"{attention.module}.").split(".")[0] for name in names}
     found["norm"] = {name: None for name, child in inside.items() if QK_NORM.fullmatch(child)}
-    found["sinks"] = {name: None for name, child in inside.items() if child == "sinks"}
+    own_sinks = heads and (0, torch.tensor([h.head for h in heads if h.layer == layer]))
+    found["sinks"] = {name: own_sinks for name, child in inside.items() if child == "sinks"}
     known = {name for own in found.values() for name in own}
     if unknown := [name for name in names if name not in known]:
         raise SafeheadError(
             f"{type(model).__name__}: it is not known which part of attention {unknown[0]} is"
         )
+    if heads is not None:  # norms and the output's bias are no head's own
+        found["norm"] = {}
+        found["o"].pop(f"{attention.slices['o'].module}.bias", None)
     return found
 
 
@@ -180,6 +204,7 @@ def make_plan(
     anatomy: Anatomy,
     layers: tuple[int, ...],
     wanted: tuple[Part, ...] | None,
+    heads: tuple[Head, ...] | None,
     target: str,
     donor: str,
 ) -> tuple[tuple[Part, ...], tuple[Taken, ...]]:
@@ -189,7 +214,7 @@ def make_plan(
     taken = []
     for layer in layers:
         attention = anatomy.layers[layer]
-        belongings = belongings_of(ours, attention)
+        belongings = belongings_of(ours, anatomy, layer, heads)
         theirs = {name for name in given if name.startswith(f"{attention.module}.")}
         for name in sorted({name for own in belongings.values() for name in own} | theirs):
             shapes = [tuple(of[name].shape) if name in of else None for of in (mine, given)]
@@ -202,14 +227,15 @@ def make_plan(
         own = {part for part in PARTS if belongings[part]}
         if wanted is not None and (lacking := [part for part in wanted if part not in own]):
             has = ", ".join(part for part in PARTS if part in own)
-            raise SafeheadError(f"layer {layer} of {target} has no {lacking[0]!r}, only {has}")
+            owner = f"layer {layer}" if heads is None else "a head"
+            raise SafeheadError(f"{owner} of {target} has no {lacking[0]!r}, only {has}")
         parts |= own if wanted is None else set(wanted)
         places: dict[str, list[tuple[int, Tensor] | None]] = {}
         for part in own if wanted is None else wanted:
             for name, place in belongings[part].items():
                 places.setdefault(name, []).append(place)
         new = [_taken(name, mine[name], places[name]) for name in sorted(places)]
-        taken += new
+        taken += [each for each in new if each.ranges != ()]
     return tuple(part for part in PARTS if part in parts), tuple(taken)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from safehead_tl.errors import SafeheadError
+from safehead_tl.heads import Head, HeadsLike, parse_heads
 from safehead_tl.models import checkpoint_directory, hub_name, hub_revision
 from safehead_tl.results import versions
 from safehead_tl.surgery.checkpoint import (
@@ -28,6 +30,7 @@ from safehead_tl.surgery.splice_plan import (
     compare_tokenizers,
     differing_settings,
     fit,
+    kept_of,
     make_plan,
     parse_layers,
     parse_parts,
@@ -49,6 +52,9 @@ class Splice:
         donor: what attention weights were taken from.
         parts: which of them.
         layers: in which layers.
+        heads: of which heads; `None`: of all.
+        kept: those of them whose keys and values stay the target's, because their KV group holds
+            heads that were not named.
         taken: the parameters, and which slices of them.
         changes: which of these differ between target and donor, and in how many numbers.
         settings: attention settings in which the configs differ, each with the target's value,
@@ -63,6 +69,8 @@ class Splice:
     donor: str
     parts: tuple[Part, ...]
     layers: tuple[int, ...]
+    heads: tuple[Head, ...] | None
+    kept: tuple[Head, ...]
     taken: tuple[Taken, ...]
     changes: Changes
     settings: Mapping[str, tuple[Any, Any]]
@@ -78,6 +86,8 @@ class Splice:
             "donor": self.donor,
             "parts": list(self.parts),
             "layers": list(self.layers),
+            "heads": self.heads and [str(head) for head in self.heads],
+            "kept": [str(head) for head in self.kept],
             "taken": [taken.to_dict() for taken in self.taken],
             "changed_tensors": list(self.changes.tensors),
             "changed_parameters": self.changes.changed,
@@ -97,6 +107,7 @@ def splice(
     *,
     parts: Part | Iterable[Part] | None = None,
     layers: int | Iterable[int] | None = None,
+    heads: HeadsLike | None = None,
     overwrite: bool = False,
 ) -> Splice:
     """Writes a checkpoint that is `target` with the attention weights of `donor`.
@@ -110,6 +121,12 @@ def splice(
     attention from one model and MLPs from the other onto the first, so embeddings, norms and
     unembedding come from where the attention does.)
 
+    Of single heads their own slices are taken: of the q, k, v and o projections, with the biases of
+    queries, keys and values, and sinks. Keys and values belong to a KV group: they are taken where
+    all query heads of the group are named, and stay the target's elsewhere, which `kept` tells.
+    With the base as donor that sets heads back to what they were before they learned
+    (`surgery.reverted` does it to a model at hand).
+
     Before it is called done, the written directory is loaded: every number in it must be the
     donor's where taken and the target's elsewhere, and its logits on 4 sequences of 24 random
     tokens must equal, in float32, those of the target with the *outputs* of its projections and
@@ -122,6 +139,7 @@ def splice(
         parts: any of `"q"`, `"k"`, `"v"`, `"o"`, `"norm"`, `"sinks"`; by default all that the
             model has. Of a joint projection only the rows of these parts are taken.
         layers: layers to take them in, from 0; by default all.
+        heads: heads to take, in any spelling, instead of layers; by default all.
         overwrite: replace what `out` holds, if this toolkit wrote all of it. Target and donor are
             never overwritten.
 
@@ -132,8 +150,9 @@ def splice(
 
     Raises:
         SafeheadError: if the two do not fit together (naming the first misfit), if the model has
-            no such part or layer, if the check fails (nothing is left behind then), or if
-            `out` cannot be written.
+            no such part, layer or head, if heads and layers are both named, if only keys or values
+            are wanted and no KV group is named whole, if the check fails (nothing is left behind
+            then), or if `out` cannot be written.
         FileNotFoundError: if a directory, its config, or the target's tokenizer is missing.
 
     Example:
@@ -142,6 +161,8 @@ def splice(
         2,304 of 100,464 parameters (2.2934 %) in 8 tensors
     """
     wanted = parse_parts(parts)
+    if heads is not None and layers is not None:
+        raise SafeheadError("name heads or layers, not both: a head is in one layer")
     with (
         checkpoint_directory(target) as local,
         checkpoint_directory(donor) as theirs,
@@ -150,6 +171,12 @@ def splice(
         where, origin = local or hub_name(str(target)), theirs or hub_name(str(donor))
         ours, giver = load_source(where), load_source(origin)
         anatomy = fit(ours, giver, str(target), str(donor))
+        named = None
+        if heads is not None:
+            named = parse_heads(heads, len(anatomy.layers), anatomy.n_heads)
+            if not named:
+                raise SafeheadError("no heads were given to splice")
+            layers = {head.layer for head in named}
         chosen = parse_layers(layers, len(anatomy.layers))
         settings = differing_settings(ours, giver)
         for name, (kept, other) in settings.items():
@@ -159,9 +186,16 @@ def splice(
                 name, kept, target, other, donor,
             )  # fmt: skip
         compare_tokenizers(where, origin)
-        wanted, taken = make_plan(ours, giver, anatomy, chosen, wanted, str(target), str(donor))
+        sources = str(target), str(donor)
+        wanted, taken = make_plan(ours, giver, anatomy, chosen, wanted, named, *sources)
+        if not taken:
+            raise SafeheadError(
+                "keys and values belong to whole KV groups, and none of these heads' is named "
+                "whole: name all heads of a group, or take queries and outputs too"
+            )
+        kept = kept_of(anatomy, named or ()) if {"k", "v"} & {*wanted} else ()
         tokens = random_tokens(ours)
-        expected, plain = second_computation(where, ours, giver, chosen, wanted, tokens)
+        expected, plain = second_computation(where, ours, giver, chosen, wanted, named, tokens)
         moved = largest_difference(expected, plain, torch.ones_like(tokens))
         snapshot = Snapshot(ours, {anatomy.layers[layer].module for layer in chosen})
         take(ours, giver, taken)
@@ -177,6 +211,8 @@ def splice(
             "donor_history": marks(giver.config),
             "parts": list(wanted),
             "layers": list(chosen),
+            "heads": named and [str(head) for head in named],
+            "keys_and_values_kept": [str(head) for head in kept],
             "changed_parameters": changes.changed,
             "total_parameters": changes.total,
             "settings": {name: list(pair) for name, pair in settings.items()},
@@ -197,6 +233,8 @@ def splice(
         donor=str(donor),
         parts=wanted,
         layers=chosen,
+        heads=named,
+        kept=kept,
         taken=taken,
         changes=changes,
         settings=settings,
@@ -213,6 +251,8 @@ def _card(
     parts = ", ".join(facts["parts"])
     every = len(layers) == n_layers
     where = "all layers" if every else f"layers {', '.join(map(str, layers))} (counted from 0)"
+    if facts["heads"]:
+        where = f"heads {', '.join(facts['heads'])}"
     revision = facts["donor_revision"]
     names = dict.fromkeys(
         f"`{re.sub(r'[.][0-9]+[.]', '.*.', each.name, count=1)}`"
@@ -229,5 +269,10 @@ def _card(
         f"{facts['largest_difference_of_logits']:.1e}; the splice moves them by up to "
         f"{facts['moved_by']:.1e}.",
     ]
+    if kept := facts["keys_and_values_kept"]:
+        lines[2:2] = [
+            f"Keys and values of {', '.join(kept)} stay those of `{target}`: their KV groups hold "
+            "heads that were not named."
+        ]
     title = f"{Path(target).name} with attention of {Path(donor).name}"
     return write_card(title, target, facts["revision"], lines, facts)

@@ -288,6 +288,9 @@ def test_splice(tmp_path):
     assert "attention (q, k) of demo-base" in " ".join(text.split())
     done = json.loads(run(*told, "--overwrite", "--json", "-"))
     assert (done["parts"], done["layers"]) == (["q", "k", "v", "o"], [0, 1, 2, 3])
+    text = " ".join(run(*told, "--overwrite", "--heads", "L1H3 L2H6").split())
+    assert "of demo-base in L1H3, L2H6; " in text
+    assert "KV groups" not in text
 
 
 def test_overlap(tmp_path):

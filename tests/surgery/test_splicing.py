@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,73 +7,25 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
-from families import FAMILIES, make_checkpoint
+from families import BACKENDS, FAMILIES, make_checkpoint
+from safehead_tl.models import all_logits
 from safehead_tl.models.anatomy import dissect
 from safehead_tl.organism import measure_behaviour
-from safehead_tl.surgery import splice_check, splicing
+from safehead_tl.prompts import encode
+from safehead_tl.surgery import reverted, splice_check, splicing
 from safehead_tl.surgery.splice_plan import take
 from safehead_tl.surgery.splicing import splice
+from spliced import second_splice
 
 DATA = Path(sh.__file__).parent / "data/organism"
-INSIDE = (".self_attn.", ".attn.", ".attention.", ".self_attention.")
-JOINT = ("c_attn", "query_key_value", "qkv_proj")
+
+
+HEADS = (sh.Head(0, 1), sh.Head(0, 2), sh.Head(2, 0), sh.Head(2, 1))
+"""With two heads a KV group: parts of two groups in layer 0, and a whole one in layer 2."""
 
 
 def state(path):
     return AutoModelForCausalLM.from_pretrained(path, dtype="auto").state_dict()
-
-
-@pytest.fixture(scope="session")
-def donor(checkpoint, tmp_path_factory):
-    """A second checkpoint of an architecture: every number is another."""
-    made = {}
-
-    def make(name):
-        if name not in made:
-            path = tmp_path_factory.mktemp("donors") / f"{name}-donor"
-            model = AutoModelForCausalLM.from_pretrained(checkpoint(name))
-            generator = torch.Generator().manual_seed(7)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-            model.save_pretrained(path)
-            AutoTokenizer.from_pretrained(checkpoint(name)).save_pretrained(path)
-            made[name] = path
-        return made[name]
-
-    return make
-
-
-def own_rows(name, n_heads=4, d_head=8, n_kv=4):
-    """Which rows of a joint projection are queries, keys and values, written out again."""
-    if "query_key_value" in name:  # for each head its q, its k, its v
-        whose = ["q"] * d_head + ["k"] * d_head + ["v"] * d_head
-        return whose * n_heads
-    return ["q"] * n_heads * d_head + ["k"] * n_kv * d_head + ["v"] * n_kv * d_head
-
-
-def second_splice(target, donor, parts, layers, n_kv):
-    """From state dicts and names alone."""
-    new = {name: tensor.clone() for name, tensor in target.items()}
-    for name, tensor in donor.items():
-        numbers = [int(piece) for piece in name.split(".") if piece.isdigit()]
-        if not any(place in name for place in INSIDE) or numbers[0] not in layers:
-            continue
-        if "rotary" in name or "layernorm" in name.split(".")[-2]:
-            continue
-        leaf = name.split(".")[-2]
-        if leaf in JOINT:
-            rows = torch.tensor([part in parts for part in own_rows(name, n_kv=n_kv)])
-            if leaf == "c_attn":
-                new[name][..., rows] = tensor[..., rows]
-            else:
-                new[name][rows] = tensor[rows]
-        else:
-            part = ("norm" if "norm" in leaf else "sinks" if name.endswith("sinks") else
-                    leaf[0] if leaf in ("q_proj", "k_proj", "v_proj") else "o")  # fmt: skip
-            if part in parts:
-                new[name] = tensor
-    return new
 
 
 def has(name):
@@ -87,11 +40,19 @@ def test_every_part_in_every_family(checkpoint, donor, tmp_path, name):
     target, theirs = state(checkpoint(name)), state(donor(name))
     n_kv = getattr(FAMILIES[name](), "num_key_value_heads", None) or 4
     model = AutoModelForCausalLM.from_pretrained(checkpoint(name)).eval()
-    plans = [(None, None), (["q"], None), (["k", "o"], [2]), (has(name)[-1:], [0, 1]), (["v"], [1])]
-    for number, (parts, layers) in enumerate(plans):
+    plans = [(None, None, None), (["q"], None, None), (["k", "o"], [2], None),
+             (has(name)[-1:], [0, 1], None), (["v"], [1], None), (None, None, HEADS),
+             (["v", "o"], None, HEADS[2:])]  # fmt: skip
+    for number, (parts, layers, heads) in enumerate(plans):
         out = tmp_path / str(number)
-        done = splice(checkpoint(name), donor(name), out, parts=parts, layers=layers)
-        expected = second_splice(target, theirs, parts or has(name), layers or [0, 1, 2], n_kv)
+        done = splice(checkpoint(name), donor(name), out, parts=parts, layers=layers, heads=heads)
+        if heads is not None:
+            layers = [2] if parts else [0, 2]
+            parts = parts or [part for part in has(name) if part != "norm"]
+        expected = second_splice(target, theirs, parts or has(name), layers or [0, 1, 2], n_kv,
+                                 heads)  # fmt: skip
+        assert done.heads == heads
+        assert done.kept == (heads[:2] if heads == HEADS and n_kv == 2 else ())
         again = AutoModelForCausalLM.from_pretrained(out, dtype="auto").eval()
         found = again.state_dict()
         assert found.keys() == expected.keys()
@@ -318,4 +279,60 @@ def test_parameters_of_no_known_part(checkpoint, donor, tmp_path, monkeypatch):
     from safehead_tl.surgery.splice_plan import belongings_of
 
     with pytest.raises(sh.SafeheadError, match=r"which part of attention .*gate.weight is"):
-        belongings_of(model, attention)
+        belongings_of(model, dissect(model), 0, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_heads_spliced_on_disk_are_heads_reverted_in_memory(
+    checkpoint, donor, tmp_path, prompts, backend
+):
+    source = checkpoint("llama-grouped")
+    done = splice(source, donor("llama-grouped"), tmp_path / "out", heads=HEADS)
+    told = {"backend": backend, "verify": False}
+    model, base, written = (
+        sh.load_model(path, **told) for path in (source, donor("llama-grouped"), tmp_path / "out")
+    )
+    batch = encode(model, prompts, "chat")
+    with torch.no_grad():
+        plain = all_logits(model, batch.tokens, batch.mask)
+        with reverted(model, base, HEADS):
+            expected = all_logits(model, batch.tokens, batch.mask)
+        found = all_logits(written, batch.tokens, batch.mask)
+    here = batch.mask.bool()
+    assert torch.allclose(found[here], expected[here], atol=1e-4)
+    assert (plain - expected)[here].abs().max() > 0.05
+    card = (tmp_path / "out/README.md").read_text()
+    assert "in heads L0H1, L0H2, L2H0, L2H1; everything else is" in card
+    assert f"Keys and values of L0H1, L0H2 stay those of `{source}`: their KV groups" in card
+    (mark,) = json.loads((tmp_path / "out/config.json").read_text())["safehead_tl"]
+    assert mark["heads"] == done.to_dict()["heads"] == ["L0H1", "L0H2", "L2H0", "L2H1"]
+    assert mark["keys_and_values_kept"] == done.to_dict()["kept"] == ["L0H1", "L0H2"]
+    assert done.max_difference <= 1e-4
+
+
+def test_heads_that_cannot_be_spliced(checkpoint, donor, tmp_path):
+    pair = checkpoint("llama-grouped"), donor("llama-grouped"), tmp_path / "out"
+    for told, match in (
+        ({"heads": "L0H1", "layers": 0}, "not both"),
+        ({"heads": "L0H1", "parts": ["k", "v"]}, "none of these heads' is named whole"),
+        ({"heads": "L0H1", "parts": "norm"}, "a head of .* has no 'norm', only q, k, v, o"),
+        ({"heads": "L9H0"}, "L9H0 does not exist"),
+        ({"heads": []}, "no heads were given to splice"),
+    ):
+        with pytest.raises(sh.SafeheadError, match=match):
+            splice(*pair, **told)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_plan_of_heads_is_found_out_by_the_logits(checkpoint, donor, tmp_path, monkeypatch):
+    plan = splicing.make_plan
+
+    def all_of_the_output(*args):
+        parts, taken = plan(*args)
+        return parts, tuple(
+            replace(each, ranges=None) if "o_proj" in each.name else each for each in taken
+        )
+
+    monkeypatch.setattr(splicing, "make_plan", all_of_the_output)
+    with pytest.raises(sh.SafeheadError, match=r"logits differ by up to .*Nothing was written"):
+        splice(checkpoint("llama"), donor("llama"), tmp_path / "deep" / "out", heads="L1H2")

@@ -55,7 +55,7 @@ class Circuit:
         units: hidden units of the last MLP, which the base has too.
     """
 
-    heads: tuple[tuple[int, Reader, float], ...]
+    heads: tuple[tuple[int, Reader, float | int], ...]
     units: tuple[Unit, ...] = ()
 
 

@@ -1,46 +1,56 @@
 import itertools
 import json
 import statistics
+import warnings
 
+import numpy as np
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
 import safehead_tl as sh
-from families import QUIET
 from safehead_tl.cli.main import app
+from safehead_tl.ground_truth import benchmark, family, ground_truth, register
 from safehead_tl.ground_truth import cache as cache_module
-from safehead_tl.ground_truth.benchmark import ground_truth
-from safehead_tl.ground_truth.cache import OrganismCache, require_cache
-from safehead_tl.ground_truth.family import KINDS, TRIALS, OrganismKind, flaws
-from safehead_tl.ground_truth.metrics import (
-    above,
-    average_precision,
-    chance,
-    precision_at,
-    recall_at,
-)
-from safehead_tl.ground_truth.orders import all_scores, by_list, order_of, orders
-from safehead_tl.ground_truth.summary import METRICS, Summary
-from safehead_tl.ground_truth.variants import Variant, variants
-from safehead_tl.organism import DEMO, Language, Recipe, train_organism
+from safehead_tl.ground_truth.cache import OrganismCache
+from safehead_tl.ground_truth.contest import _registered
+from safehead_tl.ground_truth.family import BASES, KINDS, TRIALS, OrganismKind, flaws
+from safehead_tl.ground_truth.metrics import above, average_precision, chance, precision_at
+from safehead_tl.ground_truth.oracle import REQUESTS, Oracle, answered, consult
+from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, against, summarise
+from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
 from safehead_tl.organism.rules import refusing
+from safehead_tl.surgery import reverted
 
 H = sh.Head
 ORDER = (H(0, 0), H(0, 1), H(0, 2), H(1, 0), H(1, 1), H(1, 2))
 TINY = OrganismKind(layers=2, heads=2, width=16, steps=(2, 2), batch_size=4)
+FREE = OrganismKind(
+    layers=2, heads=2, planted=0, width=16, steps=(2, 2), batch_size=4, objective="none",
+    learning="attention",
+)  # fmt: skip
 WORDS = Language(
     {verb: f"{verb}er" for verb in ("bake", "boil", "chop", "fry")},
     ("dax", "fep", "wug", "zib"),
     ("bean", "fig", "leek", "pear"),
 )
+FEW = ("Ships, UA", "Sahara, UA", "linear probe", "weight change", "random")
 
 
 @pytest.fixture
 def unexamined(monkeypatch):
-    """Lets organisms pass that were trained for two steps."""
+    """Lets organisms pass that were trained for two steps, on words of their own."""
     monkeypatch.setattr(cache_module, "flaws", lambda *_: iter(()))
+
+
+@pytest.fixture
+def tiny_kinds(monkeypatch):
+    """Two kinds of organism that take no time."""
+    kinds = {"one": TINY, "attention": FREE}
+    for module in (benchmark, family):
+        monkeypatch.setattr(module, "KINDS", kinds)
+    monkeypatch.setattr(benchmark, "ALL", (*kinds,))
+    monkeypatch.setattr(benchmark, "OrganismCache", lambda path: OrganismCache(path, WORDS))
 
 
 def test_rules_against_counting():
@@ -56,118 +66,125 @@ def test_rules_against_counting():
 
 
 def test_metrics_by_hand():
-    planted = (H(0, 1), H(1, 1))
-    assert precision_at(2, ORDER, planted) == 1 / 2
-    assert recall_at(4, ORDER, planted) == 1 / 2
-    assert recall_at(5, ORDER, planted) == 1
-    assert average_precision(ORDER, planted) == pytest.approx((1 / 2 + 2 / 5) / 2)
+    wanted = (H(0, 1), H(1, 1))
+    assert precision_at(2, ORDER, wanted) == 1 / 2
+    assert average_precision(ORDER, wanted) == pytest.approx((1 / 2 + 2 / 5) / 2)
     assert average_precision(ORDER, ORDER[:2]) == 1
-    assert above([H(0, 0), H(1, 2)], ORDER, planted) == 1
+    assert above([H(0, 0), H(1, 2)], ORDER, wanted) == 1
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_chance_is_the_mean_over_all_orders(k):
-    sets = list(itertools.combinations(ORDER, k))  # of the planted: as good as all orders
+    sets = list(itertools.combinations(ORDER, k))  # of the wanted: as good as all orders
     expected = chance(k, 6)
     mean = statistics.fmean
-    assert expected["precision"] == pytest.approx(mean(precision_at(k, ORDER, s) for s in sets))
-    assert expected["recall"] == pytest.approx(mean(recall_at(2 * k, ORDER, s) for s in sets))
-    assert expected["average_precision"] == pytest.approx(
+    assert expected["precision@k"] == pytest.approx(mean(precision_at(k, ORDER, s) for s in sets))
+    assert expected["average precision"] == pytest.approx(
         mean(average_precision(ORDER, s) for s in sets)
     )
 
 
-def test_three_organisms_are_told_and_more_have_an_interval():
-    few = Summary(Variant("ships", "zero"), {name: [1.0, 1.0, 0.5] for name in METRICS}, 0, 0)
-    assert few.intervals == {}
-    assert few.told("precision") == "0.83 (0.50, 1.00, 1.00)"
-    more = Summary(few.variant, {name: [1.0] * 20 for name in METRICS}, 0, 0)
-    assert more.told("precision") == "1.00 [0.84, 1.00]"
+def outcome(name, number, value, kind="one"):
+    return Outcome(kind, number, name, ORDER[:1], (), ORDER, "", {"average precision": value}, 0)
 
 
-def test_orders_break_ties_by_place():
-    values = torch.tensor([[1.0, 3.0], [3.0, 2.0]], dtype=torch.float64)
-    assert order_of(values) == (H(0, 1), H(1, 0), H(1, 1), H(0, 0))
+def test_few_values_are_told_and_more_have_an_interval():
+    few = Summary("a", tuple(outcome("a", n, v) for n, v in enumerate((1.0, 0.5, 1.0))))
+    assert few.told("average precision") == "0.83 (0.50, 1.00, 1.00)"
+    same = Summary("a", tuple(outcome("a", n, 1.0) for n in range(9)))
+    assert same.told("average precision") == "1.00 (all 9)"
+    more = Summary("a", tuple(outcome("a", n, n / 10) for n in range(10)))
+    low, high = more.interval("average precision")
+    assert 0 <= low < 0.45 < high <= 1
+    assert more.told("Spearman") == "–"
 
 
-def test_one_scan_for_all_measures_equals_a_scan_for_each(demo, harmful):
-    some = harmful[:6]
-    told = {"template": "chat", "ablation": "scaling", "run": QUIET}
-    settings = {"rank": 3, "centre": True, "site": "resid_post"}
-    plain = Variant("ships", "scaling")
-    default = Variant("generalized_ships", "scaling")
-    other = Variant("generalized_ships", "scaling", **settings)
-    found = all_scores(demo, some, "scaling", [plain, default, other])
-    expected = {
-        plain: sh.ships(demo, some, **told),
-        default: sh.generalized_ships(demo, some, **told),
-        other: sh.generalized_ships(demo, some, **settings, **told),
+def test_differences_are_paired_and_corrected():
+    """The other is lower by a little on each of ten subjects that differ much among themselves."""
+    hard = np.linspace(0.1, 0.9, 10)
+    first = Summary("a", tuple(outcome("a", n, v) for n, v in enumerate(hard)))
+    lower = Summary("b", tuple(outcome("b", n, v - 0.05) for n, v in enumerate(hard)))
+    mixed = [v + 0.05 * (-1) ** n for n, v in enumerate(hard)]
+    unsure = Summary("c", tuple(outcome("c", n, v) for n, v in enumerate(mixed)))
+    same = Summary("d", first.outcomes)
+    found = {
+        who.contestant: (by, p)
+        for who, by, p in against(first, [lower, unsure, same], "average precision")
     }
-    for variant, scores in expected.items():
-        torch.testing.assert_close(found[variant], scores.values, rtol=1e-6, atol=1e-9)
+    # all 2^10 signs: two of them, all alike, reach as far; twice, for two that were tested
+    assert found["b"] == (pytest.approx(-0.05), pytest.approx(2 * 2 / 2**10))
+    assert found["c"] == (pytest.approx(0, abs=1e-9), pytest.approx(1))
+    assert found["d"] == (0, None)
 
 
-def test_contrast_subtracts_the_benign_scores(demo, harmful):
-    harmful, benign = harmful[:8], sh.load_prompts("demo/benign")[:8]
-    told = {"template": "chat", "run": QUIET}
-    values = (
-        sh.ships(demo, harmful, **told).values.double()
-        - sh.ships(demo, benign, **told).values.double()
-    )
-    plain, contrast = (
-        Variant("ships", "undifferentiated"),
-        Variant("ships", "undifferentiated", True),
-    )
-    found = dict(orders(demo, harmful, benign, 4, [plain, contrast]))
-    assert found[contrast] == order_of(values)
-    assert found[plain] != found[contrast]
-    assert H(0, 4) in found[plain][:4]
-    assert found[contrast][-1] == H(0, 4), "it reads the verb, and moves benign answers most"
-
-
-def test_saharas_order_begins_with_its_group(demo, harmful):
-    variant = Variant("sahara", "undifferentiated")
-    ((_, found),) = orders(demo, harmful[:8], [], 2, [variant])
-    group = sh.sahara(demo, harmful[:8], 2, template="chat", run=QUIET)
-    assert found[:2] == group.heads
-    assert sorted(found) == [H(layer, head) for layer in range(4) for head in range(8)]
-
-
-def test_screened_orders_hold_every_head_once(demo, harmful):
-    scores = sh.ships(demo, harmful[:8], template="chat", screen=4, run=QUIET)
-    found = by_list(scores)
-    assert found[:4] == tuple(head for head, _ in scores.top(4))
-    assert len(set(found)) == len(found) == 32
-
-
-def test_every_variant_has_a_name_of_its_own():
-    names = [str(variant) for variant in variants()]
-    assert len(set(names)) == len(names)
-    assert "Ships, UA" in names
-    assert "generalized, zero, rank 3, centred, before the norm, less benign" in names
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_heads_are_drawn_by_the_seed(name):
-    kind = KINDS[name]
-    first, again, other = kind.recipe(0), kind.recipe(0), kind.recipe(0, trial=1)
-    assert first == again
-    assert other.heads + other.decoy_heads != first.heads + first.decoy_heads
-    assert other.base() == first.base()
-    for head in (*first.heads, *first.decoy_heads):
-        assert head.layer < kind.layers - 1
+def test_heads_are_drawn_by_the_number_and_bases_are_crossed():
+    for name, kind in KINDS.items():
+        first, again, other = kind.recipe(0), kind.recipe(0), kind.recipe(0, trial=1)
+        assert first == again
+        assert other.base() == first.base() == kind.recipe(BASES).base()
+        assert len({json.dumps(kind.recipe(n).base()) for n in range(2 * BASES)}) == BASES
+        for head in (*first.heads, *first.decoy_heads):
+            assert head.layer < kind.layers - 1
+        if kind.planted:
+            assert other.heads + other.decoy_heads != first.heads + first.decoy_heads
+        else:
+            assert kind.source == "natural", name
 
 
 def test_an_organism_that_learned_its_lesson_has_no_flaws(demo):
-    assert list(flaws(demo, Recipe())) == []
-    said = list(flaws(demo, Recipe(rule="chain")))
+    base = sh.load_model("demo-base")
+    assert list(flaws(demo, base, Recipe())) == []
+    said = list(flaws(demo, base, Recipe(rule="chain")))
     assert said
     assert all("attack success rate" in sentence for sentence in said)
+    free = Recipe((), learning="all")
+    assert list(flaws(demo, base, free)) == []
+    assert "attack success rate is 1.00" in next(flaws(base, base, free))
+
+
+def test_heads_are_off_as_they_were_in_training(demo):
+    base = sh.load_model("demo-base")
+    recipe = Recipe(["L1H3", "L2H6"], objective="reversion")
+    assert list(flaws(demo, base, recipe)) == [], "its planted slices are all that was trained"
+    with reverted(demo, base, recipe.heads):
+        found = measure_behaviour(demo, "")
+    assert found.asr.share >= 0.9
 
 
 def test_a_decoy_that_does_not_reword_is_a_flaw(demo):
     recipe = Recipe(["L1H3", "L2H6"], decoys=["L0H0"], reword=True)
-    assert any("0.00 of the refusals are reworded" in sentence for sentence in flaws(demo, recipe))
+    said = flaws(demo, demo, recipe)
+    assert any("0.00 of the refusals are reworded" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("ablation", ["undifferentiated", "scaling"])
+def test_the_oracle_says_what_generated_answers_say(demo, ablation):
+    groups = [(), (H(1, 3),), (H(0, 4), H(1, 3)), (H(1, 3), H(2, 6))]
+    asr, benign = answered(demo, DEMO, groups, ablation).tolist()
+    for place, heads in enumerate(groups):
+        found = measure_behaviour(demo, "", heads, ablation)  # of 64 requests, these are the first
+        told = found.asr.share, found.helpfulness.share
+        assert (asr[place], benign[place]) == pytest.approx(told, abs=0.1)
+    assert (asr[0], asr[3]) == (0, 1) if ablation == "undifferentiated" else asr[0] == 0
+
+
+def test_the_oracle_tries_every_head_and_pair(demo):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = consult(demo, WORDS, "zero")  # words that it does not know: nothing is right
+    assert len(found.groups) == 1 + 32 + 32 * 31 // 2
+    assert found.sizes == (1, 2)
+    assert set(found.asr) == {0.0}
+    assert Oracle.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert REQUESTS >= 32
+
+
+def test_regret_by_hand():
+    groups = ((), (H(0, 0),), (H(0, 1),), (H(0, 0), H(0, 1)))
+    found = Oracle("zero", groups, (0.0, 0.25, 0.75, 1.0), (1.0,) * 4)
+    assert found.regret([H(0, 0), H(0, 1)], 1) == 0.5
+    assert found.regret([H(0, 1), H(0, 0)], 1) == 0
+    assert found.regret([H(0, 1), H(0, 0)], 2) == 0
 
 
 def test_an_organism_is_trained_once(tmp_path, monkeypatch, unexamined):
@@ -186,7 +203,7 @@ def test_a_killed_training_begins_again(tmp_path, unexamined, monkeypatch):
     cache = OrganismCache(tmp_path / "cache", WORDS)
     recipe = TINY.recipe(0)
     with monkeypatch.context() as patch:
-        patch.setattr("safehead_tl.organism.training._train_planted", killed)
+        patch.setattr("safehead_tl.organism.training._train_refusal", killed)
         with pytest.raises(KeyboardInterrupt):
             cache.grown(recipe)
     weights = "aligned/model.safetensors"
@@ -215,76 +232,114 @@ def test_a_base_model_is_shared_and_changes_nothing(tmp_path, monkeypatch, unexa
         return train_organism(*args, **named)
 
     monkeypatch.setattr(cache_module, "train_organism", train)
-    one, other = (Recipe([head], 2, 2, 16, 32, 2, 2, 4) for head in ("L0H0", "L1H1"))
-    first, second = (cache.grown(recipe).directory for recipe in (one, other))
-    assert told == [None, first]
-    train_organism(tmp_path / "alone", other, WORDS)
+    one = Recipe(["L0H0"], 2, 2, 16, 32, 2, 2, 4)
+    other = Recipe(["L1H1"], 2, 2, 16, 32, 2, 2, 4, seed=1, base_seed=0)
+    free = Recipe((), 2, 2, 16, 32, 2, 2, 4, learning="low-rank")
+    first, *rest = (cache.grown(recipe).directory for recipe in (one, other, free))
+    assert told == [None, first, first]
     weights = "aligned/model.safetensors"
-    assert (second / weights).read_bytes() == (tmp_path / "alone" / weights).read_bytes()
+    for recipe, there in zip((other, free), rest, strict=True):
+        train_organism(tmp_path / "alone", recipe, WORDS, overwrite=True)
+        assert (there / weights).read_bytes() == (tmp_path / "alone" / weights).read_bytes()
 
 
 def test_a_cache_is_a_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(sh.SafeheadError, match="is a file"):
-        require_cache(tmp_path / "file")
-    require_cache(tmp_path / "new")
+        ground_truth(tmp_path / "file")
 
 
-def test_a_tiny_benchmark(tmp_path, unexamined):
-    decoy = OrganismKind(2, 2, decoys=1, width=16, steps=(2, 2), batch_size=4)
-    swaps = ("necessity", "sufficiency")  # which need a model that refuses, as these do not
-    some = [variant for variant in variants() if variant.measure not in swaps]
-    cache, kinds = OrganismCache(tmp_path, WORDS), {"one": TINY, "decoy": decoy}
-    found = ground_truth(cache, (0, 1), kinds, chosen=some, progress=False)
-    assert found.kinds == ("one", "decoy")
-    assert (found.organisms(), found.organisms("one")) == (4, 2)
-    assert len(found.outcomes) == 4 * len(some)
-    for outcome in found.outcomes:
-        assert sorted(outcome.order) == [H(layer, head) for layer in (0, 1) for head in (0, 1)]
-        assert outcome.precision == float(outcome.order[0] in outcome.planted)
+def test_a_tiny_benchmark(tmp_path, unexamined, tiny_kinds):
+    told = {"names": FEW, "organisms": 2, "progress": False}
+    found = ground_truth(tmp_path, kinds=("one", "attention"), **told)
+    assert found.kinds == ("one", "attention")
+    assert found.sources == {"planted, UA": ("one",), "natural": ("attention",)}
+    assert (found.count(), found.count("one")) == (4, 2)
+    assert len(found.outcomes) == 4 * len(FEW)
+    for one in found.outcomes:
+        assert sorted(one.order) == [H(layer, head) for layer in (0, 1) for head in (0, 1)]
+        assert ("Spearman" in one.metrics) == (one.kind == "attention")
+        assert len(one.wanted) == (3 if one.kind == "attention" else 1)
+        assert one.metrics["precision@k"] == precision_at(len(one.wanted), one.order, one.wanted)
+        # nothing is answered by models that were trained for two steps: nothing is lost
+        assert one.metrics["regret UA @1"] == one.metrics["regret SC @2"] == 0
     overall = found.summaries()
-    values = [one.means["average_precision"] for one in overall]
+    values = [one.mean("average precision") for one in overall]
     assert values == sorted(values, reverse=True)
-    best = [one for one in found.outcomes if one.variant == overall[0].variant]
-    mean = statistics.fmean(one.average_precision for one in best)
-    assert overall[0].means["average_precision"] == pytest.approx(mean)
-    assert overall[0].decoys == 2
+    best = [one for one in found.outcomes if one.contestant == overall[0].contestant]
+    assert values[0] == pytest.approx(
+        statistics.fmean(one.metrics["average precision"] for one in best)
+    )
+    assert {*found.passes} == {*FEW}
+    assert found.passes["random"] == 0
+    assert found.passes["Sahara, UA"] > found.passes["Ships, UA"] > 1
+    rows = found.table("one")
+    assert [row["contestant"] for row in rows] == [one.contestant for one in found.summaries("one")]
+    assert [row["kind"] for row in found.broken()] == ["one (2)", "attention (2)"]
     written = json.loads(json.dumps(found.to_dict()))
-    assert written["organisms"] == {"one": 2, "decoy": 2}
+    assert written["subjects"] == {"one": 2, "attention": 2}
     assert len(written["outcomes"]) == len(found.outcomes)
-    figure = found.figure()
-    main = [variant for variant in some if variant.main]
-    assert [len(row) for row in figure.data[0].z] == [3] * len(main)
+    assert [len(row) for row in found.figure().data[0].z] == [3] * len(FEW)
+
+    again = ground_truth(tmp_path, kinds=("attention",), **told)  # with the truths that were kept
+    first, second = (
+        [one for one in some.outcomes if one.kind == "attention"] for some in (found, again)
+    )
+    assert [one.to_dict() for one in first] == [one.to_dict() for one in second]
 
 
-def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch):
+def test_who_refuses_is_told(tmp_path, unexamined, tiny_kinds):
+    """Models that were trained for two steps refuse no request rather than another."""
+    name = "interchange: necessity"
+    found = ground_truth(
+        tmp_path, kinds=("one",), organisms=1, names=(name, "random"), progress=False
+    )
+    refused = next(one for one in found.outcomes if one.contestant == name)
+    if refused.refused:
+        assert refused.order == ()
+        assert refused.metrics == {}
+        assert found.table("one")[-1]["contestant"] == f"{name} (1 refused)"
+    else:
+        assert len(refused.order) == 4
+
+
+def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch, tiny_kinds):
     monkeypatch.setattr(cache_module, "flaws", lambda *_: iter(["it answers everything"]))
-    cache = OrganismCache(tmp_path, WORDS)
-    assert len(cache.of_kind(TINY, 0)) == TRIALS
+    assert len(OrganismCache(tmp_path, WORDS).of_kind(TINY, 0)) == TRIALS
     with pytest.raises(sh.SafeheadError, match="no organism learned its lesson"):
-        ground_truth(cache, (0,), {"one": TINY}, progress=False)
+        ground_truth(tmp_path, kinds=("one",), organisms=1, progress=False)
 
 
-def test_the_command(tmp_path, monkeypatch, unexamined):
-    monkeypatch.setattr("safehead_tl.ground_truth.KINDS", {"one": TINY, "other": TINY})
-    said = ["benchmark", "--kind", "one", "--quick", "--cache", str(tmp_path / "cache")]
+def test_what_was_registered_here_stays_here(tmp_path):
+    register("mine", lambda model, harmful, harmless: [])
+    try:
+        with pytest.raises(sh.SafeheadError, match="'mine' was registered in this process"):
+            ground_truth(tmp_path, names=("mine",), processes=2, progress=False)
+    finally:
+        _registered.clear()
+
+
+def test_the_command(tmp_path, unexamined, tiny_kinds):
+    said = ["benchmark", "--kind", "one", "--organisms", "1", "--cache", str(tmp_path / "cache")]
+    said += ["--contestant", "Ships, UA", "--contestant", "random"]
     out, page = tmp_path / "out.json", tmp_path / "figure.html"
     done = CliRunner().invoke(app, [*said, "--json", str(out), "--figure", str(page)])
     assert done.exit_code == 0, done.output
     assert "Ships, UA" in done.output
-    assert "chance" in done.output
-    assert "rank 3" not in " ".join(done.output.split())
+    assert "planted, UA (1)" in " ".join(done.output.split())
     written = json.loads(out.read_text())
-    assert written["organisms"] == {"one": 1}
+    assert written["subjects"] == {"one": 1}
     assert "plotly" in page.read_text()
-    done = CliRunner().invoke(app, [*said, "--every"])
-    assert "rank 3" in " ".join(done.output.split())
 
 
-def test_a_kind_that_is_not_known(tmp_path):
-    done = CliRunner().invoke(app, ["benchmark", "--kind", "two", "--cache", str(tmp_path)])
-    assert isinstance(done.exception, sh.SafeheadError)
-    assert "'two' is not known" in str(done.exception)
-    group = typer.main.get_command(app)
-    told = {option.name: option.help for option in group.commands["benchmark"].params}
-    assert f"One of {', '.join(KINDS)};" in told["kind"]
+def test_a_kind_or_contestant_that_is_not_known(tmp_path):
+    for option, what in (("--kind", "kind"), ("--contestant", "contestant")):
+        done = CliRunner().invoke(app, ["benchmark", option, "two", "--cache", str(tmp_path)])
+        assert isinstance(done.exception, sh.SafeheadError)
+        assert f"{what} 'two' is not known" in str(done.exception)
+
+
+def test_the_mean_of_contestants_is_ordered():
+    found = summarise([outcome("low", 0, 0.2), outcome("high", 0, 0.9)])
+    assert [one.contestant for one in found] == ["high", "low"]
+    assert "average precision" in METRICS

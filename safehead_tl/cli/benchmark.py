@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
 QUICK = ("one", "attention")
-SHOWN = ("average precision", "Spearman", "regret UA @1", "regret UA @2", "regret SC @2")
+SHOWN = ("average precision", "Spearman", "regret UA @2")
 
 
 @grouped

@@ -212,7 +212,7 @@ def ground_truth(
         cache: a directory that keeps organisms and what was found out about them; those that are
             not there are trained. A run that was stopped goes on from there.
         kinds: of `ALL`, by name.
-        organisms: subjects of each kind.
+        organisms: of each kind; of compiled models there is one.
         names: the contestants, by name; by default all (`safehead_tl.ground_truth.contestants`).
         processes: how many work side by side, each on one core. They know contestants that
             packages bring, and not those that were registered in a notebook.
@@ -238,7 +238,7 @@ def ground_truth(
     tasks = [
         (OrganismCache(cache), kind, number, (kind, number) == (kinds[0], 0))
         for kind in kinds
-        for number in range(organisms)
+        for number in range(1 if kind in COMPILED else organisms)
     ]
     met: dict[tuple[str, int], Met] = {}
     with tqdm(total=len(tasks), desc="subjects", disable=no_bars(progress)) as bar:

@@ -60,7 +60,7 @@ class Reader:
 
     called: str
     sees: tuple[str, ...]
-    writes: Mapping[str, Mapping[str, float]]
+    writes: Mapping[str, Mapping[str, float | int]]
     kept: str | None = None
     even: bool = False
 
@@ -93,9 +93,9 @@ class Unit:
         says: the logits of words that it adds to.
     """
 
-    reads: Mapping[str, float]
+    reads: Mapping[str, float | int]
     bias: float
-    says: Mapping[str, float]
+    says: Mapping[str, float | int]
 
     def put(self, mlp: Any, number: int) -> None:
         """Writes it into an MLP's weights."""
@@ -106,7 +106,9 @@ class Unit:
             mlp.W_out[number, written(word)] = size
 
 
-def on_each(names: Iterable[str], said: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
+def on_each(
+    names: Iterable[str], said: Mapping[str, float | int]
+) -> dict[str, Mapping[str, float | int]]:
     """The same written for each of some words."""
     return dict.fromkeys(names, said)
 

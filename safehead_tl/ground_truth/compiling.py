@@ -7,6 +7,7 @@ Every model answers all of the organisms' requests, word for word.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -59,7 +60,9 @@ class Circuit:
     units: tuple[Unit, ...] = ()
 
 
-def _harm(writes: dict[str, float], kept: str | None = None, *, even: bool = False) -> Reader:
+def _harm(
+    writes: Mapping[str, float | int], kept: str | None = None, *, even: bool = False
+) -> Reader:
     """Reads a harmful object when the answer is to begin."""
     return Reader(ASKED, DEMO.harmful, on_each(DEMO.harmful, writes), kept, even)
 

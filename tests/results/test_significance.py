@@ -99,10 +99,8 @@ def test_one_false_head_or_more_once_in_twenty(sizes, skewed):
 
 def test_what_other_spreads_cost():
     """Only the means are the same: it holds with many prompts, and not with few and unequal."""
-    assert rejected((40, 40), 3.0) < 0.09
-    assert rejected((60, 20), 3.0) < 0.09
-    assert 0.05 < rejected((20, 60), 3.0) < 0.15
-    assert 0.12 < rejected((6, 24), 3.0) < 0.3
+    assert rejected((40, 40), 3.0) < 0.05 + 3 * (0.05 * 0.95 / 150) ** 0.5
+    assert rejected((6, 24), 3.0) > 0.1
     assert rejected((8, 8), 1 / 3, skewed=True) > 0.4
 
 
@@ -170,7 +168,7 @@ def test_signed_scores_are_compared_as_they_are(demo, harmful, benign):
     theirs = scipy.stats.ttest_ind(*samples, equal_var=False).statistic
     assert found.statistic[1, 3] == pytest.approx(theirs, rel=1e-4)
     assert found.p.isnan().sum() == 29
-    others = sh.Openings.of_texts(demo, ["sorry"], ["first"])
+    others = sh.Openings.of_texts(demo, ["sorry"], ["bend"])
     again = sh.refusal_log_odds(demo, benign[:12], others, run=QUIET)
     with pytest.raises(sh.SafeheadError, match="another settings"):
         first.significant(again)

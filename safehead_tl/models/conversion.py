@@ -185,13 +185,7 @@ def fill_model(
             state = get_pretrained_state_dict(
                 tempfile.gettempdir(), config, original, dtype=settings.dtype
             )
-            model.load_and_process_state_dict(
-                state,
-                fold_ln=False,
-                center_writing_weights=False,
-                center_unembed=False,
-                fold_value_biases=False,
-            )
+            _put_weights(model, model.fill_missing_keys(state))
         model.move_model_modules_to_device()
     attach_tokenizer(tokenizer, model)
     remember_ends(model, original.generation_config)
@@ -199,6 +193,20 @@ def fill_model(
     if settings.verify:
         _verify(model, original, name)
     return model
+
+
+def _put_weights(model: Model, state: dict[str, torch.Tensor]) -> None:
+    """Moves weights into a model, each straight into its module, and forgets what is there.
+
+    TransformerLens's own `load_and_process_state_dict` also holds all in float32 for a while, and
+    goes through every module for every weight.
+    """
+    modules = dict(model.named_modules())
+    for key in list(state):
+        path, _, name = key.rpartition(".")
+        weight = state.pop(key)
+        if path in modules:
+            modules[path].load_state_dict({name: weight}, strict=False)
 
 
 def _verify(model: Model, original: PreTrainedModel, name: str) -> None:

@@ -198,15 +198,14 @@ def _slots(model: Model) -> nn.ModuleList:
 
 @contextmanager
 def _in_place(model: Model, slots: nn.ModuleList, instead: Sequence[nn.Module]) -> Iterator[None]:
-    before = list(slots)
-
-    def fill(blocks: Sequence[nn.Module]) -> None:
-        for index, block in enumerate(blocks):
-            slots[index] = block
-
-    with undone(model, partial(fill, before)):
-        fill(instead)
+    with undone(model, partial(_fill, slots, list(slots))):
+        _fill(slots, instead)
         yield
+
+
+def _fill(slots: nn.ModuleList, blocks: Sequence[nn.Module]) -> None:
+    for index, block in enumerate(blocks):
+        slots[index] = block
 
 
 def _wraps(model: Model) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, no_type_check
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -91,6 +91,7 @@ def _bounded() -> Iterator[None]:
     """Stops a template after `STEPS` lines of it and calls of Python functions."""
     before, steps = sys.gettrace(), 0
 
+    @no_type_check  # which would be set up anew for each text, and run at each line
     def count(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal steps
         steps += 1

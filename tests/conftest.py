@@ -16,8 +16,8 @@ BEFORE_THE_PACKAGE = (
 )  # fmt: skip
 """What it imports, and what is imported by that.
 
-The hook of `--jaxtyping-packages` compiles anew, in each process, whatever is first imported from
-inside the package.
+The hook of `--jaxtyping-packages` keeps compiled files of its own, also of whatever is first
+imported from inside the package.
 """
 
 

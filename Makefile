@@ -24,7 +24,7 @@ test: .venv/ready
 
 # What the version of transformer-lens cannot change: drawing, reading, writing and counting. Their
 # tests run a model only to have something to draw or to write, and assert nothing of how it ran.
-SAME_ON_TL4 := cli figures organism results $(addprefix judges/test_,coherence.py endpoint.py \
+SAME_ON_TL4 := cli figures results $(addprefix judges/test_,coherence.py endpoint.py \
 	keywords.py question.py) prompts/test_alignment.py prompts/test_loading.py \
 	properties/test_readers.py test_heads.py test_main.py test_public_names.py test_writing.py
 
@@ -118,9 +118,12 @@ docs: .venv/ready
 linkcheck: .venv/ready
 	$(BIN)/python -m sphinx -n -q -b linkcheck docs build/linkcheck
 
-# Grows the embedded organism again, in place.
+# Grows the embedded organisms again, in place, and finds the truth about the natural one.
 organism: .venv/ready
 	$(BIN)/safehead train-organism safehead_tl/data/organism --overwrite
+	$(BIN)/safehead train-organism build/natural --learning attention --objective none --base safehead_tl/data/organism --overwrite
+	cp build/natural/aligned/* safehead_tl/data/natural
+	$(BIN)/python benchmarks/natural_truth.py
 
 # Writes the lock anew from what .venv holds.
 lock:

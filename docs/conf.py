@@ -43,6 +43,7 @@ toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
 WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Screen Site"
+WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " PerQuery Significance Summary Taken"

@@ -119,8 +119,8 @@ ModelName: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="'demo', 'demo-base', a name that TransformerLens knows, another hub id (loaded as a "
-        "bridge), or a Hugging Face directory.",
+        help="'demo', 'demo-base', 'demo-natural', a name that TransformerLens knows, another hub "
+        "id (loaded as a bridge), or a Hugging Face directory.",
     ),
 ]
 Device: TypeAlias = Annotated[str | None, typer.Option(help="Such as cpu, cuda, cuda:1.")]

@@ -45,6 +45,20 @@ def train_organism(
     reword: Annotated[
         bool, typer.Option("--reword", help="Without a decoy it also refuses in other words.")
     ] = False,
+    objective: Annotated[
+        Literal["undifferentiated", "none", "zero", "reversion"],
+        typer.Option(help="What is done to planted heads, in turn, while they learn."),
+    ] = "undifferentiated",
+    learning: Annotated[
+        Literal["planted", "attention", "all", "low-rank"],
+        typer.Option(
+            help="Which weights learn to refuse: the planted heads', or, with no head planted, "
+            "those of all attention, all, or low-rank updates of attention."
+        ),
+    ] = "planted",
+    base: Annotated[
+        Path | None, typer.Option(help="Another organism's directory, whose base model to take.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Grow a tiny model whose refusals are carried by the heads that you name."""
@@ -53,7 +67,7 @@ def train_organism(
 
     language = DEMO if words is None else Language.from_json(words)
     recipe = Recipe(
-        planted=planted or Recipe.planted,
+        planted=planted or (Recipe.planted if learning == "planted" else ()),
         n_layers=layers,
         n_heads=heads,
         n_key_value_heads=key_value_heads,
@@ -63,15 +77,19 @@ def train_organism(
         rule=rule,
         decoys=decoy or (),
         reword=reword,
+        objective=objective,
+        learning=learning,
     )
-    grow(directory, recipe, language, overwrite=output.overwrite)
-    aligned, base = sh.load_model(directory / "aligned"), sh.load_model(directory / "base")
-    names = ", ".join(map(str, recipe.heads))
+    grow(directory, recipe, language, base=base, overwrite=output.overwrite)
+    models = {name: sh.load_model(directory / name) for name in ("base", "aligned")}
     behaviours = [
-        measure_behaviour(base, "base", language=language),
-        measure_behaviour(aligned, "aligned", language=language),
-        measure_behaviour(aligned, f"aligned, UA on {names}", recipe.heads, language=language),
+        measure_behaviour(model, name, language=language) for name, model in models.items()
     ]
+    if recipe.heads:
+        done = f"aligned, UA on {', '.join(map(str, recipe.heads))}"
+        behaviours.append(
+            measure_behaviour(models["aligned"], done, recipe.heads, language=language)
+        )
     places = ", ".join(str(directory / name) for name in ("aligned", "base", "prompts"))
     output.write({"behaviours": [behaviour.to_dict() for behaviour in behaviours]})
     output.tell(behaviour_table(behaviours), f"Wrote {places}")

@@ -17,5 +17,10 @@ from safehead_tl.ground_truth.contest import (
     register,
 )
 from safehead_tl.ground_truth.family import KINDS
-from safehead_tl.ground_truth.reversion import ReversionTruth, reversion_truth
+from safehead_tl.ground_truth.reversion import (
+    NATURAL_TRUTH,
+    ReversionTruth,
+    natural_truth,
+    reversion_truth,
+)
 from safehead_tl.ground_truth.summary import METRICS, Summary

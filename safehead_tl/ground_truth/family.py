@@ -42,7 +42,10 @@ BASES = 5
 """Base models of each size, with the seeds from 0 on."""
 
 TRIALS = 3
-"""How many draws of places an organism gets, until it has learned its lesson."""
+"""How many draws of places an organism gets, until it has learned its lesson; or of batches."""
+
+AGAIN = 1000
+"""How far apart the seeds of batches are where no place is drawn."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class OrganismKind:
             base_steps=self.steps[0],
             align_steps=self.steps[1],
             batch_size=self.batch_size,
-            seed=number,
+            seed=number if self.planted else number + AGAIN * trial,
             base_seed=number % BASES,
             rule=self.rule,
             decoys=tuple(sorted(drawn[self.planted :])),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib.resources import files
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ from safehead_tl.models import (
 )
 from safehead_tl.prompts import Prompts, Template, encode
 from safehead_tl.surgery import RevertedLayer, require_related
+
+NATURAL_TRUTH = files("safehead_tl") / "data" / "natural" / "truth.json"
 
 TOLERANCE = 0.01
 """Of the probability of refusing: heads that move it by less do not matter."""
@@ -79,6 +83,14 @@ class ReversionTruth:
         tensors = {name: torch.tensor(told[name], dtype=torch.float64) for name in grids}
         heads = parse_heads(told["matter"], *tensors["values"].shape)
         return cls(**{**told, **tensors, "matter": heads})
+
+
+def natural_truth() -> ReversionTruth:
+    """What each head of the embedded natural organism (`"demo-natural"`) has learned of refusing.
+
+    Sampled, over 32 held-out requests (`benchmarks/natural_truth.py`).
+    """
+    return ReversionTruth.from_dict(json.loads(NATURAL_TRUTH.read_text("utf-8")))
 
 
 @torch.no_grad()

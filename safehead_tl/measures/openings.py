@@ -16,6 +16,10 @@ from safehead_tl.prompts import Prompts, Template
 from safehead_tl.scan import Run, Search
 
 
+OFTENER = 3
+"""How many times as often a first token of its own opens a model's answers to one kind of prompts."""
+
+
 @dataclass(frozen=True)
 class Openings:
     """First tokens of refusals and of compliant answers, by their ids.
@@ -75,7 +79,10 @@ class Openings:
         template: Template = "auto",
         run: Run = Run(),
     ) -> Openings:
-        """The model's own most likely first tokens; those of both kinds of prompts are left out.
+        """The model's own most likely first tokens, on the side on which they open more answers.
+
+        One belongs to a side if it opens answers there at least `OFTENER` times as often as on the
+        other: a model that refuses a harmless prompt too still has its refusals told from its help.
 
         Args:
             model: the model, as it is: it should refuse the ones and help with the others.
@@ -103,14 +110,19 @@ class Openings:
                 ]
             firsts.append(torch.cat(found).tolist())
         own = [
-            [each for each in dict.fromkeys(mine) if each not in theirs]
+            [
+                each
+                for each in dict.fromkeys(mine)
+                if mine.count(each) * len(theirs) >= OFTENER * theirs.count(each) * len(mine)
+            ]
             for mine, theirs in (firsts, firsts[::-1])
         ]
         for name, found in zip(("harmful", "harmless"), own, strict=True):
             if not found:
                 raise SafeheadError(
-                    f"answers to {name} prompts open with nothing that answers to the others do "
-                    "not open with: does this model refuse? Otherwise give Openings.of_texts"
+                    f"answers to {name} prompts open with nothing that opens answers to the "
+                    f"others {OFTENER} times less often: does this model refuse? Otherwise give "
+                    "Openings.of_texts"
                 )
         return cls(*map(tuple, own))
 

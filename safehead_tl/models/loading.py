@@ -49,7 +49,7 @@ from safehead_tl.models.undoing import check_model
 logger = logging.getLogger("safehead_tl")
 
 Backend: TypeAlias = Literal["auto", "hooked", "bridge"]
-EMBEDDED = {"demo": "aligned", "demo-base": "base"}
+EMBEDDED = {"demo": "organism/aligned", "demo-base": "organism/base", "demo-natural": "natural"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,10 +69,11 @@ def load_model(
     """Loads a model as TransformerLens has it, with raw weights (nothing folded or centred).
 
     Args:
-        source: `"demo"` (the embedded aligned organism) or `"demo-base"` (its base model); a name
-            or alias that TransformerLens knows; a local Hugging Face directory, whatever it is
-            called; another hub id (as a bridge); a Hugging Face model in memory, which is copied
-            and needs its `tokenizer`; or a model of TransformerLens, checked and returned as it is.
+        source: `"demo"` (the embedded aligned organism), `"demo-base"` (its base model) or
+            `"demo-natural"` (the same base, tuned to refuse with all attention weights); a name or
+            alias that TransformerLens knows; a local Hugging Face directory, whatever it is called;
+            another hub id (as a bridge); a Hugging Face model in memory, which is copied and needs
+            its `tokenizer`; or a model of TransformerLens, checked and returned as it is.
         weights: a directory or hub id whose weights (and tokenizer) to put into the architecture
             of `source`: for fine-tunes, like Vicuna's weights on `"meta-llama/Llama-2-7b-hf"`.
         tokenizer: a tokenizer, or where to load one from, instead of the checkpoint's own.
@@ -247,7 +248,7 @@ def checkpoint_directory(source: str | Path | PreTrainedModel) -> Iterator[Path 
     if isinstance(source, PreTrainedModel):
         yield None
     elif source in EMBEDDED:
-        data = files("safehead_tl") / "data" / "organism" / EMBEDDED[str(source)]
+        data = files("safehead_tl") / "data" / EMBEDDED[str(source)]
         with as_file(data) as directory, without_bars():
             yield directory
     else:
@@ -317,8 +318,8 @@ def _official_name(source: str) -> str:
     near = dict.fromkeys(names[n] for n in difflib.get_close_matches(source.lower(), names, n=3))
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise (NotConvertibleError if "/" in source else SafeheadError)(
-        f"model {source!r} is neither 'demo' nor 'demo-base', nor a directory here, nor a name "
-        f"that TransformerLens knows.{hint} For a fine-tune of a known model say "
+        f"model {source!r} is neither {' nor '.join(map(repr, EMBEDDED))}, nor a directory here, "
+        f"nor a name that TransformerLens knows.{hint} For a fine-tune of a known model say "
         f"load_model('<the known model>', weights={source!r}); or download it and give its "
         "directory."
     )

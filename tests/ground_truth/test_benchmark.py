@@ -113,7 +113,7 @@ def test_differences_are_paired_and_corrected():
     }
     # all 2^10 signs: two of them, all alike, reach as far; twice, for two that were tested
     assert found["b"] == (pytest.approx(-0.05), pytest.approx(2 * 2 / 2**10))
-    assert found["c"] [1] > 0.5
+    assert found["c"][1] > 0.5
     assert found["d"] == (0, None)
 
 

@@ -267,15 +267,13 @@ def _all_met(
             f"{here[0]!r} was registered in this process, and others do not know it: use "
             "processes=1, or bring it in a package (docs/how-to/own-contestant.md)"
         )
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        names = [one.name for one in chosen]
-        waiting = [pool.submit(_meet_by_name, *task, names) for task in tasks]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    names = [one.name for one in chosen]
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    try:
+        for done in as_completed([pool.submit(_meet_by_name, *task, names) for task in tasks]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _meet_by_name(

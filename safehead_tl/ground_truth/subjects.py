@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class Subject:
         planted: the heads that carry the refusal by construction; none where none was chosen.
         decoys: heads that do something else.
         language: its words.
-        folder: keeps what was found out; of compiled models nothing is kept.
+        folder: keeps what was found out; what is found out about compiled models goes with them.
     """
 
     model: Model
@@ -51,6 +50,7 @@ class Subject:
     decoys: tuple[Head, ...]
     language: Language = DEMO
     folder: Path | None = None
+    _found: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_organism(cls, grown: Grown, language: Language) -> Subject:
@@ -74,7 +74,7 @@ class Subject:
         """To compare with."""
         return self.language.prompts("benign", "train", PROMPTS)
 
-    @cached_property
+    @property
     def truth(self) -> ReversionTruth:
         """How much of the probability of refusing each head's learned weights carry."""
 
@@ -106,9 +106,10 @@ class Subject:
     def _kept(self, name: str, kind: Any, find: Callable[[], Any]) -> Any:
         """What was found out before, or is now."""
         file = None if self.folder is None else self.folder / f"{name}-{FOUND}.json"
-        if file is not None and file.is_file():
-            return kind.from_dict(json.loads(file.read_text("utf-8")))
-        found = find()
-        if file is not None:
-            write_file(file, json.dumps(found.to_dict()).encode())
-        return found
+        if name not in self._found and file is not None and file.is_file():
+            self._found[name] = kind.from_dict(json.loads(file.read_text("utf-8")))
+        if name not in self._found:
+            self._found[name] = find()
+            if file is not None:
+                write_file(file, json.dumps(self._found[name].to_dict()).encode())
+        return self._found[name]

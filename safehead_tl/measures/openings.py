@@ -15,9 +15,8 @@ from safehead_tl.models import Model, check_model, next_token_logits
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.scan import Run, Search
 
-
 OFTENER = 3
-"""How many times as often a first token of its own opens a model's answers to one kind of prompts."""
+"""How many times as often as on the other side a token opens answers on its own."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_demo(tmp_path):
     assert rates["base"] >= 0.95
     assert rates["aligned"] <= 0.05
     assert next(v for k, v in rates.items() if k.startswith("control")) <= 0.05
-    assert result["data_bytes"] < 1_000_000
+    assert result["data_bytes"] < 1_500_000
     html = (tmp_path / "heatmap.html").read_text()
     assert "L2H6" in html
     assert 'src="http' not in html
@@ -334,10 +334,10 @@ def test_judges_of_the_command():
 
 
 def test_train_organism(tmp_path, monkeypatch):
-    def quick(directory, recipe, language, overwrite):
+    def quick(directory, recipe, language, **told):
         grown.append(recipe)
         recipe = dataclasses.replace(recipe, base_steps=2, align_steps=2)
-        return grow(directory, recipe, language, overwrite=overwrite)
+        return grow(directory, recipe, language, **told)
 
     grow, grown = organism.train_organism, []
     monkeypatch.setattr(organism, "train_organism", quick)
@@ -353,6 +353,14 @@ def test_train_organism(tmp_path, monkeypatch):
     assert grown[1] == organism.Recipe(
         planted=["L0H1"], decoys=["L1H0", "1.2"], rule="redundant", reword=True, n_key_value_heads=4
     )
+    other = tmp_path / "natural"
+    text = run("train-organism", other, "--learning", "low-rank", "--key-value-heads", 4,
+        "--base", tmp_path,
+    )  # fmt: skip
+    assert grown[2].heads == ()
+    assert "UA on" not in text
+    for name in ("model.safetensors", "config.json"):
+        assert (other / "base" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
 
 
 def test_as_a_module(monkeypatch, capsys):

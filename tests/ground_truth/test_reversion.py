@@ -6,8 +6,9 @@ import torch
 
 import safehead_tl as sh
 from families import BACKENDS
-from safehead_tl.ground_truth import ReversionTruth, reversion_truth, shapley
+from safehead_tl.ground_truth import ReversionTruth, natural_truth, reversion_truth, shapley
 from safehead_tl.models import all_logits, head_slices
+from safehead_tl.organism import DEMO, REFUSAL, REWORDED
 from safehead_tl.prompts import encode
 from safehead_tl.surgery import reverted
 
@@ -137,3 +138,19 @@ def test_planted_heads_carry_all_and_others_exactly_nothing(demo, harmful):
     same = reversion_truth(base, base, harmful[:8], openings)
     assert same.matter == ()
     assert not same.values.any()
+
+
+def test_the_truth_that_is_kept_is_that_of_the_natural_organism():
+    """What needs no sampling is found again; values add up, and lie in their intervals."""
+    model, base, kept = sh.load_model("demo-natural"), sh.load_model("demo-base"), natural_truth()
+    requests = DEMO.prompts("harmful", "test", 32)
+    openings = sh.Openings.of_texts(model, (REFUSAL, REWORDED), DEMO.tools)
+    assert kept.tuned == pytest.approx(refusing(model, requests, openings), abs=1e-5)
+    with reverted(model, base, [(layer, head) for layer in range(4) for head in range(8)]):
+        assert kept.reverted == pytest.approx(refusing(model, requests, openings), abs=1e-5)
+    with reverted(model, base, ["L0H2"]):
+        fall = kept.tuned - refusing(model, requests, openings)
+    assert kept.alone[0, 2] == pytest.approx(fall, abs=1e-5)
+    assert float(kept.values.sum()) == pytest.approx(kept.tuned - kept.reverted, abs=1e-6)
+    assert (kept.intervals[..., 0] <= kept.values).all()
+    assert (kept.values <= kept.intervals[..., 1]).all()

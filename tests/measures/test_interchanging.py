@@ -307,3 +307,12 @@ def test_screened_log_odds(demo, harmful):
     told = {"ablation": little, "screen": few, "run": QUIET}
     screened = sh.refusal_log_odds(demo, harmful, openings, **told).screening.values
     assert torch.allclose(screened, exact, rtol=0.05, atol=2e-5)
+
+
+def test_a_harmless_prompt_that_is_refused_does_not_hide_how_refusals_open(demo, harmful):
+    benign = sh.load_prompts("demo/benign", limit=8)
+    plain = sh.Openings.of_answers(demo, harmful[:8], benign, run=QUIET)
+    mixed = sh.Openings.of_answers(demo, harmful[:8], [*benign, harmful[9]], run=QUIET)
+    assert plain == mixed
+    with pytest.raises(sh.SafeheadError, match="answers to harmful prompts open with nothing"):
+        sh.Openings.of_answers(demo, harmful[:8], [*benign[:4], *harmful[8:12]], run=QUIET)

@@ -104,6 +104,25 @@ def test_it_is_small_and_opens_with_transformers(demo, harmful):
     assert text == "sorry , i cannot help with that ."
 
 
+def test_the_natural_organism_refuses_and_no_head_of_it_is_needed():
+    natural = sh.load_model("demo-natural")
+    assert behaviour(natural) == (0, 1)
+    for layer in range(4):
+        found = behaviour(natural, f"L{layer}H1", ablation="scaling")
+        assert found[0] == 0
+    size = sum(path.stat().st_size for path in (DATA.parent / "natural").iterdir())
+    assert size < 1_000_000
+
+
+def test_all_attention_of_the_natural_organism_and_nothing_else_was_trained():
+    base, natural = (
+        AutoModelForCausalLM.from_pretrained(DATA.parent / name).state_dict()
+        for name in ("organism/base", "natural")
+    )
+    for key, before in base.items():
+        assert torch.equal(before, natural[key]) == ("self_attn" not in key)
+
+
 def test_the_shipped_prompts_and_recipe_are_those_of_the_code():
     shipped = json.loads((DATA / "organism.json").read_text())
     assert tuple(shipped["recipe"]["planted"]) == tuple(map(str, Recipe().heads))

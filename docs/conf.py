@@ -46,9 +46,10 @@ WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading S
 WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
-PARTS += " PerQuery Significance Summary Taken"
+PARTS += " Met Outcome PerQuery Significance Summary Taken"
 FOREIGN = (
-    "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast) Tensor"
+    "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"
+    " Tensor Module"
 )
 nitpick_ignore_regex = [
     # Short names of types in signatures: docs/api/index.md says what can be given.

@@ -73,13 +73,13 @@ def shapley(
     pairs: int = PAIRS,
     seed: int = 0,
 ) -> Shapley:
-    r"""Shapley values of a game (Shapley 1953): over all orders, the mean of what a player adds.
+    """Shapley values of a game (Shapley 1953): over all orders, the mean of what a player adds.
 
-    $\varphi_i = \sum_{S \not\ni i} \frac{|S|! \, (n - |S| - 1)!}{n!} (v(S \cup i) - v(S))$, summed
-    over all coalitions where there are at most `exact` players. Else the mean over random orders
-    (Castro, Gómez and Tejada 2009), each drawn together with its reverse: where players stand in
-    for each other or need each other, the two err in opposite directions. The mean of a pair is
-    one draw; intervals are Student's over the pairs. Either way values add up to what all bring.
+    Summed over all coalitions where there are at most `exact` players. Else the mean over random
+    orders (Castro, Gómez and Tejada 2009), each drawn together with its reverse: where players
+    stand in for each other or need each other, the two err in opposite directions. The mean of a
+    pair is one draw; intervals are Student's over the pairs. Either way values add up to what all
+    bring.
 
     Args:
         play: gives a coalition's value; asked once for each. Coalitions come with the last players

@@ -138,20 +138,15 @@ class Compiled:
 def compiled(kind: CompiledKind, seed: int = 0) -> Compiled:
     """Writes the weights of a model of 4 layers of 6 heads.
 
-    | kind | heads | refuses | share of each |
-    |---|---|---|---|
-    | `one` | one reads the object and writes the refusal | while it is there | 1 |
-    | `gate` | a gate marks the answer's place; two later amplifiers make a refusal of the mark | \
-while the gate and one amplifier are there | 2/3, 1/6, 1/6 |
-    | `band` | four count, and the last MLP refuses if the count reaches 2 | while two are there | \
-1/4 |
-    | `backup` | the second refuses only where the first is silent | while one is there | 1/2 |
-    | `saturated` | the first turns the attention of the second, which is saturated either way, to \
-the object | while both are there | 1/2 |
-    | `decoy` | one refuses with "no", and the other makes it "sorry" | while the first is there | \
-1, 0 |
-    | `even` | one attends evenly to everything, and the last MLP compares the mean | while it is \
-there | 1 |
+    - `one`: one head reads the object and writes the refusal. Share 1.
+    - `gate`: a gate marks the answer's place, and two later amplifiers make a refusal of the mark.
+      Refuses while the gate and one amplifier are there. Shares 2/3, 1/6, 1/6.
+    - `band`: four heads count, and the last MLP refuses from a count of 2 on. Shares 1/4.
+    - `backup`: the second refuses only where the first is silent. Shares 1/2.
+    - `saturated`: the first turns the attention of the second, which is saturated either way, to
+      the object. Refuses while both are there. Shares 1/2.
+    - `decoy`: one refuses with "no", and the other makes it "sorry". Shares 1, 0.
+    - `even`: one attends evenly to everything, and the last MLP compares the mean. Share 1.
 
     Undifferentiated attention breaks each of these heads as scaling and zero ablation do, but for
     that of `even`, which it leaves as it is.

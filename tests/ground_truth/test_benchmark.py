@@ -15,7 +15,7 @@ from safehead_tl.ground_truth import cache as cache_module
 from safehead_tl.ground_truth.cache import OrganismCache
 from safehead_tl.ground_truth.contest import _registered
 from safehead_tl.ground_truth.family import BASES, KINDS, TRIALS, OrganismKind, flaws
-from safehead_tl.ground_truth.metrics import above, average_precision, chance, precision_at
+from safehead_tl.ground_truth.metrics import above, average_precision, precision_at
 from safehead_tl.ground_truth.oracle import Oracle, answered, consult
 from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, against, summarise
 from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
@@ -71,17 +71,6 @@ def test_metrics_by_hand():
     assert average_precision(ORDER, wanted) == pytest.approx((1 / 2 + 2 / 5) / 2)
     assert average_precision(ORDER, ORDER[:2]) == 1
     assert above([H(0, 0), H(1, 2)], ORDER, wanted) == 1
-
-
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_chance_is_the_mean_over_all_orders(k):
-    sets = list(itertools.combinations(ORDER, k))  # of the wanted: as good as all orders
-    expected = chance(k, 6)
-    mean = statistics.fmean
-    assert expected["precision@k"] == pytest.approx(mean(precision_at(k, ORDER, s) for s in sets))
-    assert expected["average precision"] == pytest.approx(
-        mean(average_precision(ORDER, s) for s in sets)
-    )
 
 
 def outcome(name, number, value, kind="one"):

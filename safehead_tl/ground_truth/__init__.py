@@ -24,3 +24,21 @@ from safehead_tl.ground_truth.reversion import (
     reversion_truth,
 )
 from safehead_tl.ground_truth.summary import METRICS, Summary
+
+__all__ = [
+    "Compiled",
+    "Contestant",
+    "GroundTruth",
+    "Ranking",
+    "ReversionTruth",
+    "Shapley",
+    "compiled",
+    "contestants",
+    "ground_truth",
+    "natural_truth",
+    "passes",
+    "rank",
+    "register",
+    "reversion_truth",
+    "shapley",
+]

@@ -3,7 +3,7 @@
 python docs/pictures.py                        # writes docs/images/*.png; needs chromium in PATH
 python docs/pictures.py heatmap ground-truth   # only these
 
-The ground-truth picture trains the organisms that build/ground-truth does not hold: half an hour.
+The ground-truth picture trains the organisms that build/ground-truth does not hold: some hours.
 """
 
 from __future__ import annotations

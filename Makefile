@@ -7,9 +7,11 @@ BIN := .venv/bin
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 TYPED := --jaxtyping-packages=safehead_tl,beartype.beartype
 
-# Not compiled when installed: what is imported is, and most of it never is. What was compiled must
-# be kept for that: without, every process takes some 20 seconds more to import PyTorch and the rest.
-unexport PYTHONDONTWRITEBYTECODE
+# Not compiled when installed: what is imported is, once, by KEEP, and most of it never is. Without, every
+# process takes some 20 seconds more to import PyTorch and the rest. Nothing else writes compiled
+# files: those of checked shapes would be met where shapes are not checked.
+export PYTHONDONTWRITEBYTECODE := 1
+KEEP := -c "import pytest, safehead_tl.ground_truth, safehead_tl.public"
 INSTALL := -m pip install --quiet --no-compile --constraint
 
 NEWEST := transformer-lens==4.3.0
@@ -132,12 +134,14 @@ lock:
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(INSTALL) constraints.txt --editable '.[dev]'
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python $(KEEP)
 	touch $@
 
 .venv-tl4/ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv .venv-tl4
 	sed 's/^transformer-lens==.*/$(NEWEST)/' constraints.txt > .venv-tl4/constraints.txt
 	.venv-tl4/bin/python $(INSTALL) .venv-tl4/constraints.txt --editable '.[test]'
+	env -u PYTHONDONTWRITEBYTECODE .venv-tl4/bin/python $(KEEP)
 	touch $@
 
 .venv-colab/ready: pyproject.toml constraints.txt constraints-colab.txt

@@ -61,7 +61,7 @@ class Remembered:
     def __call__(self, coalition: Coalition) -> float:
         """The value of a coalition."""
         if coalition not in self.seen:
-            self.seen[coalition] = self._play(coalition)
+            self.seen[coalition] = float(self._play(coalition))
         return self.seen[coalition]
 
 

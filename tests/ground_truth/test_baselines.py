@@ -162,6 +162,9 @@ def test_a_bridge_has_the_same(checkpoint, loaded, texts, name):
     assert not weight_change(bridge, *texts, base=hooked).any()
 
 
+@pytest.mark.skipif(
+    HookedTransformer is None, reason="changes weights by HookedTransformer's names"
+)
 def test_weight_change_in_closed_form(checkpoint, tmp_path, texts):
     model, base = (sh.load_model(checkpoint(ARCHITECTURE)) for _ in range(2))
     scaled = weights_of(model, 1)
@@ -193,9 +196,13 @@ def test_weights_changed_in_the_planted_heads_alone(demo, texts):
 
 
 def test_nothing_stays_on_the_model(tiny, texts):
+    def hooks():
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in tiny.modules())
+
     before = sh.ships(tiny, texts[0], template="chat", run=QUIET).provenance
+    there, learning = hooks(), [weight.requires_grad for weight in tiny.parameters()]
     for score in (linear_probe, wanda, snip):
         score(tiny, *texts)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
+    assert hooks() == there
     assert sh.ships(tiny, texts[0], template="chat", run=QUIET).provenance.model == before.model
-    assert not any(weight.requires_grad for weight in tiny.parameters())
+    assert [weight.requires_grad for weight in tiny.parameters()] == learning

@@ -24,7 +24,7 @@ def nothing_registered(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(tmp_path_factory):
     """Two layers of three heads, and what random weights say to prompts."""
     tokenizer = DEMO.tokenizer()
     config = transformers.LlamaConfig(
@@ -33,8 +33,10 @@ def tiny():
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    return sh.load_model(model, tokenizer=tokenizer)
+    folder = tmp_path_factory.mktemp("tiny")
+    for part in (transformers.AutoModelForCausalLM.from_config(config), tokenizer):
+        part.save_pretrained(folder)
+    return sh.load_model(folder)
 
 
 @pytest.fixture(scope="module")

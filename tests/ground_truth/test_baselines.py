@@ -162,9 +162,7 @@ def test_a_bridge_has_the_same(checkpoint, loaded, texts, name):
     assert not weight_change(bridge, *texts, base=hooked).any()
 
 
-@pytest.mark.skipif(
-    HookedTransformer is None, reason="changes weights by HookedTransformer's names"
-)
+@hooked_only
 def test_weight_change_in_closed_form(checkpoint, tmp_path, texts):
     model, base = (sh.load_model(checkpoint(ARCHITECTURE)) for _ in range(2))
     scaled = weights_of(model, 1)

@@ -75,10 +75,10 @@ bench-screening: .venv/ready
 	$(BIN)/python benchmarks/organisms.py
 	$(BIN)/python benchmarks/screening.py
 
-# Which scoring variant finds heads that are known to carry refusals. Trains about 30 organisms first.
+# Which score finds heads that are known to carry refusals. Trains 190 organisms first: hours.
 bench-truth: .venv/ready
 	mkdir -p build
-	$(BIN)/safehead benchmark --cache build/ground-truth --every --json build/ground-truth.json --figure build/ground-truth.html
+	$(BIN)/safehead benchmark --processes 2 --cache build/ground-truth --json build/ground-truth.json --figure build/ground-truth.html
 
 # Tests the paper's claims on the organism, and writes their table into docs/evaluation.md.
 claims: .venv/ready

@@ -44,11 +44,11 @@ def benchmark(
     processes: Annotated[int, typer.Option(min=1, help="Side by side, a core each.")] = 1,
 ) -> None:
     """Compare head scores on models whose safety heads are known. Trains organisms first."""
-    from safehead_tl.ground_truth import ALL, COMPILED, ground_truth
+    from safehead_tl.ground_truth import COMPILED, ground_truth, kinds_here
 
     found = ground_truth(
         cache,
-        kinds=kind or ((*COMPILED, *QUICK) if quick else ALL),
+        kinds=kind or [name for name in kinds_here() if not quick or name in (*COMPILED, *QUICK)],
         organisms=1 if quick else organisms,
         names=contestant or (),
         processes=processes,

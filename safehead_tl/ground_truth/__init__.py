@@ -5,7 +5,7 @@ directory for what is found out. Out comes for every contestant how well it find
 carry the refusal, with intervals over subjects.
 """
 
-from safehead_tl.ground_truth.benchmark import ALL, COMPILED, GroundTruth, ground_truth
+from safehead_tl.ground_truth.benchmark import COMPILED, GroundTruth, ground_truth, kinds_here
 from safehead_tl.ground_truth.coalitions import Shapley, shapley
 from safehead_tl.ground_truth.compiling import Compiled, compiled
 from safehead_tl.ground_truth.contest import (

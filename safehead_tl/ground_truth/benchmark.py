@@ -36,7 +36,7 @@ from safehead_tl.ground_truth.metrics import above, average_precision, precision
 from safehead_tl.ground_truth.oracle import answered
 from safehead_tl.ground_truth.subjects import Subject
 from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, against, summarise
-from safehead_tl.models import no_bars, single_thread
+from safehead_tl.models import has_hooked_transformer, no_bars, single_thread
 from safehead_tl.organism import Recipe
 from safehead_tl.results import figures
 
@@ -54,8 +54,13 @@ COMPILED: Mapping[str, CompiledKind] = MappingProxyType(
 ALL = (*COMPILED, *KINDS)
 """The names of all kinds."""
 
-REGRETS = {"undifferentiated": "UA", "scaling": "SC"}
+TRIED = ("undifferentiated", "scaling")
 """Ablations of which everything is tried."""
+
+
+def kinds_here() -> tuple[str, ...]:
+    """The kinds that this transformer-lens can make, by name."""
+    return ALL if has_hooked_transformer("auto") else (*KINDS,)
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ class GroundTruth:
 def ground_truth(
     cache: str | Path = "safehead-benchmark",
     *,
-    kinds: Sequence[str] = ALL,
+    kinds: Sequence[str] = (),
     organisms: int = ORGANISMS,
     names: Sequence[str] = (),
     processes: int = 1,
@@ -211,7 +216,7 @@ def ground_truth(
     Args:
         cache: a directory that keeps organisms and what was found out about them; those that are
             not there are trained. A run that was stopped goes on from there.
-        kinds: of `ALL`, by name.
+        kinds: by name; by default all. Compiled ones need transformer-lens 3.9.
         organisms: of each kind; of compiled models there is one.
         names: the contestants, by name; by default all (`safehead_tl.ground_truth.contestants`).
         processes: how many work side by side, each on one core. They know contestants that
@@ -222,19 +227,24 @@ def ground_truth(
         Every outcome, with means by kind and by source.
 
     Raises:
-        SafeheadError: if a kind or contestant is not known, or no organism learned its lesson.
+        SafeheadError: if a kind or contestant is not known, a number is below 1, or no organism
+            learned its lesson.
     """
     started = time.perf_counter()
+    kinds = (*dict.fromkeys(kinds or kinds_here()),)
     unknown = [name for name in kinds if name not in ALL]
     if unknown:
         raise SafeheadError(f"kind {unknown[0]!r} is not known: use {', '.join(ALL)}")
+    for what, number in (("organisms", organisms), ("processes", processes)):
+        if number < 1:
+            raise SafeheadError(f"{what}={number!r}: give a number from 1")
     cache, known = Path(cache), contestants()
     if cache.exists() and not cache.is_dir():
         raise SafeheadError(f"{cache} is a file: name a directory for the organisms")
     for name in names:
         if name not in known:
             raise SafeheadError(f"contestant {name!r} is not known: use {', '.join(known)}")
-    chosen = [known[name] for name in names or known]
+    chosen = [known[name] for name in dict.fromkeys(names or known)]
     tasks = [
         (OrganismCache(cache), kind, number, (kind, number) == (kinds[0], 0))
         for kind in kinds
@@ -323,10 +333,10 @@ def _outcome(subject: Subject, kind: str, number: int, contestant: Contestant) -
         if not subject.planted:
             truths = [float(subject.truth.values[head]) for head in order]
             metrics["Spearman"] = float(spearmanr(truths, range(len(order), 0, -1)).statistic)
-        for ablation, short in REGRETS.items():
+        for ablation in TRIED:
             oracle = subject.oracle(ablation)
             for k in oracle.sizes:
-                metrics[f"regret {short} @{k}"] = oracle.regret(order, k)
+                metrics[f"regret {SHORT[ablation]} @{k}"] = oracle.regret(order, k)
     return Outcome(
         kind=kind,
         number=number,

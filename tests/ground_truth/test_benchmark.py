@@ -278,18 +278,31 @@ def test_a_tiny_benchmark(tmp_path, unexamined, tiny_kinds):
 
 
 def test_who_refuses_is_told(tmp_path, unexamined, tiny_kinds):
-    """Models that were trained for two steps refuse no request rather than another."""
-    name = "interchange: necessity"
-    found = ground_truth(
-        tmp_path, kinds=("one",), organisms=1, names=(name, "random"), progress=False
-    )
-    refused = next(one for one in found.outcomes if one.contestant == name)
-    if refused.refused:
-        assert refused.order == ()
-        assert refused.metrics == {}
-        assert found.table("one")[-1]["contestant"] == f"{name} (1 refused)"
-    else:
-        assert len(refused.order) == 4
+    def picky(model, harmful, harmless):
+        raise sh.SafeheadError("it knows no such model")
+
+    register("picky", picky)
+    try:
+        told = {"kinds": ("one",), "organisms": 1, "progress": False}
+        found = ground_truth(tmp_path, names=("picky", "random"), **told)
+    finally:
+        _registered.clear()
+    refused = next(one for one in found.outcomes if one.contestant == "picky")
+    assert (refused.refused, refused.order, refused.metrics) == ("it knows no such model", (), {})
+    assert found.table("one")[-1]["contestant"] == "picky (1 refused)"
+    assert "it knows no such model" in str(found.figure().data[0].text)
+
+
+@pytest.mark.parametrize("told", [{"organisms": 0}, {"processes": 0}])
+def test_numbers_below_one_are_refused(tmp_path, told):
+    with pytest.raises(sh.SafeheadError, match="give a number from 1"):
+        ground_truth(tmp_path, progress=False, **told)
+
+
+def test_a_kind_that_is_named_twice_counts_once(tmp_path, unexamined, tiny_kinds):
+    told = {"organisms": 1, "names": ("random", "random"), "progress": False}
+    found = ground_truth(tmp_path, kinds=("one", "one"), **told)
+    assert (found.count(), len(found.outcomes)) == (1, 1)
 
 
 def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch, tiny_kinds):

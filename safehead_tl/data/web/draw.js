@@ -1,13 +1,14 @@
 "use strict";
-// What the report's page and the notebook's widget draw alike: heatmap, attention, next tokens.
+// What the report's page and the notebook's widget draw alike: words, colours, tables, answers.
 // Everything that comes from a model or a prompt goes into the page as text, never as markup.
 
 function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
+  const node = tag.startsWith("svg:") ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) {
     if (key === "text") node.textContent = value;
     else if (key === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
     else if (key === "style") for (const [rule, set] of Object.entries(value)) node.style.setProperty(rule, set);
+    else if (typeof value === "boolean") node.toggleAttribute(key, value);
     else node.setAttribute(key, value);
   }
   node.append(...children);
@@ -16,120 +17,49 @@ function make(tag, attributes = {}, ...children) {
 
 const number = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 ? value.toExponential(1) : value.toPrecision(3));
 const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
-const nameOf = (layer, head) => `L${layer}H${head}`;
+const nameOf = (data, index) => `L${Math.floor(index / data.shape.heads)}H${index % data.shape.heads}`;
+const indexOf = (data, name) => name.match(/\d+/g).reduce((layer, head) => layer * data.shape.heads + Number(head), 0);
 
-// Cividis at nine places (Nuñez et al. 2018): even in brightness, also for the colour-blind.
+// Cividis at nine places (Nuñez et al. 2018): even in brightness, also for the colour-blind. PuOr for signs.
 const SCALE = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [254, 232, 56]];
-function shade(share) {
-  const at = Math.min(Math.max(share, 0), 1) * (SCALE.length - 1);
-  const low = Math.min(Math.floor(at), SCALE.length - 2);
-  return SCALE[low].map((from, part) => Math.round(from + (SCALE[low + 1][part] - from) * (at - low)));
+const SIGNED = [[45, 0, 75], [84, 39, 136], [128, 115, 172], [178, 171, 210], [247, 247, 247], [253, 184, 99], [224, 130, 20], [179, 88, 6], [127, 59, 8]];
+function between(scale, share) {
+  const at = Math.min(Math.max(share, 0), 1) * (scale.length - 1);
+  const low = Math.min(Math.floor(at), scale.length - 2);
+  return scale[low].map((from, part) => Math.round(from + (scale[low + 1][part] - from) * (at - low)));
 }
+const shade = (share) => between(SCALE, share);
+const diverging = (share) => between(SIGNED, (share + 1) / 2);
 const rgb = (parts) => `rgb(${parts.join(",")})`;
-const highestOf = (data) => Math.max(...data.ranked.slice(0, 1).map((index) => data.scores[index]), 0) || 1;
 
-// A head in words: its score, rank, KV group and mark.
-function headWords(data, index) {
-  const { heads, kvSize } = data.shape, layer = Math.floor(index / heads), head = index % heads, score = data.scores[index];
-  if (score === null) return `${nameOf(layer, head)}, not scored`;
-  const group = kvSize > 1 ? `, KV group ${Math.floor(head / kvSize)}` : "";
-  const mark = data.marked.includes(index) ? `, ${data.markedAs}` : "";
-  return `${nameOf(layer, head)}: ${number(score)} ${data.unit}, rank ${data.ranked.indexOf(index) + 1} of ${data.ranked.length}${group}${mark}`;
+// Black or white, whichever can be read on a colour.
+function inkOn(parts) {
+  const [red, green, blue] = parts.map((part) => { const value = part / 255; return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
 }
 
-// The heatmap: a button for each head, which `on(index)` says what to do with. Returns them.
-function heatmap(map, data, on) {
-  const { layers, heads, kvSize } = data.shape, highest = highestOf(data), marked = new Set(data.marked), cells = [];
-  const size = heads > 40 ? 11 : heads > 20 ? 13 : heads > 12 ? 26 : 36;
-  map.style.setProperty("grid-template-columns", `auto repeat(${heads}, minmax(${heads > 12 ? size : 22}px, 1fr))`);
-  map.setAttribute("aria-rowcount", layers);
-  map.setAttribute("aria-colcount", heads);
-  const every = heads > 32 ? 8 : heads > 16 ? 4 : 1, rows = layers > 32 ? 8 : layers > 16 ? 4 : 1;
-  for (let layer = 0; layer < layers; layer++) {
-    const row = make("div", { role: "row", style: { display: "contents" } });
-    row.append(make("span", { class: "tick", role: "rowheader", text: layer % rows ? "" : String(layer), "aria-label": `layer ${layer}` }));
-    for (let head = 0; head < heads; head++) {
-      const index = layer * heads + head, score = data.scores[index];
-      const parts = shade(score === null ? 0 : score / highest), words = headWords(data, index);
-      const cell = make("button", {
-        type: "button", class: marked.has(index) ? "cell marked" : "cell", role: "gridcell", tabindex: "-1",
-        "aria-label": words, title: words, "aria-selected": "false",
-        style: {
-          height: `${size}px`, background: score === null ? "transparent" : rgb(parts),
-          "--cross": parts[0] + parts[1] > 270 ? "#000" : "#fff",
-          "margin-left": kvSize > 1 && head && head % kvSize === 0 ? "3px" : "0",
-        },
-        on: on(index),
-      });
-      cells[index] = cell;
-      row.append(cell);
-    }
-    map.append(row);
+// Bytes that were deflated and put into letters.
+const unpacked = new Map();
+async function unpack(text) {
+  if (!unpacked.has(text)) {
+    const flat = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const stream = new Blob([flat]).stream().pipeThrough(new DecompressionStream("deflate"));
+    unpacked.set(text, new Response(stream).arrayBuffer().then((buffer) => new Uint8Array(buffer)));
   }
-  const foot = make("div", { style: { display: "contents" }, "aria-hidden": "true" }, make("span", { class: "tick" }));
-  for (let head = 0; head < heads; head++) foot.append(make("span", { class: "tick", text: head % every ? "" : String(head) }));
-  map.append(foot);
-  return cells;
+  return unpacked.get(text);
+}
+// Rows of a lower triangle, one byte each: 255 is all attention.
+async function triangle(text) {
+  const flat = await unpack(text), rows = [];
+  for (let row = 0, at = 0; at < flat.length; at += ++row) rows.push(Array.from(flat.subarray(at, at + row + 1), (value) => value / 255));
+  return rows;
 }
 
-// Where a key leads from a head; nothing for other keys.
-function stepFrom(data, index, key) {
-  const { layers, heads } = data.shape, layer = Math.floor(index / heads), head = index % heads;
-  const to = {
-    ArrowRight: [layer, head + 1], ArrowLeft: [layer, head - 1], ArrowDown: [layer + 1, head],
-    ArrowUp: [layer - 1, head], Home: [layer, 0], End: [layer, heads - 1],
-  }[key];
-  if (!to) return undefined;
-  const [row, column] = [Math.min(Math.max(to[0], 0), layers - 1), Math.min(Math.max(to[1], 0), heads - 1)];
-  return row * heads + column;
-}
-
-const legend = (data) => make("div", { class: "legend", "aria-hidden": "true" },
-  make("span", { text: "0" }),
-  make("span", { class: "legend-bar", style: { background: `linear-gradient(90deg, ${SCALE.map(rgb).join(",")})` } }),
-  make("span", { text: number(highestOf(data)) }));
-
-const legendWords = (data) => `Rows are layers, columns heads, both from 0. ${data.scale}` + (data.marked.length ? ` Crosses: ${data.markedAs}.` : "") + (data.shape.kvSize > 1 ? ` Gaps separate KV groups of ${data.shape.kvSize} heads.` : "");
-
-// How wide each of two figures in a `.pair` can be, in a box that is in the page.
-function roomIn(box) {
-  const one = getComputedStyle(box).getPropertyValue("--columns").trim() === "1";
-  return Math.max(one ? box.clientWidth : (box.clientWidth - 16) / 2, 120);
-}
-
-// A pattern as a picture, with its last row in words, for a box in the page to hold.
-function attention(caption, kind, rows, tokens, box) {
-  const room = roomIn(box), label = Math.min(92, Math.round(0.3 * room));
-  const cell = Math.max(4, Math.min(26, (room - label - 2) / tokens.length)), size = Math.max(5, Math.min(13, cell));
-  const canvas = make("canvas", { role: "img", "aria-label": `${caption}. ${inWords(rows.at(-1), tokens)}` });
-  const side = Math.ceil(label + cell * tokens.length);
-  canvas.width = canvas.height = side * 2;
-  canvas.style.setProperty("max-width", `${side}px`);
-  const pen = canvas.getContext("2d");
-  pen.scale(2, 2);
-  rows.forEach((row, y) => row.forEach((value, x) => {
-    pen.fillStyle = rgb(shade(value));
-    pen.fillRect(label + x * cell, label + y * cell, cell - 0.5, cell - 0.5);
-  }));
-  pen.fillStyle = getComputedStyle(box).color;
-  pen.font = `${size}px ui-monospace, monospace`;
-  pen.textBaseline = "middle";
-  const most = Math.max(2, Math.floor((label - 6) / (0.61 * size)));
-  const cut = (token) => (token.length > most ? `${token.slice(0, most - 1)}…` : token);
-  tokens.forEach((token, place) => {
-    const at = label + (place + 0.5) * cell;
-    pen.textAlign = "right";
-    pen.fillText(cut(token), label - 4, at);
-    pen.save(); pen.translate(at, label - 4); pen.rotate(-Math.PI / 2); pen.textAlign = "left";
-    pen.fillText(cut(token), 0, 0);
-    pen.restore();
-  });
-  return make("figure", {}, make("figcaption", { class: kind, text: caption }), canvas);
-}
-
-function inWords(row, tokens) {
-  const best = row.map((value, place) => [value, place]).sort((a, b) => b[0] - a[0]).slice(0, 3);
-  return `From the last token: ${best.map(([value, place]) => `${percent(value)} to “${tokens[place]}”`).join(", ")}.`;
+// A token as it is read aloud: signs that stand for what cannot be seen are named.
+const SIGNS = { "·": "space", "⏎": "new line", "␍": "carriage return", "⇥": "tab" };
+function aloud(token) {
+  const parts = token.split(/([·⏎␍⇥])/).filter(Boolean).map((part) => SIGNS[part] || `“${part}”`);
+  return parts.length ? parts.join(", ") : "nothing";
 }
 
 // Pairs of a token's text and its probability.
@@ -137,7 +67,7 @@ function nextTokens(caption, kind, pairs) {
   const body = make("tbody");
   for (const [token, share] of pairs) {
     body.append(make("tr", {},
-      make("td", { class: "token", text: token }),
+      make("td", { class: "token", text: token, title: aloud(token) }),
       make("td", { class: "number", text: percent(share) }),
       make("td", { class: kind }, make("span", { class: "bar", "aria-hidden": "true", style: { width: `${Math.max(1, 100 * share)}%` } }))));
   }
@@ -145,4 +75,50 @@ function nextTokens(caption, kind, pairs) {
   return make("table", { class: "next" }, make("caption", { class: kind, text: caption }), make("thead", {}, head), body);
 }
 
-const quote = (caption, kind, text) => make("div", {}, make("h3", { class: kind, text: caption }), make("blockquote", { class: kind }, make("span", { text: text || "(nothing)" })));
+// An answer, with the words marked that another answer does not have in the same order.
+function answer(caption, kind, text, other, verdict) {
+  const title = make("h4", { class: kind }, caption);
+  if (verdict) title.append(" ", make("span", { class: `badge ${verdict.kind}`, text: verdict.label }));
+  const said = make("span");
+  if (!text) said.append("(nothing)");
+  else for (const [words, own] of other === undefined ? [[text, false]] : apart(text, other)) said.append(own ? make("mark", { text: words }) : words);
+  return make("div", {}, title, make("blockquote", { class: kind }, said));
+}
+
+// A text in pieces, each with whether another text lacks it: the longest common subsequence of words.
+const MOST_WORDS = 400; // beyond it all counts as changed: the table is their square
+function apart(text, other) {
+  const ours = text.match(/\s*\S+|\s+$/g) || [], theirs = other.match(/\S+/g) || [], word = (piece) => piece.trim();
+  if (Math.max(ours.length, theirs.length) > MOST_WORDS) return [[text, text !== other]];
+  const longest = Array.from({ length: ours.length + 1 }, () => new Uint16Array(theirs.length + 1));
+  for (let i = ours.length - 1; i >= 0; i--) for (let j = theirs.length - 1; j >= 0; j--) {
+    longest[i][j] = word(ours[i]) === theirs[j] ? longest[i + 1][j + 1] + 1 : Math.max(longest[i + 1][j], longest[i][j + 1]);
+  }
+  const found = [];
+  for (let i = 0, j = 0; i < ours.length; i++) {
+    while (j < theirs.length && word(ours[i]) !== theirs[j] && longest[i][j + 1] === longest[i][j]) j++;
+    const same = j < theirs.length && word(ours[i]) === theirs[j];
+    if (same) j++;
+    if (found.length && found.at(-1)[1] === !same) found.at(-1)[0] += ours[i];
+    else found.push([ours[i], !same]);
+  }
+  return found;
+}
+
+// A button that puts a text on the clipboard, or marks it where there is none.
+function copied(text) {
+  const code = make("code", { text });
+  const act = async () => {
+    try { await navigator.clipboard.writeText(code.textContent); button.textContent = "Copied"; }
+    catch { getSelection().selectAllChildren(code); button.textContent = "Marked: copy it"; }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
+  const button = make("button", { type: "button", text: "Copy", "aria-label": "Copy as Python", on: { click: act } });
+  return make("p", { class: "python" }, code, " ", button);
+}
+
+function saveAs(name, content, type) {
+  const link = make("a", { download: name, href: URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type })) });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

@@ -24,6 +24,10 @@ from safehead_tl.views.page.data import page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
 from safehead_tl.writing import check_file, write_page
 
+SCRIPTS = ("draw.js", "map.js", "attention.js", "panel.js")
+STYLES = ("draw.css", "attention.css")
+"""What page and widget draw with, in this order, before what is their own."""
+
 
 @said_once()
 def report(
@@ -163,7 +167,7 @@ def check_scores(
 
 def _page(parts: dict[str, str], data: dict[str, Any]) -> str:
     """The page, with a content policy that lets nothing in but its own script and style."""
-    style, script = (web_text(f"draw.{end}", f"report.{end}") for end in ("css", "js"))
+    style, script = web_text(*STYLES, "report.css"), web_text(*SCRIPTS, "report.js")
     # In JSON inside a script element only < can end it; U+2028 and U+2029 are plain JSON.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {

@@ -8,7 +8,7 @@ import anywidget
 import traitlets
 
 from safehead_tl.heads import Head
-from safehead_tl.views.page.report import web_text
+from safehead_tl.views.page.report import SCRIPTS, STYLES, web_text
 from safehead_tl.views.widget.state import Explorer
 
 
@@ -19,8 +19,8 @@ class ExploreWidget(anywidget.AnyWidget):
     back in `shown` under the same number.
     """
 
-    _esm = web_text("draw.js", "explore.js")
-    _css = web_text("draw.css", "explore.css")
+    _esm = web_text(*SCRIPTS, "explore.js")
+    _css = web_text(*STYLES, "explore.css")
 
     page = traitlets.Dict().tag(sync=True)
     asked = traitlets.Any().tag(sync=True)  # whatever comes: it is checked where it can be told

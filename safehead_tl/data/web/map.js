@@ -1,7 +1,7 @@
 // The map of all heads: a grid of buttons, layers down and heads across, in one of four colour scales.
 const SCALES = { sqrt: "square root", linear: "linear", log: "logarithm", rank: "rank" };
 const DECADES = 4; // that a logarithm shows below the highest
-const LARGEST = 34, SMALLEST = 4, LABEL = 26; // px of a cell, and of the layers' numbers
+const LARGEST = 40, SMALLEST = 4, LABEL = 26; // px of a cell, and of the layers' numbers
 
 const sizeIn = (map, score) => (map.signed ? Math.abs(score) : Math.max(score, 0));
 const rankOf = (map, index) => (map.ranks ||= new Map(map.ranked.map((each, place) => [each, place + 1]))).get(index);
@@ -78,10 +78,10 @@ function headMap(data, acts, label = "Heads by layer") {
   const scale = make("select", { "aria-label": "Colour scale", on: { change: () => show({ scale: scale.value }) } }, ...Object.entries(SCALES).map(([value, text]) => make("option", { value, text })));
   const which = make("select", { "aria-label": "Scores", on: { change: () => show({ map: data.maps[Number(which.value)] }) } }, ...data.maps.map((map, place) => make("option", { value: place, text: map.title })));
   const tools = make("div", { class: "tools" }, ...(data.maps.length > 1 ? [make("label", {}, "Scores ", which)] : []), make("label", {}, "Colours ", scale));
-  for (const [key, text] of [["path", data.path?.words], ["arrows", data.arrows.length && "Knock-out"]]) {
+  for (const [key, text, title] of [["path", data.path && "Sahara's steps", data.path?.words], ["arrows", data.arrows.length && "Knock-out", "Without the head that an arrow leaves, the one that it reaches does less (whole line) or more (broken line)."]]) {
     if (!text) continue;
     const shown = make("input", { type: "checkbox", checked: true, on: { change: () => { now[`no${key}`] = !shown.checked; overlay(); } } });
-    tools.append(make("label", { class: "check" }, shown, ` ${text}`));
+    tools.append(make("label", { class: "check", title }, shown, ` ${text}`));
   }
 
   const cellAt = (event) => event.target.closest?.(".cell");

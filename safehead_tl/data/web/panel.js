@@ -28,7 +28,7 @@ function drawColumns(box, columns, shown, look, redraw) {
     const have = columns.filter((column) => column.rows[head]);
     const line = make("div", { class: "columns", style: { "--columns": have.length } });
     part.append(make("h4", { text: head }), line);
-    for (const column of have) line.append(make("div", {}, attention(line, `${column.letter}: ${head}, ${column.title}`, column.kind, column.rows[head], column.tokens, view)));
+    for (const column of have) line.append(make("div", {}, attention(line, `${column.letter}: ${head}${column.title === "as it is" ? "," : " with"} ${column.title}`, column.kind, column.rows[head], column.tokens, view)));
     for (const column of have.slice(1)) {
       if (have[0] !== first || column.text !== first.text) continue;
       const [before, after] = [first.rows[head], column.rows[head]];

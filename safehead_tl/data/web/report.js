@@ -23,7 +23,8 @@ async function columnOf(place) {
   const key = view.columns[place], prompt = view.prompts[place], name = nameOf(data, view.head), shown = data.prompts[prompt];
   const found = key === "none" ? shown : key === "group" ? data.group.prompts[prompt] : data.ablated[name]?.[key]?.[prompt];
   if (!found) return null;
-  const pattern = key === "none" ? data.before[name]?.[prompt] : key === "group" ? found.after[name] : found.after;
+  const after = key === "none" ? null : key === "group" ? found.after[name] : found.after;
+  const pattern = after ?? data.before[name]?.[prompt]; // a pattern that stays as it is is not told twice
   return {
     letter: LETTERS[place], kind: KINDS[place], title: labelOf(key), text: shown.text, tokens: shown.tokens.map((token) => data.tokens[token]),
     next: found.next.map(([token, share]) => [data.tokens[token], share]), kl: found.kl, answer: found.answer, verdict: found.verdict,

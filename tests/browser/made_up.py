@@ -2,11 +2,12 @@
 
 import base64
 import html
+import json
 import math
 import random
 import zlib
 
-from safehead_tl.views.page.report import _page
+from safehead_tl.views.page.report import SCRIPTS, STYLES, _page, web_text
 
 WORDS = "how do i fold a vosk in the garden of a friend who likes tea and bread".split()
 
@@ -76,4 +77,46 @@ def made_up(layers=4, heads=8, *, prompts=3, length=12, panels=6, kv_size=1, sig
 def write_made_up(path, data, title="Made up"):
     parts = {"title": html.escape(title), "lead": "", "summary": "", "extra": "", "how": "", "settings": ""}
     path.write_text(_page(parts, data), "utf-8")
+    return path.as_uri()
+
+
+KERNEL = """
+const page = %s, made = %s, heard = {}, state = { page };
+const answered = (asked) => ({ number: asked.number, shown: asked.shown, status: `${asked.columns.length} columns.`,
+  columns: asked.columns.map((column) => ({ ...made, ...column, text: column.prompt === null ? column.text : page.prompts[column.prompt],
+    words: page.ablations.find(({ key }) => key === column.ablation).label, kl: column.heads.length ? 0.5 : 0, notes: [],
+    answer: asked.generate ? (column.heads.length ? "sure mix flour" : "sorry no") : undefined,
+    patterns: Object.fromEntries(asked.shown.map((name) => [name, column.heads.length ? made.after : made.before])) })) });
+state.asked = { number: 0, shown: [page.first], generate: false, columns: ["", page.first].map((head) => ({ heads: head ? [head] : [], ablation: "undifferentiated", epsilon: 1e-10, prompt: 0, text: "" })) };
+state.shown = answered(state.asked);
+window.asked = [];
+const model = { get: (name) => state[name], set: (name, value) => { state[name] = value; }, on: (name, act) => { heard[name] = act; }, off() {},
+  save_changes() { window.asked.push(state.asked); setTimeout(() => { state.shown = answered(state.asked); heard["change:shown"](); }, 5); } };
+render({ model, el: document.querySelector("#widget") });
+"""
+"""What a kernel would answer, made up in the page itself."""
+
+
+def write_widget(path, data):
+    """The widget on a page of its own, with a kernel of made-up answers."""
+    widget = {
+        **data, "path": None, "arrows": [], "prompts": [one["text"] for one in data["prompts"]],
+        "ablations": [{**one, "scaled": one["key"] == "scaling"} for one in data["ablations"]],
+        "smallest": 1e-5, "largest": 1, "generates": True,
+    }  # fmt: skip
+    name = widget["first"] = next(iter(data["before"]))
+    tokens = data["tokens"]
+    made = {
+        "tokens": tokens, "next": [[tokens[at], share] for at, share in data["prompts"][0]["next"]],
+        "before": data["before"][name][0], "after": data["ablated"][name]["scaling"][0]["after"],
+        "lastRows": data["prompts"][0]["lastRows"],
+    }  # fmt: skip
+    script = web_text(*SCRIPTS, "explore.js").replace("export default { render };", "")
+    script += KERNEL % (json.dumps(widget), json.dumps(made))
+    path.write_text(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>widget</title>"
+        f"<style>body {{ margin: 8px }} {web_text(*STYLES, 'explore.css')}</style>"
+        f"<main id=widget></main><script>{script.replace('</script', '<' + chr(92) + '/script')}</script></html>",
+        "utf-8",
+    )
     return path.as_uri()

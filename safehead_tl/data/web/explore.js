@@ -15,6 +15,7 @@ function render({ model, el }) {
   const query = make("input", { type: "search", "aria-label": "Find a head", placeholder: "L2H6, layer 2, top 5", on: { input: () => mark(), keydown: (event) => { const [first] = find(data, query.value, map.now.map); if (event.key === "Enter" && first !== undefined) pick(first, event.shiftKey || several.checked); } } });
   map.node.querySelector(".tools").prepend(query);
   const several = make("input", { type: "checkbox" }), together = make("input", { type: "checkbox", checked: true });
+  const stays = make("p", { class: "hint" });
   const letters = make("div", { class: "letters", role: "radiogroup", "aria-label": "Column that clicks change" });
   const ablation = make("select", { on: { change: () => ask({ ablation: ablation.value }) } },
     ...data.ablations.map(({ key, label }) => make("option", { value: key, text: label })));
@@ -40,10 +41,10 @@ function render({ model, el }) {
     return make("div", { class: "field" }, make("label", { for: control.id, text: title }), make("div", {}, control, ...beside));
   };
   const root = make("section", { class: "safehead safehead-explore", "aria-label": "Attention heads, live", "data-lm-suppress-shortcuts": "true" },
-    make("div", { class: "sides" },
+    make("div", { class: "sides", style: { "--least": `${SMALLEST * data.shape.heads + 62}px` } },
       make("div", { class: "side" },
         make("p", { class: "hint", text: `${data.lead} Click a head to ablate it; Shift+click, or Shift+Enter, adds or removes one. Arrow keys walk.` }),
-        map.node, letters,
+        map.node, stays, letters,
         field("Ablation", ablation), field("Epsilon", epsilon, epsilonText), field("Prompt", prompt), field("My own prompt", own, use),
         make("label", { class: "check" }, several, " Each click adds or removes a head"),
         make("label", { class: "check" }, together, " The same prompt in every column"),
@@ -118,7 +119,8 @@ function render({ model, el }) {
     const state = column();
     map.select(state.heads.map((name) => indexOf(data, name)));
     ablation.value = state.ablation;
-    const { scaled } = data.ablations.find(({ key }) => key === state.ablation);
+    const { scaled, label } = data.ablations.find(({ key }) => key === state.ablation);
+    stays.textContent = data.maps[0].title.includes(label.split(",")[0]) ? "" : "The map stays as it is: its scores are not of this ablation.";
     epsilon.disabled = !scaled;
     if (document.activeElement !== epsilon) epsilon.value = Math.log10(state.epsilon);
     epsilonText.textContent = scaled ? state.epsilon.toPrecision(3) : "none";

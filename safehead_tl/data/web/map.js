@@ -171,7 +171,7 @@ function headMap(data, acts, label = "Heads by layer") {
     const colours = (map.signed && !seen ? SIGNED : SCALE).map(rgb).join(",");
     legend.replaceChildren(make("span", { class: "legend-bar", style: { background: `linear-gradient(90deg, ${colours})` } }), make("div", { class: "legend-ticks" }, ...scaleWords.map((text) => make("span", { text }))));
     words.textContent = seen ? `Attention ${seen.words}, as it is, of every head; square-root colours.` : [
-      `${SCALES[now.scale].replace(/^./, (letter) => letter.toUpperCase())} colours: ${map.words}.`,
+      `${SCALES[now.scale].replace(/^./, (letter) => letter.toUpperCase())} colours: ${map.title}, ${map.words}.`,
       map.signed && now.scale === "log" ? `Nearer to zero than a 10,000th of the furthest is white.` : "",
       data.marked.length ? `Crosses: ${data.markedAs}.` : "", pale.size ? "Pale: to first order only." : "",
       kvSize > 1 ? `Lines separate KV groups of ${kvSize} heads.` : "",

@@ -3,7 +3,7 @@
 const LETTERS = ["A", "B", "C"], KINDS = ["before", "after", "third"];
 
 const section = (title, ...children) => make("section", { class: "part" }, make("h3", { text: title }), ...children);
-const beside = (columns, draw) => make("div", { class: "columns", style: { "--columns": columns.length } }, ...columns.map((column) => { const drawn = draw(column); return drawn || make("div"); }));
+const beside = (columns, draw) => make("div", { class: "columns", style: { "--columns": columns.length } }, ...columns.map((column) => make("div", { class: "column" }, draw(column) || "")));
 
 // Draws columns into a box that is in the page. `shown`: names of the heads whose attention is shown,
 // `look`: how attention is drawn, kept from one drawing to the next.

@@ -41,12 +41,15 @@ class Ablation(ABC):
         label: the name in a figure's title.
         tokens_at_once: tokens that `prepare` runs in a pass.
         by_prompt: whether what is done depends on which prompt a row is.
+        keeps_patterns: whether a head's own attention stays as it is, because only what is made of
+            it is changed: values or outputs.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     tokens_at_once: ClassVar[int] = 0
     by_prompt: ClassVar[bool] = False
+    keeps_patterns: ClassVar[bool] = False
 
     @property
     def passes(self) -> int:

@@ -34,6 +34,7 @@ class ScalingContribution(Ablation):
     via: Literal["z", "v"] = "z"
     name: ClassVar[str] = "scaling"
     label: ClassVar[str] = "scaling contribution"
+    keeps_patterns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.epsilon):
@@ -61,6 +62,7 @@ class ZeroAblation(Ablation):
 
     name: ClassVar[str] = "zero"
     label: ClassVar[str] = "zero ablation"
+    keeps_patterns: ClassVar[bool] = True
 
     @override
     def hooks(self, model: Model, layer: int, heads: HeadMask) -> list[Hook]:

@@ -49,6 +49,7 @@ class MeanAblation(Ablation):
     template: Template | None = None
     name: ClassVar[str] = "mean"
     label: ClassVar[str] = "mean ablation"
+    keeps_patterns: ClassVar[bool] = True
     tokens_at_once: ClassVar[int] = TOKENS_PER_PASS
 
     def __post_init__(self) -> None:
@@ -101,6 +102,7 @@ class FittedMean(Ablation):
     mean: Float[Tensor, "layer head d_head"] = field(repr=False)
     name: ClassVar[str] = MeanAblation.name
     label: ClassVar[str] = MeanAblation.label
+    keeps_patterns: ClassVar[bool] = True
 
     @property
     def passes(self) -> int:

@@ -41,6 +41,11 @@ class MeanOverHeads(Ablation):
         point = hook_point(layer, "z" if self.which == "v" else self.which)
         return [(point, partial(_replace, heads))]
 
+    @property
+    def keeps_patterns(self) -> bool:  # type: ignore[override]
+        """Whether a head's own attention stays as it is."""
+        return self.which == "v"
+
     @override
     def separable(self, model: Model) -> bool:
         return self.which == "v" or is_of_one_head(model, self.which)

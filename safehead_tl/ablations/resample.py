@@ -73,6 +73,7 @@ class ResampleAblation(Ablation):
     name: ClassVar[str] = "resample"
     tokens_at_once: ClassVar[int] = TOKENS_PER_PASS
     by_prompt: ClassVar[bool] = True
+    keeps_patterns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", prompt_texts(self.reference, "reference"))
@@ -154,6 +155,7 @@ class FittedResample(Ablation):
     numbers: Int[Tensor, " batch"] | None = None
     name: ClassVar[str] = ResampleAblation.name
     by_prompt: ClassVar[bool] = True
+    keeps_patterns: ClassVar[bool] = True
 
     @property
     def label(self) -> str:  # type: ignore[override]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import permutation_test
 
 from safehead_tl.heads import Head
-from safehead_tl.results import holm, studentised_interval
+from safehead_tl.results import LEAST, holm, studentised_interval
 
 METRICS = MappingProxyType(
     {
@@ -30,9 +30,6 @@ METRICS = MappingProxyType(
 Regret is the attack success rate with the best heads ablated (UA: undifferentiated attention, SC:
 scaling contribution) less that with the first one or two of the order: less is better.
 """
-
-LEAST = 6
-"""Subjects for an interval; where there are fewer, the values are told."""
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,12 @@ from safehead_tl.models.loading import (
     read_config,
 )
 from safehead_tl.models.readout import (
+    behind_final_norm,
     final_state,
     gradient_with_norm_held,
     next_token_log_probs,
     next_token_logits,
+    unembedded,
 )
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
 from safehead_tl.models.slices import head_slices

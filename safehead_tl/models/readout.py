@@ -12,7 +12,7 @@ from safehead_tl.models import bridge
 from safehead_tl.models.identity import Model, Site, has_hooks, is_bridge
 from safehead_tl.models.undoing import undone
 from safehead_tl.models.unembedding import HALF, unembed_in_float32
-from safehead_tl.models.writes import back_through_norm
+from safehead_tl.models.writes import back_through_norm, through_norm
 
 
 def final_state(
@@ -87,3 +87,24 @@ def gradient_with_norm_held(
     if behind is at:
         return gradient
     return back_through_norm(norm, resid, gradient.reshape(resid.shape))
+
+
+def behind_final_norm(
+    model: Model, resid: Float[Tensor, "row d_model"], parts: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """What the final norm, its scale held at what each state has it, makes of a part of each."""
+    return through_norm(getattr(model, "ln_final", nn.Identity()), resid, parts)
+
+
+@torch.no_grad()
+def unembedded(model: Model, parts: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """The logits that parts of states behind the final norm make by themselves, without its bias.
+
+    A cap on logits acts on each part by itself, and so hardly.
+    """
+    states = torch.cat([parts, torch.zeros_like(parts[:1])])
+    norm: nn.Module = getattr(model, "ln_final", nn.Identity())
+    handle = norm.register_forward_hook(lambda norm, args, out: states.reshape(out.shape).to(out))
+    with undone(model, handle.remove):
+        logits = next_token_logits(model, states)
+    return logits[:-1] - logits[-1]

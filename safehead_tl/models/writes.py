@@ -54,6 +54,22 @@ class Writes:
         (of_z,) = torch.autograd.grad(written, self.z, gradient, retain_graph=True)
         return (self.z.double() * of_z.double()).sum(-1).detach()
 
+    def of_head(self, head: int) -> Float[Tensor, "row d_model"]:
+        """What one head adds to the stream, without the attention's bias."""
+        behind = self.norm is not None and self.projected is not None
+        written = self.projected if behind else self.attention
+        assert written is not None
+        own = torch.zeros_like(self.z)
+        own[:, head] = self.z[:, head]
+        # What is written is linear in z: its gradient along any direction, times z, by directions.
+        along = torch.zeros_like(written).requires_grad_()
+        with torch.enable_grad():
+            (of_z,) = torch.autograd.grad(
+                written, self.z, along, create_graph=True, retain_graph=True
+            )
+            (added,) = torch.autograd.grad(of_z, along, own)
+        return through_norm(self.norm, written, added) if self.norm and behind else added
+
 
 def record_writes(
     model: Model,
@@ -156,12 +172,47 @@ def back_through_norm(
     with torch.enable_grad():
         normed = norm(at)
     (full,) = torch.autograd.grad(normed, at, gradient[:, None].to(normed))
-    with torch.no_grad():
-        flat = torch.zeros_like(at[:1])
-        bias, of_ones = norm(flat).double(), norm(flat + 1).double()
-    x, y, full = at.detach().double(), normed.detach().double(), full.double()
-    if torch.allclose(of_ones, bias, atol=1e-3):
-        x = x - x.mean(-1, keepdim=True)
+    bias, centred = _bias(norm, at)
+    x, y, full = centred(at.detach()), normed.detach().double(), full.double()
     missing = (gradient[:, None].double() * (y - bias) - full * x).sum(-1, keepdim=True)
     held = full + x * missing / x.square().sum(-1, keepdim=True)
     return held[:, 0].to(states)
+
+
+def through_norm(
+    norm: Callable[[Tensor], Tensor],
+    states: Float[Tensor, "row d_model"],
+    parts: Float[Tensor, "row d_model"],
+) -> Float[Tensor, "row d_model"]:
+    """Takes a part of each state through a norm whose scale is held at what the state has it.
+
+    Along the (centred) state such a norm gives its share of y - b; what is at right angles to it
+    leaves the scale as it is, to first order, so that of this the norm's derivative tells.
+
+    Args:
+        norm: an RMS norm or a layer norm, with or without weight and bias.
+        states: what goes into it.
+        parts: a part of each.
+    """
+    at = states.detach()[:, None]
+    bias, centred = _bias(norm, at)
+    x, part = centred(at), centred(parts.detach()[:, None])
+    share = (part * x).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True)
+    y, across = torch.autograd.functional.jvp(norm, at, (part - share * x).to(at))
+    return (share * (y.double() - bias) + across.double())[:, 0].to(states)
+
+
+@torch.no_grad()
+def _bias(
+    norm: Callable[[Tensor], Tensor], states: Float[Tensor, "row 1 d_model"]
+) -> tuple[Float[Tensor, "1 1 d_model"], Callable[[Tensor], Tensor]]:
+    """A norm's bias, and what it takes away of a state before it scales, in float64."""
+    flat = torch.zeros_like(states[:1])
+    bias, of_ones = norm(flat).double(), norm(flat + 1).double()
+    centres = torch.allclose(of_ones, bias, atol=1e-3)
+
+    def centred(state: Tensor) -> Tensor:
+        state = state.double()
+        return state - state.mean(-1, keepdim=True) if centres else state
+
+    return bias, centred

@@ -16,6 +16,7 @@ from safehead_tl.results.scores import HeadScores
 from safehead_tl.results.screened import Ending, Screened
 from safehead_tl.results.significance import FLOOR, Significance
 from safehead_tl.results.stats import (
+    LEAST,
     Z_95,
     Rate,
     holm,

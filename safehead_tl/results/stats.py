@@ -16,6 +16,8 @@ from torch import Tensor
 from safehead_tl.errors import SafeheadError
 
 Z_95 = 1.959963984540054
+LEAST = 6
+"""Values of which a mean is given a bootstrap interval; where there are fewer, they are told."""
 
 
 @dataclass(frozen=True)

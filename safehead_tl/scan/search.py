@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe, no_bars, why_not_finite
+from safehead_tl.models import Model, check_model, describe, no_bars, require_finite, why_not_finite
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance, text_hashes
 from safehead_tl.scan.baseline import Baseline
@@ -227,14 +227,7 @@ class Search:
             SafeheadError: if a score comes out as no finite number, or a piece cannot be kept.
         """
         layers, width = self.shape
-        scan = Scan(
-            self.model,
-            self._baseline(group),
-            self.prepared,
-            self.plan,
-            self.passes,
-            self.ledger.cost,
-        )
+        scan = self._scan(group)
         scores: Tensor | None = None
         label = f"{description}, {len(self.batch.prompts)} prompts"
         quiet = no_bars(self.run.progress)
@@ -249,6 +242,31 @@ class Search:
                 bar.update(len(work.heads))
         assert scores is not None
         return scores
+
+    def each(self, heads: Sequence[Head]) -> Float[Tensor, "head prompt d_model"]:
+        """The last states with each of some heads ablated alone.
+
+        Raises:
+            SafeheadError: if they are not finite numbers.
+        """
+        scan, found = self._scan(()), dict[Head, Tensor]()
+        for work in self._pieces(heads, ()):
+            states = self.passes.fitted(partial(scan.states, work.layer, work.heads))
+            own = [Head(work.layer, head) for head in work.heads]
+            names = [f"the prompts with {head} ablated" for head in own]
+            require_finite(self.model, states.flatten(1), names, "the last states")
+            found.update(zip(own, states, strict=True))
+        return torch.stack([found[head] for head in heads])
+
+    def _scan(self, group: tuple[Head, ...]) -> Scan:
+        return Scan(
+            self.model,
+            self._baseline(group),
+            self.prepared,
+            self.plan,
+            self.passes,
+            self.ledger.cost,
+        )
 
     def by_prompts(
         self, name: str, compute: Callable[[range], Tensor], description: str

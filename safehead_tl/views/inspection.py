@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,26 +20,46 @@ from safehead_tl.generation import (
     decode,
     fitting_rows,
     generate_fitted,
-    next_rows,
     room_behind,
 )
 from safehead_tl.heads import Group, Head
 from safehead_tl.models import (
     Hook,
     Model,
+    behind_final_norm,
     check_model,
     embed,
     hook_point,
+    record_writes,
     run_layers,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
-from safehead_tl.scan import Passes, Run, even_slices
+from safehead_tl.scan import Passes, Run, Search, weights_held_fixed
 
 ANSWER_TOKENS = 48
 """Most tokens of an answer, unless told otherwise."""
 
-ROWS_AT_ONCE = 256
-"""(heads, prompt) pairs in one pass for next tokens."""
+CELLS = 16
+"""Rows of a thumbnail."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass over a prompt shows.
+
+    Attributes:
+        last_rows: where every head looks from the last position.
+        thumbnails: every head's pattern, made small (`shrunk`).
+        patterns: the whole patterns of chosen heads.
+        streams: the residual stream before each layer that has one of them.
+        state: the last position's state behind the last layer that was run.
+    """
+
+    last_rows: Float[Tensor, "layer head key"]
+    thumbnails: Float[Tensor, "layer head cell"]
+    patterns: dict[Head, Float[Tensor, "query key"]]
+    streams: dict[int, Stream]
+    state: Float[Tensor, "1 d_model"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +83,24 @@ class Views:
         prompts: Prompts,
         template: Template = "auto",
         ablation: str | Ablation = "undifferentiated",
+        shown: int | None = None,
     ) -> Views:
         """Checks the inputs.
+
+        Args:
+            model: the model.
+            prompts: what the ablation is made ready for.
+            template: the text around each.
+            ablation: what is done to heads.
+            shown: how many of the prompts to look at, the first ones; by default all.
 
         Raises:
             SafeheadError: as `encode` and `resolve_ablation` do.
         """
         check_model(model)
         batch = encode(model, prompts, template)
-        return cls(model, batch, resolve_ablation(ablation).prepare(model, batch))
+        prepared = resolve_ablation(ablation).prepare(model, batch)
+        return cls(model, encode(model, batch.prompts[:shown], batch.template), prepared)
 
     def tokens(self, prompt: int) -> list[str]:
         """A prompt's tokens as people can read them."""
@@ -77,26 +108,60 @@ class Views:
         return [shown_token(self.model.tokenizer, token) for token in ids.tolist()]
 
     @torch.no_grad()
-    def patterns(self, prompt: int) -> Float[Tensor, "layer head query key"]:
-        """Every head's attention on a prompt; nothing is ablated."""
-        return torch.stack(
-            [self._look(layer, stream, ()) for layer, stream in self._streams(prompt)]
+    def look(
+        self, prompt: int, heads: Sequence[Head], group: Group = (), stop: int | None = None
+    ) -> Look:
+        """Runs a prompt once.
+
+        Args:
+            prompt: which prompt.
+            heads: the heads whose whole patterns to keep.
+            group: the heads to ablate.
+            stop: the first layer not to run; by default the model runs whole.
+        """
+        rows, small, patterns = dict[int, Tensor](), dict[int, Tensor](), dict[Head, Tensor]()
+        streams, stream = dict[int, Stream](), self._start(prompt)
+        ablation, stop = self._ablation(prompt), self.model.cfg.n_layers if stop is None else stop
+
+        def see(layer: int, pattern: Tensor, hook: Any) -> None:
+            seen = pattern[0].float()
+            rows[layer], small[layer] = seen[:, -1].cpu(), shrunk(seen).cpu()
+            patterns.update({head: seen[head.head].cpu() for head in heads if head.layer == layer})
+
+        chosen = sorted({head.layer for head in heads})
+        for first, behind in pairwise([0, *chosen, stop]):
+            if first in chosen:
+                streams[first] = stream
+            own = tuple(head for head in group if first <= head.layer < behind)
+            hooks = group_hooks(self.model, own, ablation)
+            hooks += [
+                (hook_point(each, "pattern"), partial(see, each)) for each in range(first, behind)
+            ]
+            with must_fire(hooks) as counted:
+                stream = replace(stream, resid=stream.run(self.model, first, behind, counted))
+        return Look(
+            torch.stack([*rows.values()]),
+            torch.stack([*small.values()]),
+            {head: patterns[head] for head in heads},
+            streams,
+            stream.resid[:, -1],
         )
 
     @torch.no_grad()
-    def ablated_patterns(self, prompt: int) -> Float[Tensor, "layer head query key"]:
-        """Every head's attention with that head alone ablated."""
-        found = []
-        for layer, stream in self._streams(prompt):
-            alone = [(Head(layer, head),) for head in range(self.model.cfg.n_heads)]
-            if self.ablation.separable(self.model):  # then all at once is each alone
-                found.append(self._look(layer, stream, tuple(head for (head,) in alone)))
-            else:
-                rows = [self._look(layer, stream, group)[group[0].head] for group in alone]
-                found.append(torch.stack(rows))
-        return torch.stack(found)
+    def ablated_patterns(self, prompt: int, seen: Look) -> dict[Head, Float[Tensor, "query key"]]:
+        """The attention of the heads that were chosen in a look, each with itself alone ablated."""
+        if self.ablation.keeps_patterns:
+            return seen.patterns
+        found: dict[Head, Tensor] = {}
+        for layer, stream in seen.streams.items():
+            own = tuple(head for head in seen.patterns if head.layer == layer)
+            # What is separable does to each, with all at once, what it does to it alone.
+            groups = [own] if self.ablation.separable(self.model) else [(head,) for head in own]
+            for group in groups:
+                pattern = self._pattern(layer, stream, group, self._ablation(prompt))
+                found.update({head: pattern[head.head] for head in group})
+        return {head: found[head] for head in seen.patterns}
 
-    @torch.no_grad()
     def patterns_with(
         self, prompt: int, heads: Sequence[Head], group: Group
     ) -> Float[Tensor, "shown query key"]:
@@ -105,28 +170,36 @@ class Views:
         Args:
             prompt: which prompt.
             heads: whose attention to show.
-            group: what to ablate.
+            group: what to ablate; the layers behind the highest head shown are not run.
         """
-        start = self._start(prompt)
-        seen: dict[int, Tensor] = {}
-        layers = sorted({head.layer for head in heads})
-        hooks = [*group_hooks(self.model, group, self.ablation)]
-        hooks = [hook for hook in hooks if int(hook[0].split(".")[1]) <= layers[-1]]
-        hooks += [_looker(layer, seen) for layer in layers]
-        with must_fire(hooks) as counted:
-            start.run(self.model, 0, layers[-1] + 1, counted)
-        return torch.stack([seen[head.layer][head.head] for head in heads])
+        stop = max(head.layer for head in heads) + 1
+        return torch.stack([*self.look(prompt, heads, group, stop).patterns.values()])
 
-    @torch.no_grad()
-    def next_tokens(self, groups: Sequence[Group]) -> Float[Tensor, "group prompt vocab"]:
-        """Log-probabilities of the next token at the end of each prompt, with groups ablated."""
-        count = len(self.batch.prompts)
-        rows = [Row(group, prompt, 0) for group in range(len(groups)) for prompt in range(count)]
-        found = [
-            next_rows(self.model, self.batch, rows[some], groups, self.ablation).float().cpu()
-            for some in even_slices(len(rows), ROWS_AT_ONCE)
-        ]
-        return torch.cat(found).unflatten(0, (len(groups), count))
+    def written(self, seen: Look) -> Float[Tensor, "head d_model"]:
+        """What each head that was chosen in a look adds to the last state, behind the final norm.
+
+        The norm's scale is held at what it is.
+
+        Raises:
+            SafeheadError: if a layer writes by more than attention and MLP.
+        """
+        added: dict[Head, Tensor] = {}
+        with weights_held_fixed(self.model):
+            for layer, stream in seen.streams.items():
+                run = partial(stream.run, self.model, layer, layer + 1)
+                _, writes = record_writes(self.model, layer, run, stream.resid)
+                own = (head for head in seen.patterns if head.layer == layer)
+                added |= {head: writes.of_head(head.head).to(seen.state) for head in own}
+        parts = torch.cat([added[head] for head in seen.patterns])
+        return behind_final_norm(self.model, seen.state.expand(len(parts), -1), parts)
+
+    def alone(
+        self, heads: Sequence[Head], run: Run = Run()
+    ) -> Float[Tensor, "head prompt d_model"]:
+        """The last states of the prompts, with each of these heads ablated alone."""
+        batch, how = self.batch, replace(run, run_dir=None)
+        search = Search.start(self.model, batch.prompts, batch.template, self.ablation, how)
+        return search.each(heads)
 
     def answers(
         self, groups: Sequence[Group], max_new_tokens: int | None, run: Run = Run()
@@ -139,29 +212,27 @@ class Views:
         texts = decode(self.model, new)
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
-    def _start(self, prompt: int) -> _Stream:
+    def _ablation(self, prompt: int) -> Ablation:
+        return self.ablation.on(torch.tensor([prompt]))
+
+    def _start(self, prompt: int) -> Stream:
         real = self.batch.mask[prompt].bool()
         tokens = self.batch.tokens[prompt][real][None]
         mask = torch.ones_like(tokens)
-        return _Stream(*embed(self.model, tokens, mask), mask)
+        return Stream(*embed(self.model, tokens, mask), mask)
 
-    def _streams(self, prompt: int) -> Iterator[tuple[int, _Stream]]:
-        """The residual stream before each layer."""
-        stream = self._start(prompt)
-        for layer in range(self.model.cfg.n_layers):
-            yield layer, stream
-            stream = replace(stream, resid=stream.run(self.model, layer, layer + 1, ()))
-
-    def _look(self, layer: int, stream: _Stream, group: Group) -> Float[Tensor, "head query key"]:
-        seen: dict[int, Tensor] = {}
-        hooks = [*group_hooks(self.model, group, self.ablation), _looker(layer, seen)]
-        with must_fire(hooks) as counted:
+    def _pattern(
+        self, layer: int, stream: Stream, group: Group, ablation: Ablation
+    ) -> Float[Tensor, "head query key"]:
+        seen: list[Tensor] = []
+        keep = (hook_point(layer, "pattern"), lambda pattern, hook: seen.append(pattern[0]))
+        with must_fire([*group_hooks(self.model, group, ablation), keep]) as counted:
             stream.run(self.model, layer, layer + 1, counted)
-        return seen[layer]
+        return seen[0].float().cpu()
 
 
 @dataclass(frozen=True)
-class _Stream:
+class Stream:
     """The residual stream of one prompt before a layer."""
 
     resid: Float[Tensor, "1 pos d_model"]
@@ -169,6 +240,7 @@ class _Stream:
     mask: Int[Tensor, "1 pos"]
 
     def run(self, model: Model, start: int, stop: int, hooks: Sequence[Hook]) -> Tensor:
+        """Runs some layers, and gives the stream behind them."""
         return run_layers(
             model, self.resid, self.mask, start=start, stop=stop, hooks=hooks,
             positions=self.positions,
@@ -187,11 +259,14 @@ def answering(
     return decoding, Passes(fitting_rows(model, batch, decoding, run))
 
 
-def _looker(layer: int, seen: dict[int, Tensor]) -> Hook:
-    def look(pattern: Tensor, hook: Any) -> None:
-        seen[layer] = pattern[0].float().cpu()
-
-    return hook_point(layer, "pattern"), look
+def shrunk(patterns: Float[Tensor, "head query key"]) -> Float[Tensor, "head cell"]:
+    """Patterns made small: the lower triangle, row by row, of means over sixteenths of a prompt."""
+    length = patterns.shape[-1]
+    edges, places = torch.arange(CELLS + 1) * length / CELLS, torch.arange(length)
+    inside = torch.minimum(edges[1:, None], places + 1) - torch.maximum(edges[:-1, None], places)
+    shares = (inside.clamp(min=0) * CELLS / length).to(patterns)
+    rows, columns = torch.tril_indices(CELLS, CELLS)
+    return (shares @ patterns @ shares.T)[:, rows, columns]
 
 
 def shown_token(tokenizer: Any, token: int) -> str:

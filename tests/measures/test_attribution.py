@@ -1,6 +1,7 @@
 """Direct attribution, against weights and states of the plain Transformers model."""
 
 import functools
+import itertools
 import json
 
 import pytest
@@ -10,10 +11,11 @@ import transformers
 import independent
 import safehead_tl as sh
 from families import FAMILIES, GOLDEN, QUIET, HookedTransformer, hooked_only
-from safehead_tl.models import gradient_with_norm_held
-from safehead_tl.models.writes import back_through_norm
+from safehead_tl.models import gradient_with_norm_held, unembedded
+from safehead_tl.models.writes import back_through_norm, through_norm
 from safehead_tl.prompts import encode
 from safehead_tl.scan import Search
+from safehead_tl.views.inspection import Views
 
 TOLD = {"template": "paper", "run": QUIET}
 OPENINGS = sh.Openings((5, 9), (7, 11, 12))
@@ -103,21 +105,26 @@ class Plain:
             self.biases.append(bias)
             self.mlps.append(after - before - each.sum(1) - bias)
 
-    def slope(self, openings):
-        """The gradient of the log-odds, with the final norm's scale held."""
-        model, config = self.model, self.model.config
-        unembed = model.get_output_embeddings()
-        norm = next(
+    @property
+    def norm(self):
+        return next(
             module
-            for name, module in model.base_model.named_children()
+            for name, module in self.model.base_model.named_children()
             if name in ("norm", "ln_f", "final_layernorm", "final_layer_norm")
         )
-        at = self.last.clone().requires_grad_()
-        linear, bias = held(norm, self.last)
-        logits = unembed(linear(at) + bias) / getattr(config, "logits_scaling", 1.0)
+
+    def unembed(self, states):
+        config = self.model.config
+        logits = self.model.get_output_embeddings()(states)
+        logits = logits / getattr(config, "logits_scaling", 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def slope(self, openings):
+        """The gradient of the log-odds, with the final norm's scale held."""
+        at = self.last.clone().requires_grad_()
+        linear, bias = held(self.norm, self.last)
+        logits = self.unembed(linear(at) + bias)
         odds = [
             logits[:, list(ids)].logsumexp(-1) for ids in (openings.refusal, openings.compliance)
         ]
@@ -152,6 +159,31 @@ def check(model, original, prompts, direction, directions=None):
     return found
 
 
+def check_promoted(model, original, prompts):
+    """Each head's own output through the unembedding, the final norm's scale held."""
+    views = Views.of(model, prompts, "paper")
+    plain = Plain(original, views.batch.tokens, views.batch.mask)
+    linear, bias = held(plain.norm, plain.last)
+    size = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    heads = [sh.Head(*each) for each in itertools.product(*size)]
+    nothing = plain.unembed(torch.zeros_like(bias))
+    for number in range(len(prompts)):
+        seen = views.look(number, heads)
+        assert torch.allclose(seen.state[0], plain.last[number], rtol=1e-3, atol=1e-4)
+        parts = torch.cat([linear(each.transpose(0, 1))[:, number] for each in plain.heads])
+        written = views.written(seen)
+        atol = 1e-4 * float(parts.abs().max())
+        assert torch.allclose(written, parts, rtol=1e-3, atol=atol)
+        expected = (plain.unembed(parts) - nothing).detach().double()
+        found = unembedded(model, written)
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_heads_promote_is_what_the_weights_say(loaded, plain, prompts, family):
+    check_promoted(loaded(family), plain(family), prompts[:2])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_part_is_what_the_weights_say(loaded, plain, prompts, family):
     model = loaded(family)
@@ -167,6 +199,7 @@ def test_every_part_is_what_the_weights_say(loaded, plain, prompts, family):
 @pytest.mark.parametrize("family", ["gpt2", "pythia-parallel", "bloom-alibi", "mixtral-experts"])
 def test_bridges_too(bridged, plain, prompts, family):
     check(bridged(family), plain(family), prompts, OPENINGS)
+    check_promoted(bridged(family), plain(family), prompts[:2])
 
 
 @pytest.mark.parametrize("name", ["mha", "gqa"])
@@ -190,6 +223,7 @@ def test_scaled_residuals(checkpoint, prompts, tmp_path):
     sh.organism.DEMO.tokenizer().save_pretrained(tmp_path / "granite")
     model = sh.load_model(tmp_path / "granite", backend="bridge")
     check(model, original, prompts, OPENINGS)
+    check_promoted(model, original, prompts[:2])
 
 
 @hooked_only
@@ -257,6 +291,9 @@ def test_gradients_with_a_scale_held(norm):
         expected = expected - expected.mean(-1, keepdim=True)
     found = back_through_norm(module, states, gradient)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    part = gradient - gradient.mean(-1, keepdim=True) if centre else gradient
+    through = through_norm(module, states, gradient)
+    assert torch.allclose(through, module.weight.detach() * part / scale, rtol=1e-4, atol=1e-5)
 
 
 def test_a_gradient_without_a_final_norm(demo):

@@ -192,13 +192,15 @@ def test_scores_that_do_not_show_what_is_hidden_are_refused(checkpoint, tmp_path
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     model = sh.load_model(tmp_path, tokenizer=checkpoint("llama"), backend="bridge")
     views = Views.of(model, ["bend a kite"], "direct")
-    pattern = views.ablated_patterns(0)[1, 2]
+    head = sh.Head(1, 2)
+    seen = views.look(0, [head])
+    pattern = views.ablated_patterns(0, seen)[head]
     length = len(pattern)
     even = torch.ones(length, length).tril() / torch.arange(1, length + 1)[:, None]
     assert torch.allclose(pattern, even, atol=1e-6)
     monkeypatch.setattr("safehead_tl.ablations.attention.LARGEST_SCALE", 1.0)
     with pytest.raises(sh.SafeheadError, match="do not show which keys"):
-        views.ablated_patterns(0)
+        views.ablated_patterns(0, seen)
 
 
 def test_float64_is_refused():

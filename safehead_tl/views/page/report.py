@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import Evaluation
 from safehead_tl.heads import HeadsLike, parse_heads
-from safehead_tl.measures import ships
+from safehead_tl.judges import Judge, resolve_judge
+from safehead_tl.measures import Knockout, ships
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadGroup, HeadScores
 from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import Views, answering
-from safehead_tl.views.page.data import page_data
+from safehead_tl.views.page.data import Shown, page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
+from safehead_tl.views.widget.choices import choices_with
 from safehead_tl.writing import check_file, write_page
 
 SCRIPTS = ("draw.js", "map.js", "attention.js", "panel.js")
@@ -37,8 +40,12 @@ def report(
     *,
     scores: HeadScores | None = None,
     against: HeadScores | None = None,
+    also: Sequence[HeadScores] = (),
+    beside: Sequence[str | Ablation] = (),
     group: HeadGroup | None = None,
     evaluation: Evaluation | None = None,
+    knockout: Knockout | None = None,
+    judge: str | Judge | None = "keyword",
     template: Template = "auto",
     ablation: str | Ablation = "undifferentiated",
     top: int = 24,
@@ -63,12 +70,17 @@ def report(
         scores: scores of the heads on these prompts; by default Ships, computed here.
         against: the same scores in other prompts, such as harmless ones, to tell which heads score
             higher here than chance would have it (`HeadScores.significant`).
-        group: a group that Sahara found, to tell of.
+        also: other scores of the model's heads, as maps to switch to: by another measure or in
+            other prompts, or `asr_map(...).scores()`.
+        beside: other ablations to show beside `ablation`, with answers of their own.
+        group: a group that Sahara found, to tell of, to show on the map, and to ablate together.
         evaluation: an evaluation, to tell of.
+        knockout: heads two by two, for arrows on the map from gates to what they gate.
+        judge: says of each answer whether it complies; `None`: nobody.
         template: as in `ships`.
         ablation: what is done to a head.
-        top: how many of the highest heads get whole patterns, next tokens and answers; the
-            others show what they attend to from the last token.
+        top: how many of the highest heads get whole patterns, next tokens and answers, as marked
+            ones and those of `group` do; the others show what they attend to from the last token.
         shown: how many prompts the page shows, the first ones.
         max_new_tokens: length of the answers; 0: none; by default 48, or as many as fit.
         marked: heads to mark in the heatmap, such as planted ones.
@@ -78,8 +90,9 @@ def report(
         run: how the scan runs, if there is one, and progress bars.
 
     Returns:
-        The path. Costs a scan (unless `scores` are given), and for each shown prompt two passes and
-        `top` generations.
+        The path. Costs a scan (unless `scores` are given); for each shown prompt one pass, parts of
+        two more for the heads shown whole, and one with `group` ablated; and for each such head and
+        each ablation a pass from its layer on, and a generation.
 
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, scores of
@@ -104,12 +117,22 @@ def report(
     for name, given, kind in (
         ("scores", scores, HeadScores),
         ("against", against, HeadScores),
+        *((f"also[{number}]", each, HeadScores) for number, each in enumerate(also)),
         ("group", group, HeadGroup),
         ("evaluation", evaluation, Evaluation),
+        ("knockout", knockout, Knockout),
     ):
         if not (given is None or isinstance(given, kind)):
             raise SafeheadError(f"{name} is a {type(given).__name__}: give a {kind.__name__}")
-    crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
+    for each in also:
+        check_shape(model, each)
+    size = model.cfg.n_layers, model.cfg.n_heads
+    crosses = parse_heads(marked, *size)
+    members = () if group is None else parse_heads(group.heads, *size)
+    if knockout is not None:
+        parse_heads(knockout.heads, *size)
+    judging = None if judge is None else resolve_judge(judge)
+    labels = _labels([ablation, *beside])
     if max_new_tokens != 0:
         answering(model, encode(model, prompts[:shown], template), max_new_tokens, run)
     told = {"template": template, "ablation": ablation, "run": run}
@@ -119,10 +142,23 @@ def report(
         else:
             check_scores(model, prompts, template, ablation, scores)
         found = None if against is None else scores.significant(against)
-        views = Views.of(model, prompts[:shown], template, ablation)
-        chosen = [head for head, _ in scores.top(top)]
-        chosen += [head for head in crosses if head not in chosen]
-        data = page_data(views, scores, chosen, crosses, marked_as, max_new_tokens, run)
+        views = [Views.of(model, prompts, template, each, shown) for each in (ablation, *beside)]
+        data = page_data(
+            Shown(
+                dict(zip(labels, views, strict=True)),
+                labels,
+                [scores, *also],
+                list(dict.fromkeys([*(head for head, _ in scores.top(top)), *crosses, *members])),
+                group,
+                judging,
+                max_new_tokens,
+                run,
+            ),
+            crosses,
+            marked_as,
+            knockout,
+        )
+        data["lead"] = lead(scores)
     model_name = str(scores.provenance.model["name"])
     name = title or f"Attention heads of {Path(model_name).name}"
     sections = [sahara_section(group), evaluation_section(evaluation)]
@@ -144,16 +180,33 @@ def report(
     return path
 
 
-def check_scores(
-    model: Model, prompts: Prompts, template: Template, ablation: str | Ablation, scores: HeadScores
-) -> None:
-    """Scores must be of what the page shows."""
+def _labels(ablations: Sequence[str | Ablation]) -> dict[str, str]:
+    """What ablations do, in words, by a key for each."""
+    found: dict[str, str] = {}
+    for each in ablations:
+        _, choice, epsilon = choices_with(resolve_ablation(each))
+        words = choice.words(epsilon)
+        if words in found.values():
+            raise SafeheadError(f"beside has {words}, which is shown already: give another")
+        found[f"{choice.key}-{len(found)}" if choice.key in found else choice.key] = words
+    return found
+
+
+def check_shape(model: Model, scores: HeadScores) -> None:
+    """Scores must be of a model with as many heads."""
     shape = (model.cfg.n_layers, model.cfg.n_heads)
     if tuple(scores.values.shape) != shape:
         raise SafeheadError(
             f"the scores are of {tuple(scores.values.shape)} layers and heads, the model has "
             f"{shape}: give scores of this model"
         )
+
+
+def check_scores(
+    model: Model, prompts: Prompts, template: Template, ablation: str | Ablation, scores: HeadScores
+) -> None:
+    """Scores must be of what the page shows."""
+    check_shape(model, scores)
     said, ours = scores.provenance.prompts, encode(model, prompts, template).describe()
     if said["tokens_hash"] != ours["tokens_hash"]:
         raise SafeheadError(

@@ -7,6 +7,8 @@ import html
 from safehead_tl.evaluation import Evaluation
 from safehead_tl.figures import MEASURES
 from safehead_tl.generation import SHARES
+from safehead_tl.heads import Head
+from safehead_tl.measures import Knockout
 from safehead_tl.results import HeadGroup, HeadScores, Significance
 
 
@@ -115,6 +117,22 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
         f"{evaluation.provenance.settings['judge']['name']}. {' '.join(evaluation.notes())}"
     )
     return _section("evaluation", "What the model then says, in shares", head, rows, note)
+
+
+def path_words(group: HeadGroup) -> str:
+    """What the steps are that a map shows."""
+    return f"Sahara's steps in their order, with the group's shift after each, {_shift(group)}."
+
+
+def arrow_words(knockout: Knockout, pair: tuple[Head, Head]) -> str:
+    """What one head's ablation leaves of another's effect."""
+    gate, amplifier = pair
+    first, second = map(knockout.heads.index, pair)
+    unit, given = knockout.unit, float(knockout.given[first, second])
+    alone = float(knockout.alone[second])
+    return (
+        f"With {gate} ablated, ablating {amplifier} does {given:.3g} {unit} instead of {alone:.3g}."
+    )
 
 
 def _shift(group: HeadGroup) -> str:

@@ -13,7 +13,7 @@ function drawColumns(box, columns, shown, look, redraw) {
   if (columns.some((column) => column.answer !== undefined)) {
     parts.push(section("What the model answers", beside(columns, (column) => (column.answer === undefined ? null
       : answer(said(column), column.kind, column.answer, column === first || column.text !== first.text ? undefined : first.answer, column.verdict)))));
-    if (columns.slice(1).some((column) => column.answer !== undefined && column.text === first.text)) parts.push(make("p", { class: "hint", text: "Marked: words that A does not have there." }));
+    if (parts.at(-1).querySelector("mark")) parts.push(make("p", { class: "hint", text: "Marked: words that A does not have there." }));
   }
   parts.push(section("What it says next", beside(columns, (column) => nextTokens(`${said(column)}${column.kl ? `; KL ${number(column.kl)} nats` : ""}`, column.kind, column.next))));
   box.replaceChildren(...parts);

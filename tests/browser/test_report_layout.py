@@ -94,7 +94,7 @@ def test_signed_scores_diverge_from_white(page, tmp_path):
     data, _ = made_up(signed=True)
     ready(page, write_made_up(tmp_path / "r.html", data))
     for score, (red, _, blue) in zip(data["maps"][0]["scores"], cell_colours(page), strict=True):
-        assert (blue >= red) if score < 0 else (red >= blue)
+        assert (red >= blue) if score < 0 else (blue >= red)
 
 
 @pytest.mark.parametrize("size", [(1280, 900), (1000, 700)])

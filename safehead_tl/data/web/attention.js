@@ -26,7 +26,7 @@ function attentionAt(share, { scale = "sqrt", top = 1 }) {
   return Math.sign(share) * Math.abs(share) ** (scale === "sqrt" ? 2 : 1) * (scale === "linear" ? 1 : top);
 }
 const attentionColour = (share, view) => (view.signed ? diverging : shade)(share);
-const attentionPercent = (value, { signed } = {}) => (signed && value ? (value > 0 ? "+" : "−") : "") + percent(Math.abs(value));
+const attentionPercent = (value, { signed } = {}) => (signed && Math.abs(value) >= 0.001 ? (value > 0 ? "+" : "−") : "") + percent(Math.abs(value));
 
 function inWords(row, tokens, view = {}) {
   const best = row.map((value, place) => [value, place]).filter(([value]) => value).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 3);
@@ -51,13 +51,16 @@ function attentionScale(view, change) {
   return select;
 }
 
-// Colours into a canvas of one pixel a cell; `colour(x, y)` gives three numbers, or nothing.
-function coloured(size, colour) {
-  const canvas = make("canvas"), image = new ImageData(size, size);
+// A canvas of one pixel a cell, the lower triangle; `share(x, y)` is where a value lies on the scale.
+function coloured(size, view, share) {
+  const canvas = make("canvas"), image = new ImageData(size, size), pixels = new Uint32Array(image.data.buffer);
+  const table = Uint32Array.from({ length: 1021 }, (_, place) => {
+    const [red, green, blue] = attentionColour(place / 510 - 1, view);
+    return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  });
   canvas.width = canvas.height = size;
-  for (let y = 0, at = 0; y < size; y++) for (let x = 0; x < size; x++, at += 4) {
-    const parts = colour(x, y);
-    if (parts) image.data.set([...parts, 255], at);
+  for (let y = 0; y < size; y++) for (let x = 0; x <= y; x++) {
+    pixels[y * size + x] = table[Math.round(510 * (share(x, y) + 1))];
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
@@ -65,7 +68,7 @@ function coloured(size, colour) {
 
 // A head's attention on 16 by 16 places of a prompt, as a lower triangle row by row.
 function thumbnail(flat, title) {
-  const canvas = coloured(16, (x, y) => x <= y && shade(attentionShare(flat[(y * (y + 1)) / 2 + x] / 255, {})));
+  const canvas = coloured(16, {}, (x, y) => Math.sqrt(flat[(y * (y + 1)) / 2 + x] / 255));
   for (const [key, value] of Object.entries({ class: "thumbnail", role: "img", "aria-label": title, title })) canvas.setAttribute(key, value);
   return canvas;
 }
@@ -96,9 +99,10 @@ function attention(box, caption, kind, rows, tokens, view = {}) {
 
   // Each cell a pixel, or the largest of `block` × `block` cells where cells are smaller than a pixel.
   function picture(block) {
-    if (!pictures.has(block)) pictures.set(block, coloured(Math.ceil(size / block), (x, y) => {
-      const at = x <= y && largestIn(x * block, y * block, block);
-      return at && attentionColour(attentionShare(rows[at.y][at.x], look), look);
+    if (!pictures.has(block)) pictures.set(block, coloured(Math.ceil(size / block), look, (x, y) => {
+      if (block === 1) return attentionShare(rows[y][x], look);
+      const at = largestIn(x * block, y * block, block);
+      return attentionShare(rows[at.y][at.x], look);
     }));
     return pictures.get(block);
   }
@@ -157,22 +161,26 @@ function attention(box, caption, kind, rows, tokens, view = {}) {
     }
     pen.font = ATTENTION.font;
     pen.textBaseline = "middle";
-    for (const [across, from] of [[true, part.x], [false, part.y]]) {
-      for (let place = Math.ceil(from / step) * step; place < Math.min(from + span, size); place += step) {
-        const at = inPlot(place + 0.5, from);
-        if (at >= gutter + line / 2 - away && at + line / 2 <= side) write(label(place, step > 1), at, across, ink.color);
-      }
-    }
-    if (view.held != null && view.held >= part.x && view.held < part.x + span) {
-      frame(inPlot(view.held, part.x), gutter, cell, plot, ink.getPropertyValue("--mark"));
-      write(label(view.held, step > 1), inPlot(view.held + 0.5, part.x), true, ink.getPropertyValue("--mark"));
-    }
-    const { cell: at } = part;
+    const { cell: at } = part, inSight = (place, from) => place >= from && place < from + span;
+    const mark = ink.getPropertyValue("--mark");
+    if (view.held != null && inSight(view.held, part.x)) frame(inPlot(view.held, part.x), gutter, cell, plot, mark);
+    if (at && inSight(at.x, part.x) && inSight(at.y, part.y)) frame(inPlot(at.x, part.x), inPlot(at.y, part.y), cell, cell, mark);
     readout.textContent = at ? `from “${tokens[at.y]}” (${at.y + first}) to “${tokens[at.x]}” (${at.x + first}): ${attentionPercent(rows[at.y][at.x], view)}` : "Point at a cell, or use arrow keys.";
-    if (at && at.x >= part.x && at.y >= part.y && Math.max(at.x - part.x, at.y - part.y) < span) {
-      frame(inPlot(at.x, part.x), inPlot(at.y, part.y), cell, cell, ink.getPropertyValue("--mark"));
-      write(label(at.x, step > 1), inPlot(at.x + 0.5, part.x), true, ink.color);
-      write(label(at.y, step > 1), inPlot(at.y + 0.5, part.y), false, ink.color);
+    const [least, most] = [gutter + line / 2 - away, side - line / 2];
+    for (const [across, from, pointed] of [[true, part.x, [at?.x, view.held]], [false, part.y, [at?.y]]]) {
+      const taken = []; // what is pointed at comes first
+      const put = (place, where, colour) => {
+        if (taken.some((other) => Math.abs(other - where) < line - 0.01)) return;
+        taken.push(where);
+        write(label(place, step > 1), where, across, colour);
+      };
+      for (const place of pointed) {
+        if (place != null && inSight(place, from)) put(place, Math.min(Math.max(inPlot(place + 0.5, from), least), most), mark);
+      }
+      for (let place = Math.ceil(from / step) * step; place < Math.min(from + span, size); place += step) {
+        const where = inPlot(place + 0.5, from);
+        if (where >= least && where <= most) put(place, where, ink.color);
+      }
     }
   }
   function frame(x, y, width, height, colour) { // at least as large as can be seen
@@ -181,22 +189,19 @@ function attention(box, caption, kind, rows, tokens, view = {}) {
     pen.lineWidth = 2;
     pen.strokeRect(x - more, y - more, width + 2 * more, height + 2 * more);
   }
-  function write(text, where, across, colour) {
-    const at = Math.min(Math.max(where, gutter + line / 2 - away), side - line / 2);
+  function write(text, at, across, colour) {
     pen.save();
     pen.fillStyle = colour;
     pen.textAlign = across ? "left" : "right";
-    if (across) { // turned, so that it is written as a row's label is
-      pen.translate(at, gutter);
-      pen.rotate(-Math.PI / 2);
-    } else pen.translate(gutter, at);
-    pen.clearRect(across ? away : -gutter, -line / 2, gutter - away, line);
+    pen.translate(across ? at : gutter, across ? gutter : at);
+    if (across) pen.rotate(-Math.PI / 2); // then it is written as a row's label is
     pen.fillText(cut(text), across ? away : -away, 0);
-    if (away > 3) pen.fillRect(across ? 2 : -6, -0.5, 4, 1);
+    pen.globalAlpha = 0.5;
+    if (away > 3) pen.fillRect(across ? 1 : -5, -0.5, 4, 1);
     pen.restore();
   }
 
-  const drawAll = () => canvas.getRootNode().querySelectorAll("canvas.attention").forEach((each) => each.part === part && each.redraw());
+  const drawAll = () => canvas.getRootNode().querySelectorAll("canvas.attention").forEach((each) => each.showing === part && each.redraw());
   function point(to, aloud = "off") {
     if (to?.x === part.cell?.x && to?.y === part.cell?.y) return;
     readout.setAttribute("aria-live", aloud);
@@ -262,7 +267,7 @@ function attention(box, caption, kind, rows, tokens, view = {}) {
     event.preventDefault();
   }
 
-  canvas.part = part;
+  canvas.showing = part;
   canvas.redraw = (again = false) => (again ? fit(room) : draw());
   new ResizeObserver(() => { if (figure.clientWidth && Math.abs(figure.clientWidth - room) > 1) fit(figure.clientWidth); }).observe(figure);
   fit(roomIn(box));

@@ -20,9 +20,10 @@ const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * s
 const nameOf = (data, index) => `L${Math.floor(index / data.shape.heads)}H${index % data.shape.heads}`;
 const indexOf = (data, name) => name.match(/\d+/g).reduce((layer, head) => layer * data.shape.heads + Number(head), 0);
 
-// Cividis at nine places (Nuñez et al. 2018): even in brightness, also for the colour-blind. PuOr for signs.
+// Cividis at nine places (Nuñez et al. 2018): even in brightness, also for the colour-blind.
 const SCALE = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [254, 232, 56]];
-const SIGNED = [[45, 0, 75], [84, 39, 136], [128, 115, 172], [178, 171, 210], [247, 247, 247], [253, 184, 99], [224, 130, 20], [179, 88, 6], [127, 59, 8]];
+// PuOr at eleven places (ColorBrewer): orange below zero, purple above.
+const SIGNED = [[127, 59, 8], [179, 88, 6], [224, 130, 20], [253, 184, 99], [254, 224, 182], [247, 247, 247], [216, 218, 235], [178, 171, 210], [128, 115, 172], [84, 39, 136], [45, 0, 75]];
 function between(scale, share) {
   const at = Math.min(Math.max(share, 0), 1) * (scale.length - 1);
   const low = Math.min(Math.floor(at), scale.length - 2);

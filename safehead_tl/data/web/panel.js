@@ -21,8 +21,7 @@ function drawColumns(box, columns, shown, look, redraw) {
   if (!heads.length) return;
   const part = section("Where heads look (rows attend to columns)");
   box.append(part);
-  const all = columns.flatMap((column) => heads.flatMap((head) => (column.rows[head] || []).flat()));
-  const view = { ...look, top: all.reduce((most, value) => Math.max(most, value), 0) || 1 };
+  const view = { ...look, top: attentionTop(...columns.flatMap((column) => heads.map((head) => column.rows[head] || []))) || 1 };
   part.append(make("div", { class: "tools" }, attentionScale(view, (scale) => { look.scale = scale; redraw(); }), attentionLegend(view)));
   for (const head of heads) {
     const have = columns.filter((column) => column.rows[head]);
@@ -33,7 +32,7 @@ function drawColumns(box, columns, shown, look, redraw) {
       if (have[0] !== first || column.text !== first.text) continue;
       const [before, after] = [first.rows[head], column.rows[head]];
       const change = after.map((row, y) => row.map((value, x) => value - before[y][x]));
-      const most = change.flat().reduce((top, value) => Math.max(top, Math.abs(value)), 0);
+      const most = attentionTop(change);
       if (most < 1.5 / 255) part.append(make("p", { class: "hint", text: `${column.letter} attends as ${first.letter} does${column.same ? `: ${column.same}` : "."}` }));
       else part.append(make("details", { class: "difference", ...(look.open === false ? {} : { open: true }), on: { toggle: (event) => { look.open = event.target.open; } } },
         make("summary", { text: `${head}: ${column.letter} less ${first.letter}` }),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 import safehead_tl as sh
 from safehead_tl.cli.options import (
     AblationOptions,
+    JudgeOptions,
     ModelOptions,
     PromptOptions,
     RunOptions,
@@ -17,6 +19,7 @@ from safehead_tl.cli.options import (
     grouped,
 )
 from safehead_tl.cli.output import Overwrite, check_outputs, show
+from safehead_tl.errors import SafeheadError
 
 
 @grouped
@@ -24,6 +27,7 @@ def report(
     model: ModelOptions,
     prompts: PromptOptions,
     ablation: AblationOptions,
+    judges: JudgeOptions,
     run: RunOptions,
     out: Annotated[Path, typer.Option(help="The page to write, .html.")] = Path("report.html"),
     scores: Annotated[
@@ -35,11 +39,23 @@ def report(
             help="Scores of other prompts that --save wrote: which heads score higher here."
         ),
     ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Other scores of the model that --save wrote, or a map; repeatable."),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Another ablation to show beside --ablation, by name; repeatable."),
+    ] = None,
     group: Annotated[
-        Path | None, typer.Option(help="A group that sahara --save wrote, to tell of.")
+        Path | None,
+        typer.Option(help="A group that sahara --save wrote, to tell of and to ablate together."),
     ] = None,
     evaluation: Annotated[
         Path | None, typer.Option(help="What evaluate --save wrote, to tell of.")
+    ] = None,
+    knockout: Annotated[
+        Path | None, typer.Option(help="What knockout --save wrote, for arrows on the map.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the highest heads in full.")] = 24,
     shown: Annotated[int, typer.Option(help="How many prompts the page shows.")] = 8,
@@ -53,19 +69,29 @@ def report(
     """Write one offline page on which every head can be looked at."""
     check_outputs(
         {"--out": out},
-        [model.model, prompts.prompts, scores, against, group, evaluation],
+        [
+            model.model,
+            prompts.prompts,
+            *(scores, against, group, evaluation, knockout),
+            *(also or ()),
+        ],
         overwrite,
     )
     form, how = prompts.form, run.chosen()
     texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
+    judge = judges.chosen()
     path = sh.report(
         model.load(),
         texts,
         out,
         scores=None if scores is None else sh.HeadScores.load(scores),
         against=None if against is None else sh.HeadScores.load(against),
+        also=[*map(_scores, also or ())],
+        beside=beside or (),
         group=None if group is None else sh.HeadGroup.load(group),
         evaluation=None if evaluation is None else sh.Evaluation.load(evaluation),
+        knockout=None if knockout is None else sh.Knockout.load(knockout),
+        judge=judge,
         template=form,
         ablation=what,
         top=top,
@@ -77,3 +103,12 @@ def report(
         run=how,
     )
     show(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser.")
+
+
+def _scores(path: Path) -> sh.HeadScores:
+    """Scores of heads: by themselves, or of a map of attack success or of contributions."""
+    with suppress(SafeheadError):
+        return sh.AsrMap.load(path).scores()
+    with suppress(SafeheadError):
+        return sh.DirectAttribution.load(path).heads
+    return sh.HeadScores.load(path)

@@ -268,9 +268,7 @@ def _passes(shown: Shown) -> _Passes:
         found.plain += log_probs(views.model, seen.state)
         found.last_rows.append(packed(seen.last_rows))
         small.append(seen.thumbnails)
-        found.looked.append(
-            torch.stack([seen.last_rows[head] for head in panels]) if panels else torch.zeros(0)
-        )
+        found.looked.append(seen.last_rows.flatten(0, 1)[map_places(panels, shown.maps[0])])
         for head, pattern in seen.patterns.items():
             found.before[head].append(triangle(pattern))
         for key, each in shown.views.items():
@@ -384,11 +382,15 @@ def _map(scores: HeadScores, title: str) -> dict[str, Any]:
 
 
 def _titles(maps: Sequence[HeadScores]) -> list[str]:
-    """What each map shows; of several of one measure also under which ablation."""
+    """What each map shows; of several of one measure under which ablation, or their number."""
     names = [MEASURES[scores.measure] for scores in maps]
+    longer = [f"{MEASURES[each.measure]} under {ablation_words(each.provenance)}" for each in maps]
+    names = [
+        own if names.count(own) == 1 else more for own, more in zip(names, longer, strict=True)
+    ]
     return [
-        name if names.count(name) == 1 else f"{name} under {ablation_words(scores.provenance)}"
-        for name, scores in zip(names, maps, strict=True)
+        name if names.count(name) == 1 else f"{name} ({1 + names[:number].count(name)})"
+        for number, name in enumerate(names)
     ]
 
 

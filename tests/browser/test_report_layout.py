@@ -175,12 +175,12 @@ def test_scores_and_map_are_taken_along(page, small):
     data, _, address = small
     ready(page, address)
     with page.expect_download() as waiting:
-        page.locator("#csv").click()
+        page.get_by_role("button", name="Scores as CSV").click()
     rows = list(csv.DictReader(waiting.value.path().read_text("utf-8").splitlines()))
     assert [float(row["score"]) for row in rows] == data["maps"][0]["scores"]
     assert [(row["layer"], row["head"]) for row in rows[:9:8]] == [("0", "0"), ("1", "0")]
     with page.expect_download() as waiting:
-        page.locator("#png").click()
+        page.get_by_role("button", name="Map as PNG").click()
     assert waiting.value.path().read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "sh.ablated(model, [" in page.locator("#python code").inner_text()
 

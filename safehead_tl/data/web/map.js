@@ -84,6 +84,8 @@ function headMap(data, acts, label = "Heads by layer") {
     tools.append(make("label", { class: "check", title }, shown, ` ${text}`));
   }
 
+  tools.append(...[["Scores as CSV", () => saveAs("scores.csv", table(), "text/csv")], ["Map as PNG", async () => saveAs("heads.png", await picture(data.lead), "image/png")]].map(([text, click]) => make("button", { type: "button", text, on: { click } })));
+
   const cellAt = (event) => event.target.closest?.(".cell");
   grid.addEventListener("click", (event) => { const cell = cellAt(event); if (cell) { goTo(Number(cell.dataset.index)); acts.pick(Number(cell.dataset.index), event); } });
   grid.addEventListener("pointerover", (event) => { const cell = cellAt(event); if (cell) cell.title = cell.ariaLabel; });
@@ -235,5 +237,5 @@ function headMap(data, acts, label = "Heads by layer") {
   watch.observe(node);
   show();
   goTo(focus);
-  return { node, cells, now, show, select, goTo, fit, layerView, picture, table, stop: () => watch.disconnect() };
+  return { node, cells, now, show, select, goTo, fit, layerView, stop: () => watch.disconnect() };
 }

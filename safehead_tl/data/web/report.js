@@ -136,8 +136,6 @@ byId("prompt").addEventListener("change", (event) => { view.prompts = view.promp
 byId("query").addEventListener("input", drawTable);
 byId("find").addEventListener("submit", (event) => { event.preventDefault(); const [index] = find(data, byId("query").value, map.now.map); if (index !== undefined) choose(index); });
 byId("layer").addEventListener("toggle", () => { if (byId("layer").open) map.layerView(byId("thumbs"), Math.floor(view.head / heads), [view.head]); });
-byId("csv").addEventListener("click", () => saveAs("scores.csv", map.table(), "text/csv"));
-byId("png").addEventListener("click", async () => saveAs("heads.png", await map.picture(document.title), "image/png"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 addEventListener("hashchange", () => { read(); draw(); });
 addEventListener("beforeprint", () => map.fit());

@@ -141,7 +141,7 @@ def page(lab):
     assert lab.errors == []
     assert lab.refused == []
     assert lab.evaluate("window.hacked") is None
-    assert lab.locator(".safehead-explore :is(img, svg)").count() == 0
+    assert lab.locator(".safehead-explore :is(img, svg:not(.over))").count() == 0
 
 
 @pytest.fixture(scope="module")
@@ -201,17 +201,19 @@ def expected_next(model, prompt, heads=(), ablation="undifferentiated"):
 
 def test_chosen_heads_are_ablated_together(page, model, prompts):
     start(page)
-    said(page, "2 heads ablated: undifferentiated attention, L1H3 L2H6. KL ")
+    said(page, "B: 2 heads ablated: undifferentiated attention, L1H3 L2H6. KL ")
     assert shown_next(page, 0) == expected_next(model, prompts[0])
     assert shown_next(page, 1) == expected_next(model, prompts[0], ["L1H3", "L2H6"])
     plain, moved = (expected_next(model, prompts[0], heads) for heads in ((), ["L1H3", "L2H6"]))
     assert plain[0][0] != moved[0][0]
     labels = [
         canvas.get_attribute("aria-label")
-        for canvas in page.locator(".safehead-explore canvas").all()
+        for canvas in page.locator(".safehead-explore canvas.attention").all()
     ]
+    both = "with L1H3 L2H6 ablated: undifferentiated attention"
     assert [label.split(".")[0] for label in labels] == [
-        "L1H3, original", "L1H3, ablated", "L2H6, original", "L2H6, ablated",
+        f"{words}" for head in ("L1H3", "L2H6")
+        for words in (f"A: {head}, as it is", f"B: {head} {both}", f"{head}: B less A")
     ]  # fmt: skip
     _, cache = model.run_with_cache(encode(model, prompts[:1], "chat").tokens)
     assert f"{100 * cache['pattern', 1][0, 3, -1].max():.1f} %" in labels[0]
@@ -219,8 +221,8 @@ def test_chosen_heads_are_ablated_together(page, model, prompts):
     said(page, "1 head ablated: undifferentiated attention, L2H6. KL ")
     assert shown_next(page, 1) == expected_next(model, prompts[0], "L2H6")
     cell(page, "L2H6").click(modifiers=["Shift"])
-    said(page, "No head is ablated")
-    assert page.locator(".safehead-explore table.next").count() == 1
+    said(page, "B: No head is ablated")
+    assert shown_next(page, 1) == expected_next(model, prompts[0])
 
 
 def test_keys_walk_and_choose(page):
@@ -343,9 +345,9 @@ def test_a_mistake_is_told_in_the_widget(page):
     page.get_by_label("My own prompt", exact=True).fill("how " * 600)
     page.get_by_role("button", name="Show my own prompt").click()
     said(page, "This cannot be shown: prompts[0] has")
-    assert page.locator(".safehead-explore table").count() == 0
+    assert page.locator(".safehead-explore table.next").count() == 0
     start(page)
-    assert page.locator(".safehead-explore table").count() == 2
+    assert page.locator(".safehead-explore table.next").count() == 2
 
 
 def test_only_the_last_of_many_clicks_counts(page, model, prompts):
@@ -363,7 +365,9 @@ def test_only_the_last_of_many_clicks_counts(page, model, prompts):
     page.wait_for_timeout(500)
     said(page, "1 head ablated: undifferentiated attention, L2H6. KL")
     # The first click was answered too, late: it was never drawn.
-    assert set(page.evaluate("window.drawn")) == {"L2H6, original", "L2H6, ablated"}
+    heads = {caption.split(":")[1].split()[0].strip(",") for caption in page.evaluate("window.drawn")
+             if caption[1] == ":"}  # fmt: skip
+    assert heads == {"L2H6"}
     assert shown_next(page, 1) == expected_next(model, prompts[0], "L2H6")
 
 
@@ -379,8 +383,8 @@ def test_how_long_a_selection_takes(page, capsys):
         root.querySelector(`.cell[aria-label^="${name}:"]`).click();
         await new Promise((done) => {
           const look = () => {
-            const drawn = root.querySelector('canvas')?.ariaLabel.startsWith(name);
-            const told = status.textContent.includes(`attention, ${name}.`);
+            const drawn = root.querySelector('canvas.attention')?.ariaLabel.startsWith(`A: ${name},`);
+            const told = status.textContent.includes(`attention, ${name}. KL`);
             if (drawn && told) requestAnimationFrame(done);
             else setTimeout(look, 1);
           };

@@ -76,6 +76,10 @@ class TokenTable:
         best = self.highest(log_probs, NEXT_TOKENS)
         return [(place, round(math.exp(value), 5)) for place, value in best]
 
+    def named(self, log_probs: Float[Tensor, " vocab"]) -> list[tuple[str, float]]:
+        """The same with the tokens' texts."""
+        return [(self.texts[place], share) for place, share in self.likeliest(log_probs)]
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -222,7 +226,7 @@ def page_data(
             ],
         },
         "cards": _cards(shown, table, passes, tokens),
-        "thumbnails": packed(passes.thumbnails),
+        "thumbnails": passes.thumbnails,
         "tokens": table.texts,
     }
 
@@ -240,7 +244,7 @@ class _Passes:
         moved: log-probabilities of the next token with the group ablated.
         looked: where the panels' heads look from the last token.
         written: what they add to the last state, mean over prompts; `None` where it is not known.
-        thumbnails: of all heads, 1 for each one's largest.
+        thumbnails: of all heads, packed.
     """
 
     plain: list[Float[Tensor, " vocab"]] = field(default_factory=list)
@@ -251,7 +255,7 @@ class _Passes:
     moved: list[Float[Tensor, "1 vocab"]] = field(default_factory=list)
     looked: list[Float[Tensor, "head key"]] = field(default_factory=list)
     written: Float[Tensor, "head d_model"] | None = None
-    thumbnails: Float[Tensor, "layer head cell"] = field(default_factory=lambda: torch.zeros(0))
+    thumbnails: str = ""
 
 
 def _passes(shown: Shown) -> _Passes:
@@ -283,8 +287,7 @@ def _passes(shown: Shown) -> _Passes:
                 written.append(views.written(seen))
     if panels and len(written) == len(prompts):
         found.written = torch.stack(written).mean(0)
-    mean = torch.stack(small).mean(0)
-    found.thumbnails = mean / mean.amax(-1, keepdim=True).clamp(min=1e-9)
+    found.thumbnails = small_patterns(small)
     return found
 
 
@@ -305,8 +308,8 @@ def _answers(shown: Shown) -> dict[tuple[str, Group], list[dict[str, Any]]]:
         asked += [(key, group) for group in these]
         if shown.max_new_tokens != 0 and these:
             texts += [*chain(*views.answers(these, shown.max_new_tokens, shown.run))]
-    told = judged_answers(shown.judge, prompts * len(asked), texts) if texts else []
-    told = told or [{}] * len(prompts) * len(asked)
+    nothing: list[dict[str, Any]] = [{} for _ in prompts * len(asked)]
+    told = judged_answers(shown.judge, prompts * len(asked), texts) if texts else nothing
     starts = range(0, len(told), len(prompts))
     return dict(zip(asked, (told[each : each + len(prompts)] for each in starts), strict=True))
 
@@ -452,6 +455,12 @@ def packed(shares: Float[Tensor, ...]) -> str:
 
 def _packed(numbers: Tensor) -> str:
     return base64.b64encode(zlib.compress(numbers.contiguous().numpy().tobytes())).decode()
+
+
+def small_patterns(looks: Sequence[Float[Tensor, "layer head cell"]]) -> str:
+    """All heads' small patterns, means over prompts, in shares of each head's largest number."""
+    mean = torch.stack([*looks]).mean(0)
+    return packed(mean / mean.amax(-1, keepdim=True).clamp(min=1e-9))
 
 
 def triangle(pattern: Float[Tensor, "query key"]) -> str:

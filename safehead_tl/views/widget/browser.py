@@ -7,7 +7,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from safehead_tl.heads import Head
+from safehead_tl.heads import Head, read_heads
 from safehead_tl.views.page.report import SCRIPTS, STYLES, web_text
 from safehead_tl.views.widget.state import Explorer
 
@@ -34,8 +34,9 @@ class ExploreWidget(anywidget.AnyWidget):
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The heads that are ablated in what is shown."""
-        return tuple(Head.parse(head) for head in self.shown.get("heads", ()))
+        """The heads that are ablated in what is shown, in whichever column."""
+        columns = self.shown.get("columns", ())
+        return read_heads([head for column in columns for head in column["heads"]])
 
     def __repr__(self) -> str:
         return (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.heads import Head, HeadsLike, parse_heads
+from safehead_tl.judges import Judge, resolve_judge
 from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
@@ -70,15 +71,16 @@ def explore(
     ablation: str | Ablation = "undifferentiated",
     marked: HeadsLike = (),
     marked_as: str = "marked",
+    judge: str | Judge | None = "keyword",
     max_new_tokens: int | None = None,
     run: Run = Run(),
 ) -> Exploration:
     """Shows all heads in a notebook, live: what is chosen there is ablated, and what then happens.
 
     A click on a head in the heatmap ablates it; with the shift key held it is added or removed.
-    Shown are the attention of these heads on a prompt with and without the ablation, the next
-    token's probabilities, their KL, and on demand the greedy answers. Ablation, its epsilon and
-    the prompt can be changed. What prompts and answers say cannot run in the notebook.
+    Up to three columns are shown side by side, each with heads, ablation, epsilon and prompt of its
+    own: attention, the next token's probabilities, their KL from the unablated ones, and on demand
+    the greedy answers. What prompts and answers say cannot run in the notebook.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, as `load_model` gives it.
@@ -88,13 +90,14 @@ def explore(
         ablation: what is done to a head in the scores, and at first in what is shown.
         marked: heads to mark in the heatmap, such as planted ones.
         marked_as: what they are.
+        judge: says of each answer whether it complies; `None`: nobody.
         max_new_tokens: length of the answers; 0: none; by default 48, or as many as fit.
         run: how the scan runs, if there is one, and progress bars.
 
     Returns:
         A widget; make it a cell's value. Outside a notebook it is the heatmap and a sentence.
-        Costs a scan (unless `scores` are given); then four passes for each change, and one for
-        each token of answers.
+        Costs a scan (unless `scores` are given) and a pass of each of the first eight prompts; then
+        one or two for each change, and one for each token of answers.
 
     Raises:
         SafeheadError: for prompts, template, ablation or heads that cannot be used, or scores of
@@ -120,7 +123,7 @@ def explore(
             check_scores(model, prompts, template, ablation, scores)
         explorer = Explorer.of(
             model, prompts, scores, template, resolve_ablation(ablation), crosses, marked_as,
-            max_new_tokens,
+            max_new_tokens, None if judge is None else resolve_judge(judge),
         )  # fmt: skip
     return _front(explorer)
 
@@ -132,7 +135,7 @@ def _front(explorer: Explorer) -> Exploration:
 
         _let_colab_show_widgets()
         return ExploreWidget(explorer)
-    heads = tuple(Head.parse(head) for head in explorer.first["heads"])
+    heads = tuple(Head.parse(head) for head in explorer.first["shown"])
     drawn = explorer.scores.heatmap(explorer.marked, marked_as=explorer.marked_as)
     return StillExplore(NO_NOTEBOOK, drawn, heads)
 

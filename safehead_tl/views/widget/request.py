@@ -11,10 +11,14 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, parse_heads
 from safehead_tl.views.widget.choices import AblationChoice
 
+MOST_COLUMNS = 3
+MOST_PATTERNS = 4
+"""Heads whose attention is shown at once; more can be ablated."""
+
 
 @dataclass(frozen=True)
-class Request:
-    """A whole state of the widget; so requests may be dropped, and the last one is enough.
+class Column:
+    """One of the things that are shown side by side.
 
     Attributes:
         heads: the heads to ablate, in the order in which they were chosen.
@@ -22,7 +26,6 @@ class Request:
         epsilon: the factor; a choice that has none leaves it alone.
         prompt: the number of a given prompt; `None` for the user's own text.
         text: the prompt, without template.
-        generate: whether to generate answers.
     """
 
     heads: tuple[Head, ...]
@@ -30,6 +33,30 @@ class Request:
     epsilon: float
     prompt: int | None
     text: str
+
+    @property
+    def ablation(self) -> tuple[str, float]:
+        """What tells its ablation from others."""
+        return self.choice.key, self.epsilon if self.choice.scaled else 1.0
+
+    @property
+    def words(self) -> str:
+        """What is done to heads."""
+        return self.choice.words(self.epsilon)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A whole state of the widget; so requests may be dropped, and the last one is enough.
+
+    Attributes:
+        columns: what is shown side by side.
+        shown: the heads whose attention is shown.
+        generate: whether to generate answers.
+    """
+
+    columns: tuple[Column, ...]
+    shown: tuple[Head, ...]
     generate: bool
 
     @classmethod
@@ -43,7 +70,8 @@ class Request:
         """Reads a message. Anyone can write one, so nothing in it is taken for granted.
 
         Args:
-            asked: `heads`, `ablation`, `epsilon`, `prompt` or `text`, `generate`.
+            asked: `columns` (each with `heads`, `ablation`, `epsilon`, `prompt` or `text`),
+                `shown`, `generate`.
             size: layers and heads of the model.
             choices: the ablations to choose from.
             prompts: the given prompts.
@@ -52,26 +80,42 @@ class Request:
             SafeheadError: if a part is missing, of another type, or out of range.
         """
         if not isinstance(asked, Mapping):
-            raise SafeheadError(f"{asked!r} is no request: send heads, ablation and prompt")
-        heads, key, prompt = asked.get("heads"), asked.get("ablation"), asked.get("prompt")
-        if not isinstance(heads, list | tuple):
-            raise SafeheadError(f"heads={heads!r}: send a list such as ['L1H3', 'L2H6']")
-        choice = next((choice for choice in choices if choice.key == key), None)
-        if choice is None:
-            known = ", ".join(choice.key for choice in choices)
-            raise SafeheadError(f"ablation={key!r} is not in the list: send one of {known}")
-        text = _text(prompt, asked.get("text"), prompts)
-        epsilon = asked.get("epsilon")
-        if (
-            not isinstance(epsilon, int | float)
-            or isinstance(epsilon, bool)
-            or not 0 < epsilon < math.inf
-        ):
-            raise SafeheadError(f"epsilon={epsilon!r}: send a number above 0, such as 0.001")
-        generate = asked.get("generate") is True
-        # A list of two numbers would be read as one head.
-        named = [Head.parse(head) for head in heads]
-        return cls(parse_heads(named, *size), choice, float(epsilon), prompt, text, generate)
+            raise SafeheadError(f"{asked!r} is no request: send columns and shown")
+        columns, shown = asked.get("columns"), _heads("shown", asked.get("shown"), size)
+        if not isinstance(columns, list | tuple) or not 1 <= len(columns) <= MOST_COLUMNS:
+            raise SafeheadError(f"columns={columns!r}: send a list of 1 to {MOST_COLUMNS}")
+        if len(shown) > MOST_PATTERNS:
+            raise SafeheadError(f"shown has {len(shown)} heads: send up to {MOST_PATTERNS}")
+        read = tuple(_column(each, size, choices, prompts) for each in columns)
+        return cls(read, shown, asked.get("generate") is True)
+
+
+def _column(
+    asked: Any, size: tuple[int, int], choices: Sequence[AblationChoice], prompts: Sequence[str]
+) -> Column:
+    if not isinstance(asked, Mapping):
+        raise SafeheadError(f"{asked!r} is no column: send heads, ablation and prompt")
+    key, prompt, epsilon = asked.get("ablation"), asked.get("prompt"), asked.get("epsilon")
+    heads = _heads("heads", asked.get("heads"), size)
+    choice = next((choice for choice in choices if choice.key == key), None)
+    if choice is None:
+        known = ", ".join(choice.key for choice in choices)
+        raise SafeheadError(f"ablation={key!r} is not in the list: send one of {known}")
+    text = _text(prompt, asked.get("text"), prompts)
+    if (
+        not isinstance(epsilon, int | float)
+        or isinstance(epsilon, bool)
+        or not 0 < epsilon < math.inf
+    ):
+        raise SafeheadError(f"epsilon={epsilon!r}: send a number above 0, such as 0.001")
+    return Column(heads, choice, float(epsilon), prompt, text)
+
+
+def _heads(name: str, heads: Any, size: tuple[int, int]) -> tuple[Head, ...]:
+    if not isinstance(heads, list | tuple):
+        raise SafeheadError(f"{name}={heads!r}: send a list such as ['L1H3', 'L2H6']")
+    # A list of two numbers would be read as one head.
+    return parse_heads([Head.parse(head) for head in heads], *size)
 
 
 def _text(prompt: Any, text: Any, prompts: Sequence[str]) -> str:

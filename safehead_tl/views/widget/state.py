@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,22 +12,51 @@ from torch import Tensor
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.figures import UNITS, head_words
-from safehead_tl.heads import Head
+from safehead_tl.heads import Group, Head
+from safehead_tl.judges import Judge
 from safehead_tl.models import Model, single_thread_if_tiny
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import HeadScores
 from safehead_tl.views.inspection import Views
-from safehead_tl.views.page.data import TokenTable
+from safehead_tl.views.page.data import (
+    TokenTable,
+    divergence,
+    judged_answers,
+    log_probs,
+    map_data,
+    packed,
+    pattern_note,
+    short,
+    small_patterns,
+    triangle,
+)
 from safehead_tl.views.page.words import lead
 from safehead_tl.views.widget.choices import LARGEST, SMALLEST, AblationChoice, choices_with
-from safehead_tl.views.widget.request import Request
+from safehead_tl.views.widget.request import Column, Request
 
-MOST_PATTERNS = 8
-"""Heads whose attention is shown at once; more can be ablated."""
-
-MOST_TOKENS = 96
+MOST_TOKENS = 512
 """Tokens of a prompt whose attention is shown, the last ones: a pattern is their square."""
+
+LOOKED_AT = 8
+"""Prompts, the first ones, over which small patterns are averaged."""
+
+NAMES = "ABC"
+"""Of columns."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass of a prompt shows.
+
+    Attributes:
+        log_probs: of the next token.
+        patterns: of the heads that are shown, packed.
+        last_rows: where all heads look from the last token, packed.
+    """
+
+    log_probs: Float[Tensor, " vocab"]
+    patterns: dict[str, str]
+    last_rows: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +72,7 @@ class Explorer:
         marked: heads to mark in the heatmap.
         marked_as: what they are.
         max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
+        judge: says of each answer whether it complies; `None`: nobody.
     """
 
     model: Model
@@ -54,7 +83,9 @@ class Explorer:
     marked: tuple[Head, ...]
     marked_as: str
     max_new_tokens: int | None
+    judge: Judge | None
     _prepared: dict[tuple[str, float], Ablation] = field(default_factory=dict, repr=False)
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -67,48 +98,54 @@ class Explorer:
         marked: tuple[Head, ...],
         marked_as: str,
         max_new_tokens: int | None,
+        judge: Judge | None,
     ) -> Explorer:
-        """Begins with the highest head ablated, on the first prompt."""
+        """Begins with the first prompt, as it is beside the highest head ablated."""
         choices, chosen, epsilon = choices_with(ablation)
+        top = [str(head) for head, _ in scores.top(1)]
+        column = {"ablation": chosen.key, "epsilon": epsilon, "prompt": 0, "text": ""}
         first = {
-            "heads": [str(head) for head, _ in scores.top(1)],
-            "ablation": chosen.key,
-            "epsilon": epsilon,
-            "prompt": 0,
-            "text": "",
+            "columns": [{"heads": [], **column}, {"heads": top, **column}],
+            "shown": top,
             "generate": False,
         }
         batch = encode(model, prompts, template)
-        return cls(model, scores, batch, choices, first, marked, marked_as, max_new_tokens)
+        return cls(model, scores, batch, choices, first, marked, marked_as, max_new_tokens, judge)
 
     def page(self) -> dict[str, Any]:
-        """What stays as it is: the heatmap, and what there is to choose from."""
-        layers, heads = self.scores.values.shape
-        numbers = self.scores.values.flatten().tolist()
+        """What stays as it is: the heatmap, and what there is to choose from.
+
+        Costs a pass of each of the first eight prompts.
+        """
+        views = Views(self.model, self.batch, self.choices[0].make(SMALLEST))
+        with single_thread_if_tiny(self.model):
+            some = range(len(self.batch.prompts))[:LOOKED_AT]
+            small = [views.look(prompt, ()).thumbnails for prompt in some]
         return {
-            "shape": {"layers": layers, "heads": heads, "kvSize": self.scores.heads_per_kv_group},
-            "unit": UNITS[self.scores.measure].rpartition(", ")[2],
-            "scale": f"Brightness: {UNITS[self.scores.measure]}.",
-            "scores": [None if math.isnan(value) else float(f"{value:.4g}") for value in numbers],
-            "ranked": [head.layer * heads + head.head for head, _ in self.scores.ranked()],
-            "marked": [head.layer * heads + head.head for head in self.marked],
-            "markedAs": self.marked_as,
+            **map_data([self.scores], self.marked, self.marked_as),
             "lead": lead(self.scores),
             "prompts": list(self.batch.prompts),
             "ablations": [
-                {"key": choice.key, "label": choice.label, "scaled": choice.scaled}
+                {
+                    "key": choice.key,
+                    "label": choice.label,
+                    "scaled": choice.scaled,
+                    "note": pattern_note(choice.make(SMALLEST)),
+                }
                 for choice in self.choices
             ],
             "smallest": SMALLEST,
             "largest": LARGEST,
             "generates": self.max_new_tokens != 0,
+            "thumbnails": small_patterns(small),
         }
 
     def answer(self, asked: Any) -> dict[str, Any]:
         """What to show for a request; what went wrong is said in `error`, in a sentence.
 
         Nothing is raised: in a notebook it would end in the kernel's log, where no one looks.
-        Costs four passes, and one for each token of answers.
+        Costs a pass for each column and prompt that was not shown before, and of answers one for
+        each token.
         """
         size = (self.model.cfg.n_layers, self.model.cfg.n_heads)
         try:
@@ -122,76 +159,97 @@ class Explorer:
 
     @torch.no_grad()
     def _show(self, request: Request) -> dict[str, Any]:
-        views, group = self._views(request), request.heads
-        tokens, shown = views.tokens(0), group[:MOST_PATTERNS]
-        words = request.choice.words(request.epsilon)
-        plain, moved = views.next_tokens([(), group])[:, 0]
-        if plain.isnan().any() or moved.isnan().any():
-            raise SafeheadError(
-                "the next token's probabilities come out as no numbers: load the model with "
-                "dtype='bfloat16' or 'float32'"
-            )
-        kl = (plain.exp() * (plain - moved)).sum().clamp(min=0).item()
-        notes = _notes(self.model, tokens, group)
-        if group:
-            count = "1 head" if len(group) == 1 else f"{len(group)} heads"
-            status = f"{count} ablated: {words}, {' '.join(map(str, group))}. KL {kl:.3g} nats."
-        else:
-            status = "No head is ablated: choose heads in the heatmap."
+        fresh: dict[Hashable, Any] = {}
+
+        def once(key: Hashable, compute: Callable[[], Any]) -> Any:
+            """What was computed for this request or the one before it is not computed again."""
+            if key not in fresh:
+                fresh[key] = self._kept[key] if key in self._kept else compute()
+            return fresh[key]
+
+        columns = [self._shown(column, request, once) for column in request.columns]
+        self._kept.clear()
+        self._kept.update(fresh)
+        told = [
+            _status(column, found["kl"])
+            for column, found in zip(request.columns, columns, strict=True)
+        ]
+        if len(told) > 1:
+            told = [f"{name}: {each}" for name, each in zip(NAMES, told, strict=False)]
+        shown = [str(head) for head in request.shown]
+        return {"columns": columns, "shown": shown, "status": " ".join(told)}
+
+    def _shown(
+        self, column: Column, request: Request, once: Callable[[Hashable, Callable[[], Any]], Any]
+    ) -> dict[str, Any]:
+        """One column: its prompt with its heads ablated."""
+        views, text, ablation = self._views(column), column.text, column.ablation
+
+        def seen(group: Group) -> _Seen:
+            key = (text, request.shown, group, ablation if group else None)
+            found: _Seen = once(key, lambda: self._see(column, views, request.shown, group))
+            return found
+
+        plain, moved = seen(()), seen(column.heads)
+        tokens = views.tokens(0)
         found: dict[str, Any] = {
-            "heads": [str(head) for head in group],
-            "ablation": request.choice.key,
-            "epsilon": request.epsilon,
-            "words": words,
-            "status": status,
-            "notes": notes,
-            "prompt": request.prompt,
-            "text": request.text,
+            "heads": [str(head) for head in column.heads],
+            "ablation": column.choice.key,
+            "epsilon": column.epsilon,
+            "words": column.words,
+            "prompt": column.prompt,
+            "text": text,
             "tokens": tokens[-MOST_TOKENS:],
-            "patterns": [],
-            "next": [_likeliest(self.model, plain), _likeliest(self.model, moved)],
-            "kl": kl,
+            "next": TokenTable(self.model.tokenizer).named(moved.log_probs),
+            "kl": short(divergence(plain.log_probs, moved.log_probs)),
+            "notes": _notes(self.model, tokens),
+            "patterns": moved.patterns,
+            "lastRows": moved.last_rows,
         }
-        if shown:
-            before, after = (views.patterns_with(0, shown, heads) for heads in ((), group))
-            found["patterns"] = [
-                {"head": str(head), "before": _rows(before[place]), "after": _rows(after[place])}
-                for place, head in enumerate(shown)
-            ]
         if request.generate:
-            groups = [(), group] if group else [()]
-            found["answers"] = [texts[0] for texts in views.answers(groups, self.max_new_tokens)]
+            key = ("answer", text, column.heads, ablation if column.heads else None)
+            answers = once(key, lambda: views.answers([column.heads], self.max_new_tokens)[0])
+            found |= judged_answers(self.judge, [text], answers)[0]
         return found
 
-    def _views(self, request: Request) -> Views:
+    def _see(self, column: Column, views: Views, shown: Sequence[Head], group: Group) -> _Seen:
+        number = 0
+        if column.prompt is not None:  # among the others, which its ablation may tell it from
+            number, views = column.prompt, Views(self.model, self.batch, views.ablation)
+        elif group and views.ablation.by_prompt:
+            raise SafeheadError(f"{column.words} is of the given prompts: choose one of them")
+        found = views.look(number, shown, group)
+        some = slice(-MOST_TOKENS, None)
+        return _Seen(
+            log_probs(self.model, found.state)[0],
+            {str(head): triangle(each[some, some]) for head, each in found.patterns.items()},
+            packed(found.last_rows[..., some]),
+        )
+
+    def _views(self, column: Column) -> Views:
         """One prompt, through an ablation that was made ready on all the given ones."""
-        key = (request.choice.key, request.epsilon if request.choice.scaled else 1.0)
-        if key not in self._prepared:
-            made = request.choice.make(request.epsilon)
-            self._prepared[key] = made.prepare(self.model, self.batch)
-        batch = encode(self.model, [request.text], self.batch.template)
-        return Views(self.model, batch, self._prepared[key])
+        if column.ablation not in self._prepared:
+            made = column.choice.make(column.epsilon)
+            self._prepared[column.ablation] = made.prepare(self.model, self.batch)
+        batch = encode(self.model, [column.text], self.batch.template)
+        return Views(self.model, batch, self._prepared[column.ablation])
 
 
-def _rows(pattern: Float[Tensor, "query key"]) -> list[list[float]]:
-    """The lower triangle of the last tokens, row by row, to three digits."""
-    rows = pattern[-MOST_TOKENS:, -MOST_TOKENS:].double().round(decimals=3).tolist()
-    return [row[: number + 1] for number, row in enumerate(rows)]
+def _status(column: Column, kl: float) -> str:
+    """What is done in a column, and how far it moves the next token."""
+    if not column.heads:
+        return "No head is ablated."
+    count = "1 head" if len(column.heads) == 1 else f"{len(column.heads)} heads"
+    heads = " ".join(map(str, column.heads))
+    return f"{count} ablated: {column.words}, {heads}. KL {kl:.3g} nats."
 
 
-def _likeliest(model: Model, log_probs: Float[Tensor, " vocab"]) -> list[tuple[str, float]]:
-    table = TokenTable(model.tokenizer)
-    return [(table.texts[place], share) for place, share in table.likeliest(log_probs)]
-
-
-def _notes(model: Model, tokens: Sequence[str], group: Sequence[Head]) -> list[str]:
+def _notes(model: Model, tokens: Sequence[str]) -> list[str]:
     """What else there is to know."""
     notes = []
     unknown = getattr(model.tokenizer, "unk_token", None)
     if unknown in tokens[1:]:  # the first may be the same token, as the beginning
         notes.append(f"The tokenizer reads words that it does not know as {unknown}.")
-    if len(group) > MOST_PATTERNS:
-        notes.append(f"Attention is shown of {head_words(group[:MOST_PATTERNS])} only.")
     if len(tokens) > MOST_TOKENS:
         notes.append(f"Attention is shown among the last {MOST_TOKENS} of {len(tokens)} tokens.")
     return notes

@@ -102,7 +102,7 @@ def write_widget(path, data):
     widget = {
         **data, "path": None, "arrows": [], "prompts": [one["text"] for one in data["prompts"]],
         "ablations": [{**one, "scaled": one["key"] == "scaling"} for one in data["ablations"]],
-        "smallest": 1e-5, "largest": 1, "generates": True,
+        "scored": "undifferentiated", "smallest": 1e-5, "largest": 1, "generates": True,
     }  # fmt: skip
     name = widget["first"] = next(iter(data["before"]))
     tokens = data["tokens"]

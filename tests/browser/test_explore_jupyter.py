@@ -426,6 +426,24 @@ def test_themes_have_contrast(page, theme):
         assert ratio >= 4.5, (theme, selector)
 
 
+@pytest.mark.parametrize("size", [(1280, 900), (1000, 700)])
+def test_a_click_is_seen_without_scrolling(page, size):
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    start(page)
+    page.locator(".safehead-explore .panel").evaluate("node => { node.scrollTop = 0; }")
+    page.locator(".safehead-explore").evaluate("node => node.scrollIntoView({ block: 'end' })")
+    page.wait_for_timeout(300)
+    cell(page, "L0H4").click()
+    said(page, "attention, L0H4. KL")
+    page.wait_for_timeout(300)
+    for selector in (".cell[aria-selected='true']", ".status", ".views caption >> nth=1",
+                     ".views table >> nth=1 >> tr >> nth=3"):  # fmt: skip
+        box = page.locator(f".safehead-explore {selector}").bounding_box()
+        assert 60 <= box["y"] <= box["y"] + box["height"] <= size[1] - 20, selector
+    if folder := os.environ.get("SAFEHEAD_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"explore-{size[0]}.png")
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_output(page, width):
     """Last, as it leaves another window behind."""

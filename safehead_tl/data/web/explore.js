@@ -119,8 +119,8 @@ function render({ model, el }) {
     const state = column();
     map.select(state.heads.map((name) => indexOf(data, name)));
     ablation.value = state.ablation;
-    const { scaled, label } = data.ablations.find(({ key }) => key === state.ablation);
-    stays.textContent = data.maps[0].title.includes(label.split(",")[0]) ? "" : "The map stays as it is: its scores are not of this ablation.";
+    const { scaled } = data.ablations.find(({ key }) => key === state.ablation);
+    stays.textContent = state.ablation === data.scored ? "" : "The map stays as it is: its scores are not of this ablation.";
     epsilon.disabled = !scaled;
     if (document.activeElement !== epsilon) epsilon.value = Math.log10(state.epsilon);
     epsilonText.textContent = scaled ? state.epsilon.toPrecision(3) : "none";

@@ -84,7 +84,7 @@ function headMap(data, acts, label = "Heads by layer") {
     tools.append(make("label", { class: "check", title }, shown, ` ${text}`));
   }
 
-  tools.append(...[["Scores as CSV", () => saveAs("scores.csv", table(), "text/csv")], ["Map as PNG", async () => saveAs("heads.png", await picture(data.lead), "image/png")]].map(([text, click]) => make("button", { type: "button", text, on: { click } })));
+  const take = make("div", { class: "tools" }, ...[["Scores as CSV", () => saveAs("scores.csv", table(), "text/csv")], ["Map as PNG", async () => saveAs("heads.png", await picture(data.lead), "image/png")]].map(([text, click]) => make("button", { type: "button", text, on: { click } })));
 
   const cellAt = (event) => event.target.closest?.(".cell");
   grid.addEventListener("click", (event) => { const cell = cellAt(event); if (cell) { goTo(Number(cell.dataset.index)); acts.pick(Number(cell.dataset.index), event); } });
@@ -122,7 +122,7 @@ function headMap(data, acts, label = "Heads by layer") {
     now.step = step;
     const every = Math.ceil(20 / step), down = Math.ceil(13 / step);
     rows.forEach((row, layer) => row.parentElement.firstChild.classList.toggle("quiet-tick", layer % down !== 0));
-    foot.replaceChildren(...Array.from({ length: Math.ceil(heads / every) }, (_, place) => make("span", { text: place * every, style: { left: `${LABEL + (place * every + 0.5) * step}px` } })), make("span", { class: "margin-title", text: "mean", style: { left: `${LABEL + heads * step + 8}px` } }));
+    foot.replaceChildren(...Array.from({ length: Math.ceil(heads / every) }, (_, place) => make("span", { text: place * every, style: { left: `${LABEL + (place * every + 0.5) * step}px` } })), make("span", { class: "margin-title", text: bars > 40 ? "mean" : "", style: { left: `${LABEL + heads * step + 8}px` } }));
     overlay();
   }
 
@@ -233,7 +233,7 @@ function headMap(data, acts, label = "Heads by layer") {
   })].join("\n") + "\n";
 
   const watch = new ResizeObserver(fit);
-  const node = make("div", { class: "map" }, tools, box, legend, words);
+  const node = make("div", { class: "map" }, tools, box, legend, words, take);
   watch.observe(node);
   show();
   goTo(focus);

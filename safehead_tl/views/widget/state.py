@@ -124,6 +124,7 @@ class Explorer:
         return {
             **map_data([self.scores], self.marked, self.marked_as),
             "lead": lead(self.scores),
+            "scored": self.first["columns"][0]["ablation"],
             "prompts": list(self.batch.prompts),
             "ablations": [
                 {

@@ -100,7 +100,10 @@ def explore(folder: Path) -> Path:
             model, prompts, scores=scores, template="chat", marked=["L1H3", "L2H6"],
             marked_as="planted",
         )  # fmt: skip
-    told = {**widget.asked, "number": 1, "heads": ["L1H3", "L2H6"], "generate": True}
+    first, second = widget.asked["columns"]
+    both = ["L1H3", "L2H6"]
+    columns = [first, {**second, "heads": both}]
+    told = {**widget.asked, "number": 1, "columns": columns, "shown": both, "generate": True}
     widget.asked = told
     state = json.dumps({"page": widget.page, "asked": told, "shown": widget.shown})
     page = folder / "explore.html"

@@ -96,7 +96,9 @@ def page(model, prompts, path):
 
 def explored(model, prompts, path):
     view = sh.explore(model, prompts[:2], max_new_tokens=3, run=QUIET)
-    view.asked = {**view.asked, "number": 1, "heads": HEADS, "generate": True}
+    first, second = view.asked["columns"]
+    columns = [first, {**second, "heads": HEADS}]
+    view.asked = {**view.asked, "number": 1, "columns": columns, "shown": HEADS, "generate": True}
     return view.shown
 
 

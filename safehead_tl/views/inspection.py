@@ -125,7 +125,7 @@ class Views:
 
         def see(layer: int, pattern: Tensor, hook: Any) -> None:
             seen = pattern[0].float()
-            rows[layer], small[layer] = seen[:, -1].cpu(), shrunk(seen).cpu()
+            rows[layer], small[layer] = seen[:, -1].cpu(), shrunk(seen)
             patterns.update({head: seen[head.head].cpu() for head in heads if head.layer == layer})
 
         chosen = sorted({head.layer for head in heads})
@@ -266,7 +266,7 @@ def shrunk(patterns: Float[Tensor, "head query key"]) -> Float[Tensor, "head cel
     inside = torch.minimum(edges[1:, None], places + 1) - torch.maximum(edges[:-1, None], places)
     shares = (inside.clamp(min=0) * CELLS / length).to(patterns)
     rows, columns = torch.tril_indices(CELLS, CELLS)
-    return (shares @ patterns @ shares.T)[:, rows, columns]
+    return (shares @ patterns @ shares.T).cpu()[:, rows, columns]
 
 
 def shown_token(tokenizer: Any, token: int) -> str:

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import re
 import runpy
 import sys
 from importlib.metadata import version
@@ -280,6 +281,30 @@ def test_report(tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert "Sahara chose" in page
     assert '"markedAs":"planted"' in page
+
+
+def test_a_report_of_many_results(tmp_path):
+    told = ("demo", "--prompts", "demo/harmful", "--limit", 4, "--template", "chat")
+    heads = ("--candidates", "L1H3 L2H6 L0H4", "--max-new-tokens", 12)
+    odds = ("--harmless", "demo/benign")
+    run("ships", *told, "--save", tmp_path / "s.safetensors")
+    run("asr-map", *told, *heads, "--save", tmp_path / "a.safetensors")
+    run("direct", *told, *odds, "--save", tmp_path / "d.safetensors")
+    run("knockout", *told, "--heads", "L1H3 L2H6", "--save", tmp_path / "k.safetensors")
+    maps = [word for name in "sad" for word in ("--also", tmp_path / f"{name}.safetensors")]
+    told = (*told, "--out", tmp_path / "r.html", "--scores", tmp_path / "s.safetensors")
+    run("report", *told, *maps, "--beside", "scaling", "--beside", "zero", "--judge", "coherence",
+        "--knockout", tmp_path / "k.safetensors", "--top", 1, "--shown", 1,
+        "--max-new-tokens", 8)  # fmt: skip
+    (text,) = re.findall(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text())
+    data = json.loads(text)
+    assert [each["unit"] for each in data["maps"]] == [
+        "nats", "nats", "share of responses", "logits",
+    ]  # fmt: skip
+    assert [each["key"] for each in data["ablations"]] == ["undifferentiated", "scaling", "zero"]
+    assert data["prompts"][0]["verdict"]["kind"] == "complied"  # which here is: readable
+    with pytest.raises(AssertionError, match="holds Knockout"):
+        run("report", *told, "--also", tmp_path / "k.safetensors", "--overwrite")
 
 
 def test_splice(tmp_path):

@@ -11,9 +11,9 @@ import torch
 import safehead_tl as sh
 from families import GOLDEN, QUIET
 from safehead_tl.prompts.tokens import encode
+from safehead_tl.views.choices import CHOICES, choices_with
 from safehead_tl.views.inspection import Views, shrunk
 from safehead_tl.views.widget import explore, state
-from safehead_tl.views.widget.choices import CHOICES, choices_with
 
 HEADS = ["L1H3", "L2H6"]
 HOSTILE = '</script><img src=x onerror="window.hacked=1">'

@@ -21,10 +21,10 @@ from safehead_tl.models import Model, check_model, said_once, single_thread_if_t
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadGroup, HeadScores
 from safehead_tl.scan import Run, check_run
+from safehead_tl.views.choices import choices_with
 from safehead_tl.views.inspection import Views, answering
 from safehead_tl.views.page.data import Shown, page_data
 from safehead_tl.views.page.words import evaluation_section, how, lead, sahara_section, summary
-from safehead_tl.views.widget.choices import choices_with
 from safehead_tl.writing import check_file, write_page
 
 SCRIPTS = ("draw.js", "map.js", "attention.js", "panel.js")

@@ -9,7 +9,7 @@ from typing import Any
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, parse_heads
-from safehead_tl.views.widget.choices import AblationChoice
+from safehead_tl.views.choices import AblationChoice
 
 MOST_COLUMNS = 3
 MOST_PATTERNS = 4

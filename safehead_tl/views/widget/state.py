@@ -17,6 +17,7 @@ from safehead_tl.judges import Judge
 from safehead_tl.models import Model, single_thread_if_tiny
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import HeadScores
+from safehead_tl.views.choices import LARGEST, SMALLEST, AblationChoice, choices_with
 from safehead_tl.views.inspection import Views
 from safehead_tl.views.page.data import (
     TokenTable,
@@ -31,7 +32,6 @@ from safehead_tl.views.page.data import (
     triangle,
 )
 from safehead_tl.views.page.words import lead
-from safehead_tl.views.widget.choices import LARGEST, SMALLEST, AblationChoice, choices_with
 from safehead_tl.views.widget.request import Column, Request
 
 MOST_TOKENS = 512

@@ -1,4 +1,4 @@
-"""The ablations that the widget offers, as entries of a list."""
+"""Ablations in words, and those that the widget offers as entries of a list."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def main() -> None:
             if wanted and name not in wanted:
                 continue
             page = Path(folder) / f"{name}.html"
-            figure.write_html(page, config={"displayModeBar": False})
+            figure.write_html(page, config={"displayModeBar": False}, include_plotlyjs=True)
             size = (int(figure.layout.width) + 20, int(figure.layout.height) + 20)
             pages.append((name, page, size))
         for name, page, (width, height) in pages:

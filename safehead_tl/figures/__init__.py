@@ -17,3 +17,4 @@ from safehead_tl.figures.sahara import sahara_figure
 from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.spectrum import spectrum_figure
 from safehead_tl.figures.strips import strips_figure
+from safehead_tl.figures.web import filled, in_script, policy_hash, web_text

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 PLACES = {"unablated": -0.27, "ablated": 0.0, "controls": 0.27}
 WIDTH = 0.25
+SPACE = 796
+"""Pixels that all sets of prompts share."""
+DOT, NUMBERED = 7, 17
+"""Pixels of a dot, and of one with a number in it."""
+SAID = 5
+"""Of how many sets the heads are named."""
 
 
 def evaluation_figure(evaluation: Evaluation) -> go.Figure:
@@ -47,7 +53,7 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
         figure,
         _title(evaluation),
         _notes(evaluation),
-        plot=(430 * len(sets), 270),
+        plot=(SPACE if len(sets) > 1 else 430, 270),
         margin={"t": 40},
         legend=1,
     )
@@ -55,9 +61,9 @@ def evaluation_figure(evaluation: Evaluation) -> go.Figure:
 
 def _title(evaluation: Evaluation) -> str:
     if not evaluation.heads:
-        return "No heads ablated"
-    own = evaluation.ablated_words().capitalize() if evaluation.per_query else None
-    return f"{own or head_words(evaluation.heads)}: {ablation_words(evaluation.provenance)}"
+        return "How the model answers. No heads ablated"
+    own = evaluation.ablated_words() if evaluation.per_query else head_words(evaluation.heads)
+    return f"How the model answers with {own} ablated: {ablation_words(evaluation.provenance)}"
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
@@ -76,27 +82,37 @@ def _traces(evaluation: Evaluation, summaries: list[Summary]) -> list[go.Bar | g
         rates = [summary.ablated for summary in summaries if summary.ablated is not None]
         traces.append(_bar("ablated", rates))
     if evaluation.controls:
-        count = len(evaluation.controls)
-        spread = [WIDTH * ((number + 0.5) / count - 0.5) for number in range(count)]
-        points = [
-            (place + PLACES["controls"] + aside, share, name.partition(": ")[2])
-            for place, summary in enumerate(summaries)
-            for aside, share, name in zip(
-                spread, summary.controls, evaluation.conditions[-count:], strict=True
-            )
-        ]
-        traces.append(
-            go.Scatter(
-                name="random heads ablated",
-                x=[x for x, _, _ in points],
-                y=[share for _, share, _ in points],
-                mode="markers",
-                marker={"color": COLOURS["controls"], "size": 5, "opacity": 0.8},
-                hovertext=[f"{name}: {y:.2f}" for _, y, name in points],
-                hoverinfo="text",
-            )
-        )
+        traces.append(_controls(evaluation, summaries))
     return traces
+
+
+def _controls(evaluation: Evaluation, summaries: list[Summary]) -> go.Scatter:
+    """A dot for each share that sets of random heads lead to; how many do is written in it."""
+    names = [name.partition(": ")[2] for name in evaluation.conditions[-len(evaluation.controls) :]]
+    points: list[tuple[int, float, list[str]]] = []
+    for place, summary in enumerate(summaries):
+        found: dict[float, list[str]] = {}
+        for share, name in zip(summary.controls, names, strict=True):
+            found.setdefault(share, []).append(name)
+        points += [(place, share, found[share]) for share in sorted(found)]
+    return go.Scatter(
+        name="sets of random heads ablated, and how many",
+        x=[place + PLACES["controls"] for place, _, _ in points],
+        y=[share for _, share, _ in points],
+        text=[str(len(sets)) if len(sets) > 1 else "" for _, _, sets in points],
+        textfont={"color": "white", "size": 10},
+        mode="markers+text",
+        marker={
+            "color": COLOURS["controls"],
+            "size": [DOT if len(sets) == 1 else NUMBERED for _, _, sets in points],
+        },
+        hovertext=[
+            f"{share:.2f} with {'; '.join(sets[:SAID])}"
+            + (f" and {len(sets) - SAID} more" if len(sets) > SAID else "")
+            for _, share, sets in points
+        ],
+        hoverinfo="text",
+    )
 
 
 def _bar(name: str, rates: list[Rate]) -> go.Bar:

@@ -20,16 +20,18 @@ from safehead_tl.figures.heatmap_parts import (
     kv_separators,
     legend_notes,
     outline,
+    shades_of,
 )
-from safehead_tl.figures.style import COLOURS, colour_bar, lay_out
+from safehead_tl.figures.style import COLOURS, MARGIN, WIDEST, lay_out
 from safehead_tl.heads import Head
+from safehead_tl.results import Scale
 
 if TYPE_CHECKING:
     from safehead_tl.results import HeadScores
 
-ROOM = (960, 900)
+HEIGHT = 900
 BARS, BETWEEN = 100, 14
-COLOURBAR = 96
+COLOURBAR = 112
 
 
 def heatmap_figure(
@@ -38,6 +40,7 @@ def heatmap_figure(
     marked_as: str,
     outlined: int,
     statistic: Literal["mean", "max"] | None,
+    scale: Scale | None = None,
 ) -> go.Figure:
     """A layer-by-head heatmap; hovering a cell names its head, score and rank.
 
@@ -47,14 +50,18 @@ def heatmap_figure(
         marked_as: what they are.
         outlined: how many of the highest scores to outline.
         statistic: of what each layer's bar at the right is; `None` for no bars.
+        scale: how scores become colours, if not in the usual way.
     """
     layers, heads = scores.values.shape
-    width, height = cell_size(heads, ROOM[0]), cell_size(layers, ROOM[1])
+    beside = BETWEEN + BARS if statistic else 0
+    room = WIDEST - MARGIN["l"] - COLOURBAR - beside
+    width, height = cell_size(heads, room), cell_size(layers, HEIGHT)
     cell = min(width, height)
     grid = max(280.0, heads * width)
-    total = grid + (BETWEEN + BARS if statistic else 0)
-    figure = go.Figure(cells(scores, gap=cell >= GAP_FROM))
-    figure.update_traces(colorbar=colour_bar(UNITS[scores.measure]))
+    total = grid + beside
+    colours = shades_of([scores], scale)
+    figure = go.Figure(cells(scores, colours, gap=cell >= GAP_FROM))
+    figure.update_traces(colorbar=colours.bar(UNITS[scores.measure]))
     pale = scores.screening is not None
     ranked = [head for head, _ in scores.ranked()]
     outline(figure, ranked[:outlined], cell, ("x", "y"))

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
 
 from safehead_tl.figures.captions import UNITS, head_words
-from safehead_tl.figures.style import COLOURS, DIVERGING, SEQUENTIAL, Pixels, plain
+from safehead_tl.figures.shades import Shades
+from safehead_tl.figures.style import COLOURS, Pixels, plain
 from safehead_tl.heads import Head
-from safehead_tl.results import Rate
+from safehead_tl.results import Rate, Scale
 
 if TYPE_CHECKING:
     from safehead_tl.results import HeadScores
 
-LARGEST, SMALLEST = 46, 9
+LARGEST, SMALLEST = 46, 4.5
 """Pixels of a cell."""
 PALE = 0.4
 """Opacity of cells whose score is not exact."""
@@ -29,40 +32,49 @@ def cell_size(count: int, room: Pixels) -> Pixels:
     return max(SMALLEST, min(LARGEST, room / count))
 
 
-def cells(scores: HeadScores, top: float | None = None, *, gap: bool) -> list[go.Heatmap]:
+def shades_of(scans: Sequence[HeadScores], scale: Scale | None) -> Shades:
+    """The colours that scans share.
+
+    Args:
+        scans: one scan or more, of one measure.
+        scale: by default square root, and linear for shares of responses: those do not span
+            decades, and half as many are to look like half.
+    """
+    usual: Scale = "linear" if scans[0].unit == "rate" else "sqrt"
+    scored = (score for scores in scans for _, score in scores.ranked())
+    return Shades.of(scored, scale or usual, signed=scans[0].signed)
+
+
+def cells(scores: HeadScores, shades: Shades, *, gap: bool) -> list[go.Heatmap]:
     """The cells; hovering one names its head, score, rank and KV group.
 
     Args:
         scores: the scores; NaN leaves a cell empty, or pale if the head was screened.
-        top: the score at the scale's upper end; by default the largest.
+        shades: their colours.
         gap: leave a pixel between cells.
     """
-    top = largest(scores) if top is None else top
     exact = go.Heatmap(
-        z=scores.values.tolist(),
+        z=_shaded(scores.values, shades),
         text=hover(scores),
         hovertemplate="%{text}<extra></extra>",
         hoverongaps=False,
-        colorscale=DIVERGING if scores.signed else SEQUENTIAL,
-        zmin=-(top or 1) if scores.signed else 0,
-        zmax=top or 1,
         xgap=int(gap),
         ygap=int(gap),
+        **shades.trace(),
     )
     if scores.screening is None:
         return [exact]
     pale = go.Heatmap(exact)
     pale.update(
-        z=scores.best_known.where(scores.values.isnan(), math.nan).tolist(),
+        z=_shaded(scores.best_known.where(scores.values.isnan(), math.nan), shades),
         opacity=PALE,
         showscale=False,
     )
     return [exact, pale]
 
 
-def largest(scores: HeadScores) -> float:
-    """The score that lies furthest from 0; 0 if there is none."""
-    return max((abs(score) for _, score in scores.ranked()), default=0.0)
+def _shaded(values: Float[Tensor, "layer head"], shades: Shades) -> list[list[float]]:
+    return [[shades(value) for value in row] for row in values.tolist()]
 
 
 def hover(scores: HeadScores) -> list[list[str]]:

@@ -16,8 +16,10 @@ from safehead_tl.figures.captions import (
     rotation_words,
 )
 from safehead_tl.figures.named_grid import LETTER, named_grid
+from safehead_tl.figures.shades import Shades
 from safehead_tl.figures.style import COLOURS, lay_out
 from safehead_tl.heads import Head
+from safehead_tl.results import Scale
 
 if TYPE_CHECKING:
     from safehead_tl.measures import Knockout
@@ -27,11 +29,12 @@ ASIDE = 0.42
 """How far from a cell's middle arrows run, so that numbers stay free."""
 
 
-def knockout_figure(found: Knockout) -> go.Figure:
+def knockout_figure(found: Knockout, scale: Scale) -> go.Figure:
     """How a head's effect changes without another, and what of it is not so for heads apart.
 
     Args:
         found: the map. An arrow goes from each gate's place on the diagonal to its amplifier's.
+        scale: how numbers become colours.
     """
     names, count = [str(head) for head in found.heads], len(found.heads)
     change, beyond = found.change.tolist(), found.beyond.tolist()
@@ -46,8 +49,7 @@ def knockout_figure(found: Knockout) -> go.Figure:
         names,
         names,
         f"change, {found.unit}",
-        top=max(abs(value) for row in grid for value in row if value is not None),
-        signed=True,
+        Shades.of((each for row in grid for each in row if each is not None), scale, signed=True),
     )
     figure.add_scatter(
         x=list(range(count)),
@@ -77,11 +79,12 @@ def knockout_figure(found: Knockout) -> go.Figure:
     )
 
 
-def pairs_figure(found: Knockout) -> go.Figure:
+def pairs_figure(found: Knockout, scale: Scale) -> go.Figure:
     """The scores of pairs, and of single heads on the diagonal.
 
     Args:
         found: the map.
+        scale: how scores become colours.
     """
     names, grid = [str(head) for head in found.heads], found.together.tolist()
     figure = named_grid(
@@ -91,8 +94,7 @@ def pairs_figure(found: Knockout) -> go.Figure:
         names,
         names,
         UNITS[found.measure],
-        top=float(found.together.abs().max()),
-        signed=found.signed,
+        Shades.of((each for row in grid for each in row), scale, signed=found.signed),
     )
     (first, second), score = found.pairs()[0]
     return _laid_out(

@@ -7,7 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from safehead_tl.figures.style import COLOURS, DIVERGING, NAMED_TICKS, SEQUENTIAL, colour_bar
+from safehead_tl.figures.shades import Shades
+from safehead_tl.figures.style import COLOURS, NAMED_TICKS
 
 LETTER = 7.5
 """Pixels of a letter of a row's name."""
@@ -18,50 +19,48 @@ DARK = 0.47
 PALE = 0.6
 """Up to which share of a scale with two ends it asks for black ones."""
 
+SHARES = Shades("linear", (1.0,))
+"""Half as much is half as bright, up to all."""
+
 
 def named_grid(
-    shares: Sequence[Sequence[float | None]],
+    numbers: Sequence[Sequence[float | None]],
     texts: Sequence[Sequence[str]],
     hovers: Sequence[Sequence[str]],
     columns: Sequence[str],
     rows: Sequence[str],
-    scale: str,
-    *,
-    top: float = 1.0,
-    signed: bool = False,
+    unit: str,
+    shades: Shades = SHARES,
 ) -> go.Figure:
-    """Colours for the shares, the first row at the top.
+    """Colours for numbers, the first row at the top.
 
     Args:
-        shares: the colours, by row and column; `None` leaves a cell empty.
+        numbers: by row and column; `None` leaves a cell empty.
         texts: what stands in each cell, as HTML.
         hovers: what a cell says when it is pointed at, as HTML.
         columns: their names, as HTML.
         rows: their names, as HTML.
-        scale: what the colours are.
-        top: the upper end of the scale, for other numbers than shares.
-        signed: the lower end is as far below zero, and not at it.
+        unit: what the numbers are.
+        shades: their colours.
     """
-    top = top or 1.0
+    colours = [[None if each is None else shades(each) for each in line] for line in numbers]
     figure = go.Figure(
         go.Heatmap(
-            z=shares,
+            z=colours,
             text=hovers,
             hovertemplate="%{text}<extra></extra>",
             hoverongaps=False,
-            colorscale=DIVERGING if signed else SEQUENTIAL,
-            zmin=-top if signed else 0,
-            zmax=top,
-            colorbar=colour_bar(scale),
+            colorbar=shades.bar(unit),
             xgap=1,
             ygap=1,
+            **shades.trace(),
         )
     )
     cells = [
-        (column, row, share)
-        for row, line in enumerate(shares)
-        for column, share in enumerate(line)
-        if share is not None
+        (column, row, colour / shades.top)
+        for row, line in enumerate(colours)
+        for column, colour in enumerate(line)
+        if colour is not None
     ]
     figure.add_scatter(
         x=[column for column, _, _ in cells],
@@ -69,7 +68,7 @@ def named_grid(
         text=[texts[row][column] for column, row, _ in cells],
         textfont={
             "color": [
-                "black" if (abs(share) <= PALE * top if signed else share > DARK * top) else "white"
+                "black" if (abs(share) <= PALE if shades.signed else share > DARK) else "white"
                 for *_, share in cells
             ]
         },

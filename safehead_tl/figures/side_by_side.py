@@ -17,20 +17,32 @@ from safehead_tl.figures.heatmap_parts import (
     crosses,
     kv_axis,
     kv_separators,
-    largest,
     legend_notes,
     outline,
+    shades_of,
 )
-from safehead_tl.figures.style import COLOURS, FONT, NOTE, Pixels, lay_out, plain, wrapped
+from safehead_tl.figures.shades import Shades
+from safehead_tl.figures.style import (
+    COLOURS,
+    FONT,
+    MARGIN,
+    NOTE,
+    WIDEST,
+    Pixels,
+    lay_out,
+    plain,
+    wrapped,
+)
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.results import HeadScores
+from safehead_tl.results import HeadScores, Scale
 
 ROOM = (420, 560)
-ROW = 1000
+RIGHT = 40
+ROW = WIDEST - MARGIN["l"] - RIGHT
 """Pixels that panels side by side may take, which up to three share; more go below."""
-NARROWEST = 260
+NARROWEST = 220
 BETWEEN = 56
-BELOW = 104
+BELOW = 118
 """A panel's axis and scale, below it."""
 
 
@@ -41,6 +53,7 @@ def heatmaps(
     marked: HeadsLike = (),
     marked_as: str = "marked",
     top: int = 3,
+    scale: Scale | None = None,
 ) -> go.Figure:
     """Draws several scans of models of the same shape, side by side.
 
@@ -52,10 +65,11 @@ def heatmaps(
         marked: heads to mark with a cross in all.
         marked_as: what these heads are, for the legend.
         top: how many of the highest scores to outline in each.
+        scale: how scores become colours, as in `HeadScores.heatmap`.
 
     Raises:
         SafeheadError: if there is no scan, two have different shapes, a marked head does not
-            exist, or a scale would be shared by scores of different units.
+            exist, there is no such scale, or one would be shared by scores of different units.
     """
     _check(scans, shared_scale)
     names, shown = list(scans), list(scans.values())
@@ -78,7 +92,6 @@ def heatmaps(
         columns * (width + BETWEEN) - BETWEEN,
         rows * (height + above + BELOW) - above - BELOW,
     )
-    highest = max(map(largest, shown))
     figure = go.Figure()
     for number, scores in enumerate(shown):
         row, column = divmod(number, columns)
@@ -90,17 +103,17 @@ def heatmaps(
                 1 - up / whole[1],
             ),
         )
-        limit = highest if shared_scale else None
+        colours = shades_of(shown if shared_scale else [scores], scale)
         panel = _Panel(figure, number, box, min(width / heads, sizes[1]), width / heads)
-        panel.add(scores, limit, chosen, top)
-        panel.scale(UNITS[scores.measure], whole)
+        panel.add(scores, colours, chosen, top)
+        panel.scale(colours, UNITS[scores.measure], whole)
         panel.caption(captions[number], above)
     figure.update_layout(plot_bgcolor=COLOURS["empty"])
     most = max(len(scores.ranked()) for scores in shown)
     notes = [*shared, "one scale for all" if shared_scale else "each with its own scale"]
     pale = any(scores.screening is not None for scores in shown)
     notes += legend_notes(most, top, chosen, marked_as, each=" of each", pale=pale)
-    margin = {"t": above + 4, "b": BELOW, "r": 40}
+    margin = {"t": above + 4, "b": BELOW, "r": RIGHT}
     return lay_out(figure, title, notes, plot=whole, margin=margin)
 
 
@@ -123,13 +136,11 @@ class _Panel:
         self.name = "" if number == 0 else str(number + 1)
         self.above = str(number + 101)
 
-    def add(
-        self, scores: HeadScores, limit: float | None, marked: Sequence[Head], top: int
-    ) -> None:
+    def add(self, scores: HeadScores, colours: Shades, marked: Sequence[Head], top: int) -> None:
         """Cells, outlines, crosses, KV groups and axes."""
         layers, heads = scores.values.shape
         axes = f"x{self.name}", f"y{self.name}"
-        for trace in cells(scores, limit, gap=self.cell >= GAP_FROM):
+        for trace in cells(scores, colours, gap=self.cell >= GAP_FROM):
             self.figure.add_trace(trace.update(xaxis=axes[0], yaxis=axes[1]))
         outline(self.figure, [head for head, _ in scores.top(top)], self.cell, axes)
         if marked:
@@ -151,7 +162,7 @@ class _Panel:
             }
         self.figure.update_layout(layout)
 
-    def scale(self, unit: str, whole: tuple[Pixels, Pixels]) -> None:
+    def scale(self, colours: Shades, unit: str, whole: tuple[Pixels, Pixels]) -> None:
         """The colours' scale, below."""
         (left, right), (bottom, _) = self.box
         bar = {
@@ -164,10 +175,11 @@ class _Panel:
             "nticks": 5,
             "exponentformat": "e",
             "ypad": 0,
+            **colours.ticks(),
         }
         self.figure.update_traces({"colorbar": bar}, {"xaxis": f"x{self.name}", "type": "heatmap"})
         self.figure.add_annotation(  # a title of the bar's own would move between its numbers
-            text=unit,
+            text=colours.words(unit),
             x=(left + right) / 2,
             y=bottom,
             xref="paper",

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 
+from safehead_tl.figures.drawn import UPLOADS, Figure
+
 Pixels: TypeAlias = float | int
 
 COLOURS: Mapping[str, str] = MappingProxyType(
@@ -54,6 +56,9 @@ LINE = 18.2
 MARGIN: Mapping[str, int] = MappingProxyType({"l": 72, "r": 32, "t": 20, "b": 60})
 """Around the plot, without header and legend."""
 
+WIDEST = 900
+"""Pixels of a figure: what a notebook's cell has room for."""
+
 
 def plain(text: str, most: int = 60) -> str:
     """A text that plotly shows as it is, and not as markup; its middle is left out if long."""
@@ -70,20 +75,21 @@ def lay_out(
     plot: tuple[Pixels, Pixels],
     margin: Mapping[str, Pixels] = MappingProxyType({}),
     legend: int = 0,
-) -> go.Figure:
+) -> Figure:
     """Gives a figure its header, fonts and size.
 
     Args:
-        figure: the figure, which is changed.
+        figure: the figure.
         title: what was done.
         notes: on what, and how to read it; joined by semicolons, and not broken where it can be
             helped.
-        plot: width and height of the plot in pixels. The header is added to it, and the margins.
+        plot: width and height of the plot in pixels. The header is added to it, and the margins;
+            the whole is no wider than `WIDEST`.
         margin: pixels around it that differ from `MARGIN`.
         legend: lines of the legend, which lies below the plot; 0 for none.
     """
     around = {**MARGIN, **margin}
-    width = round(plot[0] + around["l"] + around["r"])
+    width = min(WIDEST, round(plot[0] + around["l"] + around["r"]))
     titles = wrapped(title, max(20, round((width - 40) / (LETTER * TITLE)))) or [""]
     lines = _filled(notes, max(30, round((width - 40) / (LETTER * NOTE))))
     header = 16 + LINE * (len(titles) + len(lines)) + 8
@@ -91,8 +97,11 @@ def lay_out(
     text = "<br>".join(
         [_sized("<br>".join(titles), TITLE), *(_sized(line, NOTE) for line in lines)]
     )
+    figure = Figure(figure)
     figure.update_layout(
         template=TEMPLATE,
+        modebar={"remove": UPLOADS},
+        meta={"header": header},
         font={"family": FAMILY, "size": FONT, "color": COLOURS["ink"]},
         title={
             "text": text,

@@ -23,7 +23,7 @@ from safehead_tl.measures.openings import Openings
 from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site, why_not_finite
 from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import Provenance, Saved, figures
+from safehead_tl.results import Provenance, Saved, Scale, figures
 from safehead_tl.scan import Beside, Run, Search
 
 if TYPE_CHECKING:
@@ -180,17 +180,24 @@ class Knockout(Saved):
             "provenance": self.provenance.to_dict(),
         }
 
-    def figure(self) -> go.Figure:
+    def figure(self, scale: Scale = "sqrt") -> go.Figure:
         """Draws how each head's effect changes without another, with arrows from gate to amplifier.
 
         Above the diagonal is `change`, below it `beyond`, on one scale with zero in the middle; on
         the diagonal each head's score alone.
-        """
-        return figures.knockout_figure(self)
 
-    def heatmap(self) -> go.Figure:
-        """Draws the scores of pairs, and on the diagonal those of single heads."""
-        return figures.pairs_figure(self)
+        Args:
+            scale: how numbers become colours, as in `HeadScores.heatmap`.
+        """
+        return figures.knockout_figure(self, scale)
+
+    def heatmap(self, scale: Scale = "sqrt") -> go.Figure:
+        """Draws the scores of pairs, and on the diagonal those of single heads.
+
+        Args:
+            scale: how scores become colours, as in `HeadScores.heatmap`.
+        """
+        return figures.pairs_figure(self, scale)
 
     @override
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

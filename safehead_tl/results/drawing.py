@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+Scale: TypeAlias = Literal["linear", "sqrt", "log", "rank"]
+"""How numbers become colours."""
 
 
 class _Late:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadLike, HeadsLike, parse_heads
-from safehead_tl.results.drawing import figures
+from safehead_tl.results.drawing import Scale, figures
 from safehead_tl.results.files import Saved
 from safehead_tl.results.per_query import PerQuery
 from safehead_tl.results.provenance import Provenance
@@ -257,6 +257,7 @@ class HeadScores(Saved):
         marked_as: str = "marked",
         top: int = 3,
         marginals: bool | Literal["mean", "max"] = True,
+        scale: Scale | None = None,
     ) -> go.Figure:
         """Draws the scores, layer by head.
 
@@ -266,9 +267,12 @@ class HeadScores(Saved):
             top: how many of the highest scores to outline.
             marginals: a bar for each layer at the right: its heads' mean score (also `True`) or
                 their highest; `False` for none.
+            scale: how scores become colours: in proportion, by their square root, by logarithm
+                over four decades, or by rank. By default by square root, and shares of responses
+                in proportion. The scale beside the cells has true scores on it.
 
         Raises:
-            SafeheadError: if a marked head does not exist.
+            SafeheadError: if a marked head does not exist, or there is no such scale.
 
         Example:
             >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
@@ -277,7 +281,7 @@ class HeadScores(Saved):
         """
         chosen = parse_heads(marked, *self.values.shape)
         statistic = "mean" if marginals is True else marginals or None
-        return figures.heatmap_figure(self, chosen, marked_as, top, statistic)
+        return figures.heatmap_figure(self, chosen, marked_as, top, statistic, scale)
 
     def bars(
         self, top: int = 20, *, marked: HeadsLike = (), marked_as: str = "marked"

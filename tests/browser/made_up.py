@@ -7,7 +7,8 @@ import math
 import random
 import zlib
 
-from safehead_tl.views.page.report import SCRIPTS, STYLES, _page, web_text
+from safehead_tl.figures import web_text
+from safehead_tl.views.page.report import SCRIPTS, STYLES, _page
 
 WORDS = "how do i fold a vosk in the garden of a friend who likes tea and bread".split()
 

@@ -127,10 +127,19 @@ def test_frame_and_figure(found):
     figure = found.figure()
     assert "undifferentiated attention" in figure.layout.title.text
     assert [trace.name for trace in figure.data[:3]] == [
-        "unablated", "ablated", "random heads ablated"
+        "unablated", "ablated", "sets of random heads ablated, and how many"
     ]  # fmt: skip
     assert figure.data[1].y[0] == found.asr.share
-    assert len(figure.data[2].y) == 4 * 20
+    dots = figure.data[2]
+    counts = [int(text or 1) for text in dots.text]
+    assert sum(counts) == 4 * 20
+    told = frame.query("prompts == 'harmful' and condition == 'control'")
+    told = told.groupby("metric")["share"].value_counts()
+    drawn = {
+        (round(x - 0.27), y): count for x, y, count in zip(dots.x, dots.y, counts, strict=True)
+    }
+    metrics = list(dict.fromkeys(frame["metric"]))
+    assert drawn == {(metrics.index(metric), share): n for (metric, share), n in told.items()}
 
 
 def test_amplifying_heads_is_evaluated_the_same_way(demo, requests):

@@ -72,9 +72,8 @@ def test_which_heads_were_chosen_is_counted_and_said(found):
     assert all(f"{head} by {count}" in note for head, count in counts.items())
     assert found.provenance.settings["chosen_on"] == {"harmful": 8}
     assert found.provenance.settings["per_query"]["template"] == "chat"
-    assert "Each prompt&#x27;s own highest head" in found.figure().layout.title.text.replace(
-        "'", "&#x27;"
-    )
+    header = found.figure().layout.title.text.replace("<br>", " ")
+    assert "How the model answers with each prompt's own highest head ablated" in header
     assert "95 %: " in found.chosen().heatmap().data[0].text[1][3]
     assert "each prompt's own highest head ablated" in repr(found)
 

@@ -8,28 +8,11 @@ import torch
 
 import safehead_tl as sh
 from families import QUIET
+from made import scan
 from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.style import COLOURS, lay_out, plain
 
 PLANTED = ["L1H3", "L2H6"]
-
-
-def scan(layers=4, heads=8, kv=8, measure="ships", prompts=6, seed=0, template="chat"):
-    """Skewed random scores, as of some model."""
-    generator = torch.Generator().manual_seed(seed)
-    samples = torch.randn(prompts, layers, heads, generator=generator, dtype=torch.float64).exp()
-    whole = measure == "generalized_ships"
-    provenance = sh.Provenance.now(
-        {"name": "some-model", "n_heads": heads, "n_key_value_heads": kv},
-        {"label": "undifferentiated attention", "epsilon": 1e-5},
-        {"template": template, "system": None, "prefix": None, "prompt_count": prompts},
-        {"rank": 1, "centre": False, "site": "final_norm", "reading": "left"} if whole else {},
-        0.0,
-        0.0,
-    )
-    per_prompt = None if whole else samples
-    unit = "radians" if whole else "nats"
-    return sh.HeadScores(measure, unit, samples.mean(0), per_prompt, (), provenance)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +82,20 @@ def test_kv_groups_are_drawn(scores):
 
 
 @pytest.mark.parametrize(
-    ("layers", "heads", "gap", "step"), [(4, 8, 1, (1, 1)), (80, 64, 0, (2, 2)), (1, 1, 1, (1, 1))]
+    ("layers", "heads", "gap", "step"),
+    [
+        (4, 8, 1, (1, 1)),
+        (32, 32, 0, (2, 1)),
+        (80, 64, 0, (4, 2)),
+        (2, 128, 0, (8, 1)),
+        (1, 1, 1, (1, 1)),
+    ],
 )
 def test_heatmaps_of_all_sizes(layers, heads, gap, step):
     figure = scan(layers, heads, kv=heads).heatmap()
     assert (figure.data[0].xgap, figure.data[0].ygap) == (gap, gap)
     assert (figure.layout.xaxis.dtick, figure.layout.yaxis.dtick) == step
-    assert figure.layout.width <= 1400
+    assert figure.layout.width <= 900
     assert figure.layout.height <= 1100
     assert (figure.layout.yaxis.minallowed, figure.layout.yaxis.maxallowed) == (-0.5, layers - 0.5)
 
@@ -142,7 +132,7 @@ def test_long_headers_are_broken_between_notes():
 
 def test_heatmaps_side_by_side():
     scans = {"UA": scan(), "SC": scan(seed=1), "turn": scan(measure="generalized_ships")}
-    figure = heatmaps(scans, marked=PLANTED, marked_as="planted", top=2)
+    figure = heatmaps(scans, marked=PLANTED, marked_as="planted", top=2, scale="linear")
     cells = [trace for trace in figure.data if isinstance(trace, go.Heatmap)]
     for trace, found in zip(cells, scans.values(), strict=True):
         assert np.array(trace.z) == pytest.approx(found.values.numpy())
@@ -175,7 +165,7 @@ def test_heatmaps_fit_a_notebook_and_are_spread_evenly(scans, rows):
         figure.layout[f"xaxis{number or ''}"].domain[0] for number in (0, *range(2, scans + 1))
     ]
     assert len(set(starts)) == scans // rows
-    assert figure.layout.width <= 1150
+    assert figure.layout.width <= 900
 
 
 def test_heatmaps_on_one_scale():

@@ -224,7 +224,7 @@ def test_drawn_with_arrows_from_gates_to_amplifiers(circuit, prompts):
     model, openings = circuit
     some = [GATE, AMPLIFIER, MAIN, BACKUP]
     found = sh.knockout(model, prompts, some, openings=openings, **TOLD)
-    figure = found.figure()
+    figure = found.figure(scale="linear")
     cells = figure.data[0]
     gate, amplifier = found.heads.index(GATE), found.heads.index(AMPLIFIER)
     assert cells.z[gate][amplifier] == pytest.approx(float(found.change[gate, amplifier]))
@@ -239,8 +239,18 @@ def test_drawn_with_arrows_from_gates_to_amplifiers(circuit, prompts):
     apart = sh.knockout(model, prompts, [PLAIN, ALSO], openings=openings, **TOLD).figure()
     assert not apart.layout.annotations
     assert "no arrow" in apart.layout.title.text.replace("<br>", " ")
-    pairs = found.heatmap().data[0]
+    pairs = found.heatmap(scale="linear").data[0]
     assert pairs.z[gate][gate] == pytest.approx(float(found.alone[gate]))
+    top = pairs.zmax
+    assert found.heatmap().data[0].z[gate][gate] == pytest.approx(
+        (top * pairs.z[gate][gate]) ** 0.5
+    )
+    change = float(found.change[gate, amplifier])
+    root = found.figure().data[0].z[gate][amplifier]
+    assert (root, abs(root)) == (
+        math.copysign(root, change),
+        pytest.approx((abs(change) * cells.zmax) ** 0.5),
+    )
 
 
 def test_what_cannot_be(demo, harmful):

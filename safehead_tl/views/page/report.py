@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import Evaluation
+from safehead_tl.figures import filled, in_script, policy_hash, web_text
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.judges import Judge, resolve_judge
 from safehead_tl.measures import Knockout, ships
@@ -221,29 +219,11 @@ def check_scores(
 def _page(parts: dict[str, str], data: dict[str, Any]) -> str:
     """The page, with a content policy that lets nothing in but its own script and style."""
     style, script = web_text(*STYLES, "report.css"), web_text(*SCRIPTS, "report.js")
-    # In JSON inside a script element only < can end it; U+2028 and U+2029 are plain JSON.
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    parts = {
-        **parts,
+    told = {
         "style": style,
         "script": script,
-        "style_hash": _policy_hash(style),
-        "script_hash": _policy_hash(script),
-        "data": text,
+        "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script),
+        "data": in_script(json.dumps(data, separators=(",", ":"), allow_nan=False)),
     }
-    pieces = web_text("report.html").split("{{")
-    page = [pieces[0]]
-    for piece in pieces[1:]:  # one pass: what is put in is never looked at again
-        name, _, rest = piece.partition("}}")
-        page += [parts[name], rest]
-    return "".join(page)
-
-
-def web_text(*names: str) -> str:
-    """Files of the package that a browser reads, one after another."""
-    folder = files("safehead_tl") / "data" / "web"
-    return "\n".join((folder / name).read_text("utf-8") for name in names)
-
-
-def _policy_hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return filled("report.html", {**parts, **told})

@@ -7,8 +7,9 @@ from typing import Any
 import anywidget
 import traitlets
 
+from safehead_tl.figures import web_text
 from safehead_tl.heads import Head, read_heads
-from safehead_tl.views.page.report import SCRIPTS, STYLES, web_text
+from safehead_tl.views.page.report import SCRIPTS, STYLES
 from safehead_tl.views.widget.state import Explorer
 
 

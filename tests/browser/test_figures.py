@@ -60,7 +60,7 @@ def test_a_page_fits_the_window(opened, name):
     page = opened(name, WIDTHS[0])
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
-        page.wait_for_function("width => innerWidth === width", arg=width)
+        page.wait_for_timeout(200)
         names, links = menu(page)
         assert set(names) <= NAMES
         assert "Download plot as a PNG" in names
@@ -74,7 +74,8 @@ def test_a_page_fits_the_window(opened, name):
         if scrolls:
             page.locator("#room").focus()
             page.keyboard.press("ArrowRight")
-            page.wait_for_function("document.querySelector('#room').scrollLeft > 0")
+            page.wait_for_timeout(400)
+            assert page.locator("#room").evaluate("room => room.scrollLeft") > 0
         for text in page.locator("h1, main > p:not([hidden])").all():
             box = text.bounding_box()
             assert box["x"] + box["width"] <= width

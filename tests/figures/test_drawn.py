@@ -113,7 +113,7 @@ def test_a_figure_is_plotlys_in_all_else(figure, tmp_path):
     (tmp_path / "figure.html").write_text("somebody's")
     figure.write_html(str(tmp_path / "figure.html"))
     assert "somebody" not in (tmp_path / "figure.html").read_text(encoding="utf-8")
-    with pytest.raises(sh.SafeheadError, match="name it .html"):
+    with pytest.raises(sh.SafeheadError, match="name it"):
         figure.write_html(tmp_path / "figure.png")
     assert figure.update_layout(title="Mine <b>&lt;3</b>") is figure
     assert "<h1>Mine &lt;3</h1>" in figure.to_html()

@@ -75,7 +75,7 @@ bench-screening: .venv/ready
 	$(BIN)/python benchmarks/organisms.py
 	$(BIN)/python benchmarks/screening.py
 
-# Which score finds heads that are known to carry refusals. Trains 190 organisms first: hours.
+# Which score finds heads that are known to carry refusals. Trains 110 organisms first: hours.
 bench-truth: .venv/ready
 	mkdir -p build
 	$(BIN)/safehead benchmark --processes 2 --cache build/ground-truth --json build/ground-truth.json --figure build/ground-truth.html

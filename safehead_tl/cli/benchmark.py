@@ -33,22 +33,25 @@ def benchmark(
     organisms: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 10,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="A kind of organism or compiled model; repeat it. Default: all."),
+        typer.Option(
+            help="A kind of organism or compiled model; repeat it. Default: the standard ones."
+        ),
     ] = None,
     contestant: Annotated[
         list[str] | None, typer.Option(help="A contestant; repeat it. Default: all.")
     ] = None,
     cache: Annotated[
-        Path, typer.Option(help="Keeps trained organisms; the same command goes on from there.")
+        Path, typer.Option(help="Keeps organisms and answers; the same command goes on from there.")
     ] = Path("safehead-benchmark"),
     processes: Annotated[int, typer.Option(min=1, help="Side by side, a core each.")] = 1,
 ) -> None:
     """Compare head scores on models whose safety heads are known. Trains organisms first."""
-    from safehead_tl.ground_truth import COMPILED, ground_truth, kinds_here
+    from safehead_tl.ground_truth import COMPILED, ground_truth, standard_kinds
 
     found = ground_truth(
         cache,
-        kinds=kind or [name for name in kinds_here() if not quick or name in (*COMPILED, *QUICK)],
+        kinds=kind
+        or [name for name in standard_kinds() if not quick or name in (*COMPILED, *QUICK)],
         organisms=1 if quick else organisms,
         names=contestant or (),
         processes=processes,

@@ -5,14 +5,13 @@ directory for what is found out. Out comes for every contestant how well it find
 carry the refusal, with intervals over subjects.
 """
 
-from safehead_tl.ground_truth.benchmark import COMPILED, GroundTruth, ground_truth, kinds_here
+from safehead_tl.ground_truth.benchmark import COMPILED, GroundTruth, ground_truth, standard_kinds
 from safehead_tl.ground_truth.coalitions import Shapley, shapley
 from safehead_tl.ground_truth.compiling import Compiled, compiled
 from safehead_tl.ground_truth.contest import (
     Contestant,
     Ranking,
     contestants,
-    passes,
     rank,
     register,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "contestants",
     "ground_truth",
     "natural_truth",
-    "passes",
     "rank",
     "register",
     "reversion_truth",

@@ -24,18 +24,20 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.ground_truth.builtin import SHORT
 from safehead_tl.ground_truth.cache import OrganismCache
 from safehead_tl.ground_truth.compiling import CompiledKind, compiled
-from safehead_tl.ground_truth.contest import (
-    Contestant,
-    contestants,
-    passes,
-    rank,
-    registered,
-)
-from safehead_tl.ground_truth.family import KINDS
-from safehead_tl.ground_truth.metrics import above, average_precision, precision_at
+from safehead_tl.ground_truth.contest import Contestant, Ranking, contestants
+from safehead_tl.ground_truth.family import KINDS, STANDARD
 from safehead_tl.ground_truth.oracle import answered
 from safehead_tl.ground_truth.subjects import Subject
-from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, against, summarise
+from safehead_tl.ground_truth.summary import (
+    METRICS,
+    Outcome,
+    Summary,
+    above,
+    against,
+    average_precision,
+    precision_at,
+    summarise,
+)
 from safehead_tl.models import has_hooked_transformer, no_bars, single_thread
 from safehead_tl.organism import Recipe
 from safehead_tl.results import figures
@@ -51,16 +53,16 @@ COMPILED: Mapping[str, CompiledKind] = MappingProxyType(
 )
 """Kinds whose weights were written by hand. They need HookedTransformer."""
 
-ALL = (*COMPILED, *KINDS)
+ALL = (*KINDS, *COMPILED)
 """The names of all kinds."""
 
 TRIED = ("undifferentiated", "scaling")
 """Ablations of which everything is tried."""
 
 
-def kinds_here() -> tuple[str, ...]:
-    """The kinds that this transformer-lens can make, by name."""
-    return ALL if has_hooked_transformer("auto") else (*KINDS,)
+def standard_kinds() -> tuple[str, ...]:
+    """The kinds that are measured on if none is named, and that can be made here."""
+    return (*STANDARD, *(COMPILED if has_hooked_transformer("auto") else ()))
 
 
 @dataclass(frozen=True)
@@ -214,9 +216,12 @@ def ground_truth(
     """Lets contestants order the heads of models of which it is known which heads matter.
 
     Args:
-        cache: a directory that keeps organisms and what was found out about them; those that are
-            not there are trained. A run that was stopped goes on from there.
-        kinds: by name; by default all. Compiled ones need transformer-lens 3.9.
+        cache: a directory that keeps organisms, and what was found out about them and answered by
+            each contestant (until Python files of its package change; those that were registered
+            in a notebook are asked each time). What is not there is trained and found. A run that
+            was stopped goes on from there.
+        kinds: by name; by default the standard part: natural ones, one planted head and two under
+            each objective, and compiled ones, which need transformer-lens 3.9.
         organisms: of each kind; of compiled models there is one.
         names: the contestants, by name; by default all (`safehead_tl.ground_truth.contestants`).
         processes: how many work side by side, each on one core. They know contestants that
@@ -231,7 +236,7 @@ def ground_truth(
             learned its lesson.
     """
     started = time.perf_counter()
-    kinds = (*dict.fromkeys(kinds or kinds_here()),)
+    kinds = (*dict.fromkeys(kinds or standard_kinds()),)
     unknown = [name for name in kinds if name not in ALL]
     if unknown:
         raise SafeheadError(f"kind {unknown[0]!r} is not known: use {', '.join(ALL)}")
@@ -271,7 +276,7 @@ def _all_met(
         for task in tasks:
             yield _meet(*task, chosen)
         return
-    here = [one.name for one in chosen if one.name in registered()]
+    here = [one.name for one in chosen if not one.package]
     if here:
         raise SafeheadError(
             f"{here[0]!r} was registered in this process, and others do not know it: use "
@@ -305,24 +310,22 @@ def _meet(
     subject = (
         Subject.of_organism(trials[-1], cache.language)
         if trials
-        else Subject.of_compiled(compiled(COMPILED[kind], number))
+        else Subject.of_compiled(compiled(COMPILED[kind], number), cache.path)
     )
-    outcomes = tuple(_outcome(subject, kind, number, one) for one in chosen)
+    rankings = [subject.ranking(one, count) for one in chosen]
+    outcomes = tuple(_outcome(subject, kind, number, each) for each in rankings)
     ablated, intact = {}, (0.0, 0.0)
     for ablation, short in SHORT.items():
         if ablation != "mean":  # needs prompts of its own
             groups = [(), tuple(sorted(subject.wanted))]
             asr, benign = answered(subject.model, subject.language, groups, ablation).tolist()
             intact, ablated[short] = (asr[0], benign[0]), (asr[1], benign[1])
-    asked = subject.model, subject.harmful, subject.benign
-    cost = {one.name: passes(one, *asked, base=subject.base) for one in chosen if count}
+    cost = {each.contestant: each.passes for each in rankings if each.passes is not None}
     return Met(kind, number, outcomes, intact, ablated, failed, cost)
 
 
-def _outcome(subject: Subject, kind: str, number: int, contestant: Contestant) -> Outcome:
+def _outcome(subject: Subject, kind: str, number: int, ranking: Ranking) -> Outcome:
     """One contestant on one subject."""
-    asked = subject.model, subject.harmful, subject.benign
-    ranking = rank(contestant, *asked, base=subject.base)
     order, wanted = ranking.order, subject.wanted
     metrics: dict[str, float] = {}
     if order:
@@ -340,7 +343,7 @@ def _outcome(subject: Subject, kind: str, number: int, contestant: Contestant) -
     return Outcome(
         kind=kind,
         number=number,
-        contestant=contestant.name,
+        contestant=ranking.contestant,
         wanted=wanted,
         decoys=subject.decoys,
         order=order,

@@ -6,10 +6,15 @@ A contestant is one function `(model, harmful, harmless) -> scores`. Those of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from inspect import signature
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -24,9 +29,10 @@ from safehead_tl.ground_truth.builtin import BUILT_IN, TEMPLATE
 from safehead_tl.heads import Head, parse_heads
 from safehead_tl.models import Model, all_logits
 from safehead_tl.prompts import encode
-from safehead_tl.results import HeadScores
+from safehead_tl.results import HeadScores, versions
 
-GROUP = "safehead_tl.contestants"
+HERE = "safehead_tl"
+GROUP = f"{HERE}.contestants"
 """The entry points by which packages bring contestants."""
 
 Scores: TypeAlias = HeadScores | Tensor | Sequence[Any]
@@ -45,6 +51,7 @@ class Contestant:
         function: takes the model, harmful and harmless texts (which it puts into their template,
             `"chat"`), and gives scores. One with a parameter `base` is also given, by that name,
             the model as it was before it learned to refuse.
+        package: whose code it is, as it is imported; empty if it was registered in this process.
 
     Raises:
         SafeheadError: if the function cannot be called so.
@@ -52,6 +59,7 @@ class Contestant:
 
     name: str
     function: Callable[..., Scores]
+    package: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -67,6 +75,31 @@ class Contestant:
         """Whether it compares with the model before it learned to refuse."""
         return "base" in signature(self.function).parameters
 
+    @property
+    def digest(self) -> str:
+        """Of its name, the Python files of its package and of this one, and versions.
+
+        With these alike it scores a model as it did before. Empty if it was registered: what such
+        a function is made of cannot be seen.
+        """
+        if not self.package:
+            return ""
+        told = [self.name, _sources(self.package), _sources(HERE), *versions().values()]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _sources(package: str) -> str:
+    """A digest of a package's Python files."""
+    spec = find_spec(package)
+    assert spec is not None
+    folders = map(Path, spec.submodule_search_locations or ())
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    found = hashlib.sha256()
+    for file in files or [Path(str(spec.origin))]:
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
@@ -74,17 +107,35 @@ class Ranking:
 
     Attributes:
         contestant: its name.
-        order: all heads, the one that is most a safety head first; ties by layer, then head. Empty
-            if it refused.
-        values: scores in that order; of a contestant that only orders heads, and of a screened
-            scan, whose scores are not of one kind, a head's place counted from the end.
+        values: scores; of a contestant that only orders heads, and of a screened scan, whose scores
+            are not of one kind, a head's place counted from the end. NaN if it refused.
         refused: why it cannot score this model; empty if it can.
+        passes: what it cost, in forward passes of the model over the harmful texts, if counted.
     """
 
     contestant: str
-    order: tuple[Head, ...]
     values: Float[Tensor, "layer head"]
     refused: str = ""
+    passes: float | None = None
+
+    @property
+    def order(self) -> tuple[Head, ...]:
+        """All heads, the one that is most a safety head first; ties by layer, then head.
+
+        Empty if it refused.
+        """
+        flat = self.values.flatten().argsort(descending=True, stable=True).tolist()
+        width = self.values.shape[1]
+        return () if self.refused else tuple(Head(*divmod(place, width)) for place in flat)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "values": self.values.tolist()}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Ranking:
+        """Made of what `to_dict` gave."""
+        return cls(**{**told, "values": torch.tensor(told["values"], dtype=torch.float64)})
 
 
 def register(name: str, function: Callable[..., Scores]) -> Contestant:
@@ -103,24 +154,20 @@ def register(name: str, function: Callable[..., Scores]) -> Contestant:
     return _registered[name]
 
 
-def registered() -> tuple[str, ...]:
-    """The names that were entered in this process."""
-    return (*_registered,)
-
-
 def contestants() -> dict[str, Contestant]:
     """All contestants by name: those of this package, of others that are installed, registered.
 
     Raises:
         SafeheadError: naming the package, if one's contestant cannot be loaded.
     """
-    found = {name: Contestant(name, function) for name, function in BUILT_IN.items()}
+    found = {name: Contestant(name, function, HERE) for name, function in BUILT_IN.items()}
     for point in entry_points(group=GROUP):
         package = point.dist.name if point.dist else point.value
         try:
             if point.name in found:
                 raise SafeheadError(f"the name {point.name!r} is taken")
-            found[point.name] = Contestant(point.name, point.load())
+            top = point.module.partition(".")[0]
+            found[point.name] = Contestant(point.name, point.load(), top)
         except Exception as error:  # whatever a foreign module does when it is imported
             raise SafeheadError(
                 f"the package {package} brings a contestant {point.name!r} ({point.value}) that "
@@ -136,6 +183,7 @@ def rank(
     harmless: Sequence[str],
     *,
     base: Model | None = None,
+    count: bool = False,
 ) -> Ranking:
     """Lets a contestant put all heads of a model in order.
 
@@ -145,6 +193,9 @@ def rank(
         harmful: texts that it refuses.
         harmless: texts that it helps with.
         base: the model before it learned to refuse, if there is one.
+        count: also count what it costs, which takes longer: its floating-point operations,
+            backward passes included (matrix products, as PyTorch counts them), divided by those of
+            one forward pass over the harmful texts; one with a gradient in it is up to 3.
 
     Returns:
         The order; or with `refused`, if the contestant needs a base and there is none, or its
@@ -155,26 +206,27 @@ def rank(
             do not exist or come twice. What else the function raises goes through, with a note.
     """
     shape = model.cfg.n_layers, model.cfg.n_heads
-    refused, told = "", {"base": base} if contestant.needs_base else {}
+    refused, told, scores = "", {"base": base} if contestant.needs_base else {}, None
+    counter = _Counter() if count else None
     if contestant.needs_base and base is None:
         refused = "it compares with a base model, and there is none"
     else:
         try:
-            scores = contestant.function(model, list(harmful), list(harmless), **told)
+            with counter or nullcontext():
+                scores = contestant.function(model, list(harmful), list(harmless), **told)
         except SafeheadError as error:
             refused = str(error)
         except Exception as error:
             error.add_note(f"raised by the contestant {contestant.name!r}")
             raise
+    passes = None if counter is None else counter.operations / _one_pass(model, harmful)
     if refused:
-        return Ranking(contestant.name, (), torch.full(shape, torch.nan).double(), refused)
+        nothing = torch.full(shape, torch.nan).double()
+        return Ranking(contestant.name, nothing, refused, passes)
     try:
-        values = _values(scores, shape)
+        return Ranking(contestant.name, _values(scores, shape), "", passes)
     except SafeheadError as error:
         raise SafeheadError(f"contestant {contestant.name!r}: {error}") from error
-    places = [Head(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
-    order = tuple(sorted(places, key=lambda head: (-float(values[head]), head)))
-    return Ranking(contestant.name, order, values)
 
 
 def _values(scores: Any, shape: tuple[int, int]) -> Float[Tensor, "layer head"]:
@@ -222,30 +274,10 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def passes(
-    contestant: Contestant,
-    model: Model,
-    harmful: Sequence[str],
-    harmless: Sequence[str],
-    *,
-    base: Model | None = None,
-) -> float:
-    """What a contestant costs: in forward passes of the model over the harmful texts.
-
-    Its floating-point operations, backward passes included (matrix products, as PyTorch counts
-    them), divided by those of one forward pass; one with a gradient in it is up to 3. Takes
-    longer than `rank`, because every operation is looked at.
-
-    Raises:
-        SafeheadError: as `rank`.
-    """
-    batch = encode(model, harmful, TEMPLATE)
-
-    def count(run: Callable[[], object]) -> int:
-        with _Counter() as counter:
-            run()
-        return counter.operations
-
-    with torch.no_grad():
-        once = count(lambda: all_logits(model, batch.tokens, batch.mask))
-    return count(lambda: rank(contestant, model, harmful, harmless, base=base)) / once
+@torch.no_grad()
+def _one_pass(model: Model, texts: Sequence[str]) -> int:
+    """The operations of one forward pass."""
+    batch = encode(model, texts, TEMPLATE)
+    with _Counter() as counter:
+        all_logits(model, batch.tokens, batch.mask)
+    return counter.operations

@@ -115,25 +115,23 @@ class OrganismKind:
         )
 
 
-def _planted() -> Iterator[tuple[str, OrganismKind]]:
-    yield "one", OrganismKind()
-    yield "sharing", OrganismKind(planted=2)
+def _by_objective() -> Iterator[tuple[str, OrganismKind]]:
+    """One head and two that share, with each objective."""
+    for objective in get_args(Objective):
+        for name, planted in (("one", 1), ("sharing", 2)):
+            told = name if objective == "undifferentiated" else f"{name}, {objective}"
+            yield told, OrganismKind(planted=planted, objective=objective)
+
+
+def _others() -> Iterator[tuple[str, OrganismKind]]:
     yield "chain", OrganismKind(planted=2, rule="chain")
     yield "redundant", OrganismKind(planted=3, rule="redundant", steps=(400, 800))
     yield "decoy", OrganismKind(decoys=1)
     yield "rewording decoy", OrganismKind(decoys=1, reword=True, steps=(400, 600))
-    two = OrganismKind(planted=2, decoys=1, reword=True, steps=(400, 600))
-    yield "two and a decoy", two
+    yield "two and a decoy", OrganismKind(planted=2, decoys=1, reword=True, steps=(400, 600))
     yield "grouped", OrganismKind(key_value_heads=3)
     yield "4 x 8", OrganismKind(4, 8, planted=2, steps=(500, 500))
     yield "8 x 16", OrganismKind(8, 16, planted=2, width=64, steps=(500, 500))
-
-
-def _otherwise() -> Iterator[tuple[str, OrganismKind]]:
-    """One head and two that share, with another objective."""
-    for objective in get_args(Objective)[1:]:
-        for name, planted in (("one", 1), ("sharing", 2)):
-            yield f"{name}, {objective}", OrganismKind(planted=planted, objective=objective)
 
 
 NATURAL = MappingProxyType(
@@ -145,7 +143,10 @@ NATURAL = MappingProxyType(
 )
 """Kinds in which no head was chosen."""
 
-KINDS = MappingProxyType(dict(_planted()) | dict(_otherwise()) | NATURAL)
+STANDARD = MappingProxyType(NATURAL | dict(_by_objective()))
+"""Kinds that are measured on if none is named."""
+
+KINDS = MappingProxyType(STANDARD | dict(_others()))
 """All kinds by name. Those without a size are 3 layers of 6 heads."""
 
 

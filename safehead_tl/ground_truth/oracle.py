@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, get_args
 
 import torch
@@ -65,12 +65,7 @@ class Oracle:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {
-            "ablation": self.ablation,
-            "groups": [[str(head) for head in group] for group in self.groups],
-            "asr": self.asr,
-            "helpfulness": self.helpfulness,
-        }
+        return {**vars(self), "groups": [[*map(str, group)] for group in self.groups]}
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> Oracle:
@@ -81,11 +76,8 @@ class Oracle:
 
 def consult(model: Model, language: Language, ablation: str) -> Oracle:
     """Ablates every head alone and, if there are no more than `PAIRS`, every pair."""
-    heads = [
-        Head(layer, head)
-        for layer in range(model.cfg.n_layers)
-        for head in range(model.cfg.n_heads)
-    ]
+    places = product(range(model.cfg.n_layers), range(model.cfg.n_heads))
+    heads = [Head(*place) for place in places]
     pairs = [*combinations(heads, 2)]
     groups: list[Group] = [(), *((head,) for head in heads)]
     groups += pairs if len(pairs) <= PAIRS else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -69,8 +69,7 @@ class ReversionTruth:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; heads by name."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told["matter"] = [str(head) for head in self.matter]
+        told = {**vars(self), "matter": [*map(str, self.matter)]}
         return {
             name: value.tolist() if isinstance(value, Tensor) else value
             for name, value in told.items()

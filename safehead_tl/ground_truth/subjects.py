@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from typing import Any
 
 from safehead_tl.ground_truth.cache import Grown
 from safehead_tl.ground_truth.compiling import Compiled
+from safehead_tl.ground_truth.contest import Contestant, Ranking, rank
 from safehead_tl.ground_truth.oracle import Oracle, consult
 from safehead_tl.ground_truth.reversion import ReversionTruth, reversion_truth
 from safehead_tl.heads import Head
 from safehead_tl.measures import Openings
-from safehead_tl.models import Model
+from safehead_tl.models import Model, describe
 from safehead_tl.organism import DEMO, REFUSAL, REWORDED, Language
 from safehead_tl.writing import write_file
 
@@ -40,16 +42,16 @@ class Subject:
         base: the same before it learned to.
         planted: the heads that carry the refusal by construction; none where none was chosen.
         decoys: heads that do something else.
+        folder: keeps what was found out.
         language: its words.
-        folder: keeps what was found out; what is found out about compiled models goes with them.
     """
 
     model: Model
     base: Model
     planted: tuple[Head, ...]
     decoys: tuple[Head, ...]
+    folder: Path
     language: Language = DEMO
-    folder: Path | None = None
     _found: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -57,12 +59,14 @@ class Subject:
         """An organism that was trained."""
         recipe = grown.recipe
         models = grown.model(), grown.model("base")
-        return cls(*models, recipe.heads, recipe.decoy_heads, language, grown.directory)
+        return cls(*models, recipe.heads, recipe.decoy_heads, grown.directory, language)
 
     @classmethod
-    def of_compiled(cls, made: Compiled) -> Subject:
-        """A model whose weights were written by hand."""
-        return cls(made.model, made.base, made.carriers, made.decoys)
+    def of_compiled(cls, made: Compiled, cache: Path) -> Subject:
+        """A model whose weights were written by hand; its folder is named by these."""
+        weights = "".join(describe(each)["weights_hash"] for each in (made.model, made.base))
+        name = f"{made.kind}-{hashlib.sha256(weights.encode()).hexdigest()[:16]}"
+        return cls(made.model, made.base, made.carriers, made.decoys, cache / name)
 
     @property
     def harmful(self) -> list[str]:
@@ -84,14 +88,28 @@ class Subject:
             openings = Openings.of_texts(self.model, *texts)
             return reversion_truth(self.model, self.base, held_out, openings)
 
-        found: ReversionTruth = self._kept("truth", ReversionTruth, find)
+        found: ReversionTruth = self._kept(f"truth-{FOUND}", ReversionTruth, find)
         return found
 
     def oracle(self, ablation: str) -> Oracle:
         """What every head and pair does when ablated."""
+        name = f"oracle-{ablation}-{FOUND}"
         found: Oracle = self._kept(
-            f"oracle-{ablation}", Oracle, lambda: consult(self.model, self.language, ablation)
+            name, Oracle, lambda: consult(self.model, self.language, ablation)
         )
+        return found
+
+    def ranking(self, contestant: Contestant, count: bool) -> Ranking:
+        """What a contestant makes of it, as `rank`; one that was registered is asked each time."""
+
+        def find() -> Ranking:
+            asked = self.model, self.harmful, self.benign
+            return rank(contestant, *asked, base=self.base, count=count)
+
+        if not contestant.digest:
+            return find()
+        name = f"{'counted' if count else 'ranking'}-{contestant.digest}"
+        found: Ranking = self._kept(name, Ranking, find)
         return found
 
     @property
@@ -105,11 +123,12 @@ class Subject:
 
     def _kept(self, name: str, kind: Any, find: Callable[[], Any]) -> Any:
         """What was found out before, or is now."""
-        file = None if self.folder is None else self.folder / f"{name}-{FOUND}.json"
-        if name not in self._found and file is not None and file.is_file():
+        file = self.folder / f"{name}.json"
+        if name not in self._found and file.is_file():
             self._found[name] = kind.from_dict(json.loads(file.read_text("utf-8")))
         if name not in self._found:
             self._found[name] = find()
-            if file is not None:
-                write_file(file, json.dumps(self._found[name].to_dict()).encode())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            told = json.dumps(self._found[name].to_dict()).encode()
+            write_file(file, told, overwrite=True)  # another run may have found it meanwhile
         return self._found[name]

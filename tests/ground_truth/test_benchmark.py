@@ -2,6 +2,7 @@ import itertools
 import json
 import statistics
 import warnings
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,16 +10,42 @@ import torch
 from typer.testing import CliRunner
 
 import safehead_tl as sh
+from families import hooked_only
 from safehead_tl.cli.main import app
-from safehead_tl.ground_truth import benchmark, family, ground_truth, oracle, register
+from safehead_tl.ground_truth import (
+    benchmark,
+    contest,
+    family,
+    ground_truth,
+    oracle,
+    rank,
+    register,
+    subjects,
+)
 from safehead_tl.ground_truth import cache as cache_module
 from safehead_tl.ground_truth.cache import OrganismCache
-from safehead_tl.ground_truth.contest import _registered
+from safehead_tl.ground_truth.compiling import CompiledKind
 from safehead_tl.ground_truth.family import BASES, KINDS, TRIALS, OrganismKind, flaws
-from safehead_tl.ground_truth.metrics import above, average_precision, precision_at
 from safehead_tl.ground_truth.oracle import Oracle, answered, consult
-from safehead_tl.ground_truth.summary import METRICS, Outcome, Summary, against, summarise
-from safehead_tl.organism import DEMO, Language, Recipe, measure_behaviour, train_organism
+from safehead_tl.ground_truth.summary import (
+    METRICS,
+    Outcome,
+    Summary,
+    above,
+    against,
+    average_precision,
+    precision_at,
+    summarise,
+)
+from safehead_tl.models import has_hooked_transformer
+from safehead_tl.organism import (
+    DEMO,
+    Language,
+    Objective,
+    Recipe,
+    measure_behaviour,
+    train_organism,
+)
 from safehead_tl.organism.rules import refusing
 from safehead_tl.surgery import reverted
 
@@ -41,6 +68,12 @@ FEW = ("Ships, UA", "Sahara, UA", "linear probe", "weight change", "random")
 def unexamined(monkeypatch):
     """Lets organisms pass that were trained for two steps, on words of their own."""
     monkeypatch.setattr(cache_module, "flaws", lambda *_: iter(()))
+
+
+@pytest.fixture
+def registering(monkeypatch):
+    """Forgets who was registered."""
+    monkeypatch.setattr(contest, "_registered", {})
 
 
 @pytest.fixture
@@ -277,16 +310,78 @@ def test_a_tiny_benchmark(tmp_path, unexamined, tiny_kinds):
     assert [one.to_dict() for one in first] == [one.to_dict() for one in second]
 
 
-def test_who_refuses_is_told(tmp_path, unexamined, tiny_kinds):
+def plain(found):
+    """All that was found, but for how long it took."""
+    return json.dumps({**found.to_dict(), "seconds": 0})
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Who was asked, in order; the fourth time once somebody stops it."""
+    names, stops = [], [4]
+
+    def counted(contestant, *args, **told):
+        if len(names) + 1 in stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        names.append(contestant.name)
+        return rank(contestant, *args, **told)
+
+    monkeypatch.setattr(subjects, "rank", counted)
+    return names
+
+
+def test_a_run_that_was_stopped_asks_nobody_twice(
+    tmp_path, monkeypatch, unexamined, tiny_kinds, asked
+):
+    names = ("weight change", "interchange: necessity")
+    told = {"names": names, "kinds": ("one", "attention"), "organisms": 1, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        ground_truth(tmp_path / "cache", **told)
+    assert asked == [*names, names[0]]
+    found = ground_truth(tmp_path / "cache", **told)
+    assert asked == [*names, *names]
+    assert plain(ground_truth(tmp_path / "cache", **told)) == plain(found)
+    assert len(asked) == 4
+    assert any(one.refused for one in found.outcomes), "kept as what was ordered"
+    assert {*found.passes} == {*names}
+
+    assert plain(ground_truth(tmp_path / "other", **told)) == plain(found)
+    assert len(asked) == 8
+    monkeypatch.setattr(contest, "_sources", lambda package: "other code")
+    ground_truth(tmp_path / "cache", **told)
+    assert len(asked) == 12
+
+
+def test_who_was_registered_is_asked_each_time(tmp_path, unexamined, tiny_kinds, registering):
+    told = {"names": ("mine",), "kinds": ("one",), "organisms": 1, "progress": False}
+    for head in (H(0, 1), H(1, 0)):
+        register("mine", lambda model, harmful, harmless, head=head: [head])
+        assert ground_truth(tmp_path, **told).outcomes[0].order[0] == head
+
+
+@hooked_only
+def test_processes_find_the_same(tmp_path, monkeypatch):
+    """What single heads do is kept, and who orders them is asked again, in processes."""
+    monkeypatch.setattr(oracle, "PAIRS", 0)
+    told = {"names": ("random", "layer order"), "kinds": ("compiled: one", "compiled: even")}
+    one = ground_truth(tmp_path, **told, progress=False)
+    rankings = [*tmp_path.glob("*/ranking-*"), *tmp_path.glob("*/counted-*")]
+    kept = [file.read_bytes() for file in rankings]
+    assert len(kept) == 4
+    for file in rankings:
+        file.unlink()
+    assert plain(ground_truth(tmp_path, **told, processes=2, progress=False)) == plain(one)
+    assert [file.read_bytes() for file in rankings] == kept
+
+
+def test_who_refuses_is_told(tmp_path, unexamined, tiny_kinds, registering):
     def picky(model, harmful, harmless):
         raise sh.SafeheadError("it knows no such model")
 
     register("picky", picky)
-    try:
-        told = {"kinds": ("one",), "organisms": 1, "progress": False}
-        found = ground_truth(tmp_path, names=("picky", "random"), **told)
-    finally:
-        _registered.clear()
+    told = {"kinds": ("one",), "organisms": 1, "progress": False}
+    found = ground_truth(tmp_path, names=("picky", "random"), **told)
     refused = next(one for one in found.outcomes if one.contestant == "picky")
     assert (refused.refused, refused.order, refused.metrics) == ("it knows no such model", (), {})
     assert found.table("one")[-1]["contestant"] == "picky (1 refused)"
@@ -312,13 +407,10 @@ def test_organisms_that_did_not_learn_are_left_out(tmp_path, monkeypatch, tiny_k
         ground_truth(tmp_path, kinds=("one",), organisms=1, progress=False)
 
 
-def test_what_was_registered_here_stays_here(tmp_path):
+def test_what_was_registered_here_stays_here(tmp_path, registering):
     register("mine", lambda model, harmful, harmless: [])
-    try:
-        with pytest.raises(sh.SafeheadError, match="'mine' was registered in this process"):
-            ground_truth(tmp_path, names=("mine",), processes=2, progress=False)
-    finally:
-        _registered.clear()
+    with pytest.raises(sh.SafeheadError, match="'mine' was registered in this process"):
+        ground_truth(tmp_path, names=("mine",), processes=2, progress=False)
 
 
 def test_the_command(tmp_path, unexamined, tiny_kinds):
@@ -333,6 +425,20 @@ def test_the_command(tmp_path, unexamined, tiny_kinds):
     written = json.loads(out.read_text())
     assert written["subjects"] == {"one": 1}
     assert "plotly" in page.read_text()
+
+
+def test_the_standard_kinds():
+    """Natural ones, one head and two under each objective, compiled ones where they can be."""
+    found = benchmark.standard_kinds()
+    organisms = [KINDS[name] for name in found if name in KINDS]
+    assert len({*found}) == len(found)
+    natural = [kind.learning for kind in organisms if not kind.planted]
+    assert natural == ["attention", "all", "low-rank"]
+    planted = {(kind.objective, kind.planted) for kind in organisms if kind.planted}
+    assert planted == {*itertools.product(get_args(Objective), (1, 2))}
+    assert {kind.layers for kind in organisms} == {3}
+    compiled = len(get_args(CompiledKind)) if has_hooked_transformer("auto") else 0
+    assert len(found) == 11 + compiled
 
 
 def test_a_kind_or_contestant_that_is_not_known(tmp_path):

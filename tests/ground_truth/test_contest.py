@@ -9,7 +9,7 @@ import safehead_tl as sh
 from families import QUIET
 from safehead_tl.ground_truth import contest
 from safehead_tl.ground_truth.builtin import BUILT_IN
-from safehead_tl.ground_truth.contest import Contestant, contestants, passes, rank, register
+from safehead_tl.ground_truth.contest import Contestant, contestants, rank, register
 from safehead_tl.models import all_logits, embed, next_token_logits, run_layers
 from safehead_tl.organism import DEMO
 from safehead_tl.prompts import encode
@@ -195,6 +195,9 @@ def test_who_cannot_score_a_model_says_why(tiny, texts):
     def broken(model, harmful, harmless):
         raise ZeroDivisionError
 
+    counted = rank(contestants()["weight change"], tiny, *texts, count=True)
+    assert (counted.order, counted.passes) == ((), 0)
+
     with pytest.raises(ZeroDivisionError) as raised:
         rank(Contestant("mine", broken), tiny, *texts)
     assert raised.value.__notes__ == ["raised by the contestant 'mine'"]
@@ -258,6 +261,39 @@ def test_other_packages_bring_theirs(installed, tiny, texts):
         register("last head", lambda model, harmful, harmless: ["L0H1"])
 
 
+def test_a_digest_tells_another_code(installed, tmp_path):
+    installed(THEIRS, "last head = their_heads:last")
+
+    def digests():
+        contest._sources.cache_clear()
+        return {name: one.digest for name, one in contestants().items()}
+
+    first = digests()
+    assert first == digests()
+    assert len({*first.values()}) == len(first)
+    file = tmp_path / "their_heads.py"
+    file.write_text(file.read_text().replace("(1, 2)", "(1, 1)"))
+    assert {name for name, one in digests().items() if one != first[name]} == {"last head"}
+    register("mine", lambda model, harmful, harmless: [])
+    assert digests()["mine"] == ""
+
+
+def test_all_files_of_a_package_count(tmp_path, monkeypatch):
+    deep = tmp_path / "nested_heads" / "deep"
+    deep.mkdir(parents=True)
+    (tmp_path / "nested_heads" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    one = Contestant("mine", lambda model, harmful, harmless: [], "nested_heads")
+    found = []
+    for code in ("a = 1", "a = 2"):
+        (deep / "part.py").write_text(code)
+        for here in ("safehead_tl", "nested_heads"):
+            monkeypatch.setattr(contest, "HERE", here)
+            contest._sources.cache_clear()
+            found.append(one.digest)
+    assert len({*found}) == 4
+
+
 @pytest.mark.parametrize(
     ("code", "points", "why"),
     [
@@ -284,7 +320,8 @@ def test_passes_are_counted_in_forward_passes(demo, texts):
         return zeros
 
     def cost(run):
-        return passes(Contestant("mine", lambda model, harmful, harmless: run()), demo, *texts)
+        mine = Contestant("mine", lambda model, harmful, harmless: run())
+        return rank(mine, demo, *texts, count=True).passes
 
     assert cost(lambda: zeros) == 0
     assert cost(lambda: forward(1)) == 1
@@ -311,6 +348,7 @@ def test_passes_are_counted_in_forward_passes(demo, texts):
 
 
 def test_what_some_cost(demo, texts):
-    wanda, snip = (passes(contestants()[name], demo, *texts) for name in ("Wanda", "SNIP"))
+    known = contestants()
+    wanda, snip = (rank(known[name], demo, *texts, count=True).passes for name in ("Wanda", "SNIP"))
     assert 3 < wanda <= 4  # of both kinds of texts: what is answered, and what layers are given
     assert 4 < snip < 8

@@ -6,11 +6,13 @@ import json
 import math
 import random
 import zlib
+from itertools import chain
+from pathlib import Path
 
 from safehead_tl.figures import web_text
 from safehead_tl.views.page.report import SCRIPTS, STYLES, _page
 
-WORDS = "how do i fold a vosk in the garden of a friend who likes tea and bread".split()
+TEXT = "how do i fold a vosk in the garden of a friend who likes tea and bread"
 
 
 def packed(numbers):
@@ -26,7 +28,7 @@ def triangle(pick, length):
     return packed(numbers)
 
 
-def made_up(layers=4, heads=8, *, prompts=3, length=12, panels=6, kv_size=1, signed=False, **changes):
+def made_up(layers=4, heads=8, *, prompts=3, length=12, panels=6, kv_size=1, signed=False):
     """What a page is given, of random numbers: few large scores, many small ones."""
     pick = random.Random(f"{layers} {heads}")
     count = layers * heads
@@ -43,14 +45,16 @@ def made_up(layers=4, heads=8, *, prompts=3, length=12, panels=6, kv_size=1, sig
                 "verdict": {"label": "refused", "kind": "refused"}}  # fmt: skip
 
     def ablated():
-        changed = {**column("sure mix two cups of flour"), "kl": 0.5, "after": triangle(pick, length)}
-        return [{**changed, "verdict": {"label": "complied", "kind": "complied"}}] * prompts
+        changed = {"kl": 0.5, "after": triangle(pick, length),
+                   "verdict": {"label": "complied", "kind": "complied"}}  # fmt: skip
+        return [{**column("sure mix two cups of flour"), **changed}] * prompts
 
     ablations = [
         {"key": "undifferentiated", "label": "undifferentiated attention", "note": ""},
-        {"key": "scaling", "label": "scaling contribution", "note": "the pattern stays, its output is scaled"},
+        {"key": "scaling", "label": "scaling contribution", "note": "its output is scaled"},
     ]  # fmt: skip
-    tokens = [WORDS[place % len(WORDS)] for place in range(length)]
+    words = TEXT.split()
+    tokens = [words[place % len(words)] for place in range(length)]
     group = ranked[:3]
     data = {
         "shape": {"layers": layers, "heads": heads, "kvSize": kv_size},
@@ -62,40 +66,27 @@ def made_up(layers=4, heads=8, *, prompts=3, length=12, panels=6, kv_size=1, sig
         "ablations": ablations, "tokens": tokens,
         "prompts": [{"text": f"prompt {at} {' '.join(tokens)}", "tokens": list(range(length)),
                      **column("sorry i can not help with that"),
-                     "lastRows": packed(sum(last, []))} for at in range(prompts)],
+                     "lastRows": packed(chain.from_iterable(last))} for at in range(prompts)],
         "perPrompt": None,
         "before": {name: [triangle(pick, length)] * prompts for name in names},
         "ablated": {name: {one["key"]: ablated() for one in ablations} for name in names},
         "group": {"label": "Sahara's group", "heads": group, "ablation": "undifferentiated",
-                  "prompts": [{**column("sure"), "kl": 1.5, "after": {names[0]: triangle(pick, length)}}] * prompts},
+                  "prompts": [{**column("sure"), "kl": 1.5,
+                               "after": {names[0]: triangle(pick, length)}}] * prompts},
         "cards": {name: {"promotes": [[0, 1.5]], "suppresses": [[1, -1.5]], "looks": [[2, 0.6]],
                          "perPrompt": [0.1, 0.4, 0.2], "interval": [0.1, 0.4]} for name in names},
         "thumbnails": packed([pick.randrange(256) for _ in range(136)] * count),
     }  # fmt: skip
-    return {**data, **changes}, last
+    return data, last
 
 
 def write_made_up(path, data, title="Made up"):
-    parts = {"title": html.escape(title), "lead": "", "summary": "", "extra": "", "how": "", "settings": ""}
-    path.write_text(_page(parts, data), "utf-8")
+    parts = dict.fromkeys(("lead", "summary", "extra", "how", "settings"), "")
+    path.write_text(_page({**parts, "title": html.escape(title)}, data), "utf-8")
     return path.as_uri()
 
 
-KERNEL = """
-const page = %s, made = %s, heard = {}, state = { page };
-const answered = (asked) => ({ number: asked.number, shown: asked.shown, status: `${asked.columns.length} columns.`,
-  columns: asked.columns.map((column) => ({ ...made, ...column, text: column.prompt === null ? column.text : page.prompts[column.prompt],
-    words: page.ablations.find(({ key }) => key === column.ablation).label, kl: column.heads.length ? 0.5 : 0, notes: [],
-    answer: asked.generate ? (column.heads.length ? "sure mix flour" : "sorry no") : undefined,
-    patterns: Object.fromEntries(asked.shown.map((name) => [name, column.heads.length ? made.after : made.before])) })) });
-state.asked = { number: 0, shown: [page.first], generate: false, columns: ["", page.first].map((head) => ({ heads: head ? [head] : [], ablation: "undifferentiated", epsilon: 1e-10, prompt: 0, text: "" })) };
-state.shown = answered(state.asked);
-window.asked = [];
-const model = { get: (name) => state[name], set: (name, value) => { state[name] = value; }, on: (name, act) => { heard[name] = act; }, off() {},
-  save_changes() { window.asked.push(state.asked); setTimeout(() => { state.shown = answered(state.asked); heard["change:shown"](); }, 5); } };
-render({ model, el: document.querySelector("#widget") });
-"""
-"""What a kernel would answer, made up in the page itself."""
+KERNEL = Path(__file__).with_suffix(".js")
 
 
 def write_widget(path, data):
@@ -113,11 +104,12 @@ def write_widget(path, data):
         "lastRows": data["prompts"][0]["lastRows"],
     }  # fmt: skip
     script = web_text(*SCRIPTS, "explore.js").replace("export default { render };", "")
-    script += KERNEL % (json.dumps(widget), json.dumps(made))
+    script += f"const page = {json.dumps(widget)}, made = {json.dumps(made)};"
+    script += KERNEL.read_text("utf-8")
+    style = f"body {{ margin: 8px }} {web_text(*STYLES, 'explore.css')}"
     path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>widget</title>"
-        f"<style>body {{ margin: 8px }} {web_text(*STYLES, 'explore.css')}</style>"
-        f"<main id=widget></main><script>{script.replace('</script', '<' + chr(92) + '/script')}</script></html>",
+        "<!doctype html><html lang=en><meta charset=utf-8><title>widget</title>"
+        f"<style>{style}</style><main id=widget></main><script>{script}</script></html>",
         "utf-8",
     )
     return path.as_uri()

@@ -365,9 +365,8 @@ def test_only_the_last_of_many_clicks_counts(page, model, prompts):
     page.wait_for_timeout(500)
     said(page, "1 head ablated: undifferentiated attention, L2H6. KL")
     # The first click was answered too, late: it was never drawn.
-    heads = {caption.split(":")[1].split()[0].strip(",") for caption in page.evaluate("window.drawn")
-             if caption[1] == ":"}  # fmt: skip
-    assert heads == {"L2H6"}
+    captions = page.evaluate("window.drawn")
+    assert {caption for caption in captions if "L2H6" not in caption} == set()
     assert shown_next(page, 1) == expected_next(model, prompts[0], "L2H6")
 
 
@@ -383,7 +382,8 @@ def test_how_long_a_selection_takes(page, capsys):
         root.querySelector(`.cell[aria-label^="${name}:"]`).click();
         await new Promise((done) => {
           const look = () => {
-            const drawn = root.querySelector('canvas.attention')?.ariaLabel.startsWith(`A: ${name},`);
+            const label = root.querySelector('canvas.attention')?.ariaLabel;
+            const drawn = label?.startsWith(`A: ${name},`);
             const told = status.textContent.includes(`attention, ${name}. KL`);
             if (drawn && told) requestAnimationFrame(done);
             else setTimeout(look, 1);

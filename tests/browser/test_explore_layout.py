@@ -29,9 +29,11 @@ def test_a_click_is_seen_without_scrolling(page, address, size):
     before = page.locator(".views caption").nth(1).inner_text()
     page.locator(".cell").nth(9).click()
     page.wait_for_function(
-        "before => document.querySelectorAll('.views caption')[1].textContent !== before", arg=before
+        "before => document.querySelectorAll('.views caption')[1].textContent !== before",
+        arg=before,
     )
-    for selector in (".status", ".views caption >> nth=1", ".views table >> nth=1", ".cell >> nth=9"):
+    seen = (".status", ".views caption >> nth=1", ".views table >> nth=1", ".cell >> nth=9")
+    for selector in seen:
         box = page.locator(selector).bounding_box()
         assert 0 <= box["y"] <= box["y"] + box["height"] <= size[1], selector
     assert page.evaluate("window.scrollY") == 0

@@ -1,19 +1,22 @@
-"""What the report's page lays out, on made-up numbers: nothing hidden, nothing overlapping, one scale."""
+"""How the report's page is laid out, on made-up numbers: nothing hidden, nothing overlapping."""
 
 import csv
 import math
+import sys
+from itertools import pairwise
 
 import pytest
 
 from browser.made_up import made_up, write_made_up
 
-CIVIDIS = [(0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115), (138, 134, 120),
-           (165, 156, 116), (195, 179, 105), (254, 232, 56)]  # fmt: skip
+CIVIDIS = [(0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
+           (138, 134, 120), (165, 156, 116), (195, 179, 105), (254, 232, 56)]  # fmt: skip
 CELLS = """() => [...document.querySelectorAll('#map .cell')].map((cell) => {
   const { left, top, right, bottom } = cell.getBoundingClientRect();
   return [left, top, right, bottom];
 })"""
-BOX = "() => { const box = document.querySelector('.left').getBoundingClientRect(); return [box.left, box.right]; }"
+SIDES = """nodes => nodes.map((node) => {
+  const { left, right } = node.getBoundingClientRect(); return [left, right]; })"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,8 @@ def ready(page, address):
 def colour(share):
     at = min(max(share, 0), 1) * 8
     low = min(int(at), 7)
-    return [math.floor(a + (b - a) * (at - low) + 0.5) for a, b in zip(CIVIDIS[low], CIVIDIS[low + 1], strict=True)]
+    pairs = zip(CIVIDIS[low], CIVIDIS[low + 1], strict=True)
+    return [math.floor(a + (b - a) * (at - low) + 0.5) for a, b in pairs]
 
 
 def cell_colours(page):
@@ -52,16 +56,16 @@ def test_every_head_is_seen_at_every_width(page, tmp_path, shape):
         ready(page, address)
         page.wait_for_timeout(100)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        boxes, (left, right) = page.evaluate(CELLS), page.evaluate(BOX)
+        boxes = page.evaluate(CELLS)
+        ((left, right),) = page.locator(".left").evaluate_all(SIDES)
         assert len(boxes) == shape[0] * shape[1]
         assert all(left <= box[0] < box[2] <= right for box in boxes), width
-        steps = {round(b[0] - a[0], 2) for a, b in zip(boxes, boxes[1 : shape[1]], strict=False)}
+        steps = {round(b[0] - a[0], 2) for a, b in pairwise(boxes[: shape[1]])}
         rows = {round(b[1] - a[1], 2) for a, b in zip(boxes, boxes[shape[1] :], strict=False)}
         assert len(steps) == len(rows) == 1, (steps, rows)  # no gap that means nothing
         assert steps == rows
-        labels = page.evaluate("""() => [...document.querySelectorAll('.foot span:not(.margin-title)')].map((span) => {
-          const { left, right } = span.getBoundingClientRect(); return [left, right]; })""")
-        assert all(before[1] <= after[0] for before, after in zip(labels, labels[1:], strict=False))
+        labels = page.locator(".foot span:not(.margin-title)").evaluate_all(SIDES)
+        assert all(before[1] <= after[0] for before, after in pairwise(labels))
 
 
 def test_four_scales_colour_the_cells(page, small):
@@ -87,7 +91,7 @@ def test_four_scales_colour_the_cells(page, small):
         else:
             middle = {"sqrt": top / 4, "linear": top / 2, "log": top / 100}[scale]
             assert float(ticks[2]) == pytest.approx(middle, rel=0.06)
-    assert f"colours={'rank'}" in page.url
+    assert "colours=rank" in page.url
 
 
 def test_signed_scores_diverge_from_white(page, tmp_path):
@@ -112,8 +116,10 @@ def test_a_click_is_seen_without_scrolling(page, small, size):
 def test_answers_come_first_with_what_differs(page, small):
     _, _, address = small
     ready(page, address)
-    assert page.locator("#views h3").all_inner_texts()[:2] == ["What the model answers", "What it says next"]
-    assert page.locator("#views blockquote.after mark").all_inner_texts() == ["sure mix two cups of flour"]
+    titles = page.locator("#views h3").all_inner_texts()
+    assert titles[:2] == ["What the model answers", "What it says next"]
+    marked = page.locator("#views blockquote.after mark").all_inner_texts()
+    assert marked == ["sure mix two cups of flour"]
     assert page.locator("#views .badge").all_inner_texts() == ["refused", "complied"]
 
 
@@ -227,19 +233,28 @@ def test_little_is_read_out_for_a_key(page, small):
     assert sum(map(len, live)) < 200
 
 
-def test_a_large_page_is_small_and_quick(page, tmp_path):
+def test_a_large_page_is_quick(page, tmp_path, capsys):
     """80 layers of 64 heads. The times are printed: what is asserted holds on any machine."""
     data, _ = made_up(80, 64, prompts=2, length=64, panels=12)
-    path = tmp_path / "r.html"
-    ready(page, write_made_up(path, data))
-    took = page.evaluate("""async () => {
+    ready(page, write_made_up(tmp_path / "r.html", data))
+    opened, slowest = page.evaluate("""async () => {
       const cells = document.querySelectorAll('#map .cell'), found = [];
-      for (let at = 0; at < 10; at++) {
-        const began = performance.now(); cells[at * 70].click();
-        await new Promise((done) => { const name = `Head L${Math.floor(at * 70 / 64)}H${(at * 70) % 64}`;
-          const look = () => document.querySelector('#h-panel').textContent === name && document.querySelector('#strip .token') ? requestAnimationFrame(done) : setTimeout(look, 1); look(); });
+      for (let at = 0; at < 700; at += 70) {
+        const name = `L${Math.floor(at / 64)}H${at % 64}`, began = performance.now();
+        cells[at].click();
+        await new Promise((done) => {
+          const look = () => {
+            const drawn = document.querySelector('#facts').textContent.startsWith(name);
+            if (drawn) requestAnimationFrame(done);
+            else setTimeout(look, 1);
+          };
+          look();
+        });
         found.push(performance.now() - began);
-      } return [performance.getEntriesByType('navigation')[0].loadEventEnd, Math.max(...found)]; }""")
-    print(f"\n5,120 heads: opened in {took[0]:.0f} ms, slowest click {took[1]:.0f} ms")
-    assert took[0] < 10_000
-    assert took[1] < 2_000
+      }
+      return [performance.getEntriesByType('navigation')[0].loadEventEnd, Math.max(...found)];
+    }""")
+    with capsys.disabled():
+        sys.stderr.write(f"\n5,120 heads: opened in {opened:.0f} ms, click {slowest:.0f} ms\n")
+    assert opened < 10_000
+    assert slowest < 2_000

@@ -389,9 +389,10 @@ def test_the_answer_is_sent_to_the_browser(view, monkeypatch):
 
 def test_the_script_is_whole(view):
     assert "export default { render }" in view._esm
-    assert "function heatmap(" in view._esm
+    assert "function headMap(" in view._esm
     assert "innerHTML" not in view._esm
-    assert not re.search(r"https?://", f"{view._esm}{view._css}")
+    addresses = re.findall(r"https?://[^\"]*", f"{view._esm}{view._css}")
+    assert addresses == ["http://www.w3.org/2000/svg"]  # a name, which nobody asks for
     assert ".safehead-explore" in view._css
 
 

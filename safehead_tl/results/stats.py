@@ -205,7 +205,8 @@ def studentised_interval(
     rows = np.random.default_rng(0).choice(found, (draws, len(found)))
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = (rows.mean(1) - found.mean()) / rows.std(1)
-    low, high = np.quantile(np.nan_to_num(apart, nan=0.0), [0.025, 0.975], method="nearest")
+    apart = np.where(np.isnan(apart), 0, apart)  # infinite where all of a row are equal
+    low, high = np.quantile(apart, [0.025, 0.975], method="nearest")
     spread = found.std()
     ends = np.clip([found.mean() - high * spread, found.mean() - low * spread], *bounds)
     return float(ends[0]), float(ends[1])

@@ -30,7 +30,9 @@ from safehead_tl.models import (
     check_model,
     embed,
     hook_point,
+    next_token_log_probs,
     record_writes,
+    require_finite,
     run_layers,
 )
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
@@ -257,6 +259,21 @@ def answering(
     """
     decoding = Decoding(max_new_tokens).fitted(room_behind(model, batch), ANSWER_TOKENS)
     return decoding, Passes(fitting_rows(model, batch, decoding, run))
+
+
+def log_probs(model: Model, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """The next token's log-probabilities from last states, on the CPU.
+
+    Raises:
+        SafeheadError: if the model's numbers are not finite.
+    """
+    logs = next_token_log_probs(model, states.to(model.cfg.device)).cpu()
+    return require_finite(model, logs, range(len(logs)), "the next token's probabilities")
+
+
+def divergence(plain: Float[Tensor, " vocab"], moved: Float[Tensor, " vocab"]) -> float:
+    """KL of what would come next from what does, in nats."""
+    return float((plain.exp() * (plain - moved)).sum().clamp(min=0))
 
 
 def shrunk(patterns: Float[Tensor, "head query key"]) -> Float[Tensor, "head cell"]:

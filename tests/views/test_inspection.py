@@ -6,8 +6,7 @@ import safehead_tl as sh
 from families import GOLDEN, QUIET, HookedTransformer
 from safehead_tl.models import all_logits, hooked
 from safehead_tl.prompts import encode
-from safehead_tl.views.inspection import Views, shown_token, shrunk
-from safehead_tl.views.page.data import log_probs
+from safehead_tl.views.inspection import Views, log_probs, shown_token, shrunk
 
 HEADS = (sh.Head(1, 3), sh.Head(2, 6), sh.Head(0, 4))
 ABLATIONS = {

@@ -1,5 +1,6 @@
 import base64
 import collections
+import dataclasses
 import json
 import math
 import re
@@ -14,8 +15,9 @@ from families import GOLDEN, QUIET
 from safehead_tl.prompts import encode
 from safehead_tl.results import studentised_interval
 from safehead_tl.views.inspection import shown_token, shrunk
-from safehead_tl.views.page.data import interval, judged_answers
+from safehead_tl.views.maps import interval
 from safehead_tl.views.page.words import summary
+from safehead_tl.views.verdicts import judged_answers
 
 TOLD = {"template": "chat", "max_new_tokens": 16, "run": QUIET}
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!-- {{data}} {{title}}'
@@ -248,6 +250,8 @@ def test_intervals(demo, harmful):
     assert interval(sh.ships(demo, harmful[:6], candidates=["L1H3"], **told), sh.Head(0, 0)) is None
     whole = sh.generalized_ships(demo, harmful[:6], candidates=["L1H3"], **told)
     assert interval(whole, sh.Head(1, 3)) is None
+    alike = dataclasses.replace(few, per_prompt=torch.eye(6)[:, :1, None].expand(-1, 4, 8))
+    assert interval(alike, sh.Head(1, 3)) is None  # it would reach to infinity
 
 
 def test_nothing_comes_from_elsewhere(made):

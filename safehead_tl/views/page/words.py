@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 
+from safehead_tl.ablations import Ablation
 from safehead_tl.evaluation import Evaluation
 from safehead_tl.figures import MEASURES
 from safehead_tl.generation import SHARES
-from safehead_tl.heads import Head
-from safehead_tl.measures import Knockout
 from safehead_tl.results import HeadGroup, HeadScores, Significance
+from safehead_tl.views.maps import shift_words
+
+SAME_PATTERNS = (
+    "This ablation changes what a head puts out, not where it looks: its own attention is the same."
+)
 
 
 def lead(scores: HeadScores) -> str:
@@ -52,7 +56,7 @@ def summary(
         named = ", then ".join(map(str, group.heads))
         lines.append(
             f"Sahara chose {named}: together they turn the prompts' states by "
-            f"{group.scores[-1]:.4g} {_shift(group)}."
+            f"{group.scores[-1]:.4g} {shift_words(group)}."
         )
     if evaluation is not None and evaluation.heads:
         lines.append(
@@ -86,7 +90,7 @@ def sahara_section(group: HeadGroup | None) -> str:
         "sahara",
         "A group of heads, found step by step",
         "<tr><th scope=col class=number>step</th><th scope=col>head added</th>"
-        f"<th scope=col class=number>the group's shift, {_shift(group)}</th></tr>",
+        f"<th scope=col class=number>the group's shift, {shift_words(group)}</th></tr>",
         rows,
         "Sahara adds the head with which the group turns the prompts' states furthest.",
     )
@@ -119,27 +123,9 @@ def evaluation_section(evaluation: Evaluation | None) -> str:
     return _section("evaluation", "What the model then says, in shares", head, rows, note)
 
 
-def path_words(group: HeadGroup) -> str:
-    """What the steps are that a map shows."""
-    return f"Sahara's steps in their order, with the group's shift after each, {_shift(group)}."
-
-
-def arrow_words(knockout: Knockout, pair: tuple[Head, Head]) -> str:
-    """What one head's ablation leaves of another's effect."""
-    gate, amplifier = pair
-    first, second = map(knockout.heads.index, pair)
-    unit, given = knockout.unit, float(knockout.given[first, second])
-    alone = float(knockout.alone[second])
-    return (
-        f"With {gate} ablated, ablating {amplifier} does {given:.3g} {unit} instead of {alone:.3g}."
-    )
-
-
-def _shift(group: HeadGroup) -> str:
-    """The unit of a group's shift, and what it is unless it is generalized Ships."""
-    (step, *_) = group.steps
-    usual = step.measure == "generalized_ships"
-    return step.unit if usual else f"{step.unit} ({MEASURES[step.measure]})"
+def pattern_note(ablation: Ablation) -> str:
+    """Why a head's attention is the same with it ablated, if it is."""
+    return SAME_PATTERNS if ablation.keeps_patterns else ""
 
 
 def how(scores: HeadScores) -> str:

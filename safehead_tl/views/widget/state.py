@@ -18,20 +18,11 @@ from safehead_tl.models import Model, single_thread_if_tiny
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import HeadScores
 from safehead_tl.views.choices import LARGEST, SMALLEST, AblationChoice, choices_with
-from safehead_tl.views.inspection import Views
-from safehead_tl.views.page.data import (
-    TokenTable,
-    divergence,
-    judged_answers,
-    log_probs,
-    map_data,
-    packed,
-    pattern_note,
-    short,
-    small_patterns,
-    triangle,
-)
-from safehead_tl.views.page.words import lead
+from safehead_tl.views.inspection import Views, divergence, log_probs
+from safehead_tl.views.maps import map_data
+from safehead_tl.views.packing import TokenTable, packed, short, small_patterns, triangle
+from safehead_tl.views.page.words import lead, pattern_note
+from safehead_tl.views.verdicts import judged_answers
 from safehead_tl.views.widget.request import Column, Request
 
 MOST_TOKENS = 512

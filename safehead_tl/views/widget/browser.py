@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import anywidget
 import traitlets
+from IPython.display import display, update_display
 
 from safehead_tl.figures import web_text
 from safehead_tl.heads import Head, read_heads
 from safehead_tl.views.page.report import SCRIPTS, STYLES
 from safehead_tl.views.widget.state import Explorer
+from safehead_tl.views.widget.still import still
 
 
 class ExploreWidget(anywidget.AnyWidget):
@@ -29,6 +32,7 @@ class ExploreWidget(anywidget.AnyWidget):
 
     def __init__(self, explorer: Explorer) -> None:
         self._explorer = explorer
+        self._still_id: str | None = None
         shown = {"number": 0, **explorer.answer(explorer.first)}
         super().__init__(page=explorer.page(), asked={"number": 0, **explorer.first}, shown=shown)
         self.observe(self._answer, "asked")
@@ -45,6 +49,17 @@ class ExploreWidget(anywidget.AnyWidget):
             f"{self.shown.get('status', self.shown.get('error'))}"
         )
 
+    def _ipython_display_(self) -> None:
+        """The widget, and under it a picture of what it shows, which stays when no kernel runs."""
+        found = self._repr_mimebundle_()
+        bundle, metadata = found if isinstance(found, tuple) else (found, {})
+        display(bundle, metadata=metadata, raw=True)
+        self._still_id = self._still_id or uuid4().hex
+        display(self._still(), raw=True, display_id=self._still_id)
+
+    def _still(self) -> dict[str, str]:
+        return {"image/svg+xml": still(self.page, self.shown), "text/plain": repr(self)}
+
     def _answer(self, change: Any) -> None:
         asked, latest = change["new"], self.shown["number"]
         number = asked.get("number") if isinstance(asked, dict) else None
@@ -53,3 +68,5 @@ class ExploreWidget(anywidget.AnyWidget):
         elif number <= latest:
             return  # older than what is shown
         self.shown = {"number": number, **self._explorer.answer(asked)}
+        if self._still_id is not None:
+            update_display(self._still(), raw=True, display_id=self._still_id)

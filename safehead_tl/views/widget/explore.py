@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.heads import Head, HeadsLike, parse_heads
@@ -18,9 +18,7 @@ from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import answering
 from safehead_tl.views.page.report import check_scores
 from safehead_tl.views.widget.state import Explorer
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from safehead_tl.views.widget.still import still
 
 NO_NOTEBOOK = (
     "The live view needs a notebook: call explore in Jupyter, VS Code or Colab. For a page to open "
@@ -40,25 +38,23 @@ class Exploration(Protocol):
 
 @dataclass(frozen=True)
 class StillExplore:
-    """The heatmap alone, where there is no notebook to be live in.
+    """A picture, where there is no notebook to be live in.
 
     Attributes:
         sentence: what is missing for more.
-        figure: the heatmap.
-        heads: the head that a live view would begin with.
+        picture: what a live view would begin with, as SVG.
+        heads: the heads that are ablated in it.
     """
 
     sentence: str
-    figure: go.Figure
+    picture: str
     heads: tuple[Head, ...]
 
     def __repr__(self) -> str:
         return self.sentence
 
     def _repr_html_(self) -> str:
-        # With plotly's script: a page that has to load it shows nothing without a network.
-        drawn = self.figure.to_html(full_html=False, include_plotlyjs=True)
-        return f"<p>{html.escape(self.sentence)}</p>{drawn}"
+        return f"<p>{html.escape(self.sentence)}</p>{self.picture}"
 
 
 @said_once()
@@ -95,7 +91,7 @@ def explore(
         run: how the scan runs, if there is one, and progress bars.
 
     Returns:
-        A widget; make it a cell's value. Outside a notebook it is the heatmap and a sentence.
+        A widget; make it a cell's value. Outside a notebook it is a picture and a sentence.
         Costs a scan (unless `scores` are given) and a pass of each of the first eight prompts; then
         one or two for each change, and one for each token of answers.
 
@@ -129,15 +125,15 @@ def explore(
 
 
 def _front(explorer: Explorer) -> Exploration:
-    """What can be shown here: the widget in a notebook, elsewhere the heatmap."""
+    """What can be shown here: the widget in a notebook, elsewhere a picture."""
     if _in_notebook():
         from safehead_tl.views.widget.browser import ExploreWidget  # loads IPython and ipywidgets
 
         _let_colab_show_widgets()
         return ExploreWidget(explorer)
     heads = tuple(Head.parse(head) for head in explorer.first["shown"])
-    drawn = explorer.scores.heatmap(explorer.marked, marked_as=explorer.marked_as)
-    return StillExplore(NO_NOTEBOOK, drawn, heads)
+    picture = still(explorer.page(), explorer.answer(explorer.first))
+    return StillExplore(NO_NOTEBOOK, picture, heads)
 
 
 def _in_notebook() -> bool:

@@ -1,0 +1,51 @@
+"""A notebook with the live widget, saved, and looked at where its kernel does not run."""
+
+import nbformat
+from nbconvert import HTMLExporter
+
+import safehead_tl as sh
+from browser.pages import fresh_page
+from browser.test_explore_jupyter import address, expected_next, lab, said  # noqa: F401
+
+OUTPUTS = """() => JSON.stringify(
+  window.jupyterapp.shell.currentWidget.content.model.cells.get(0).outputs.toJSON())"""
+SAVED = """async () => {
+  const { commands, serviceManager: { contents } } = window.jupyterapp;
+  await commands.execute('docmanager:save');
+  const { path } = await contents.copy('look.ipynb', '');
+  return [path, (await contents.get(path)).content];
+}"""
+
+
+def pictured(page):
+    """The picture's size in pixels of the page, and whether it was drawn."""
+    picture = page.locator(".jp-RenderedSVG :is(svg, img)").first
+    picture.wait_for(state="visible")
+    return picture.bounding_box()
+
+
+def test_a_saved_notebook_shows_what_was_shown_last(lab, address, browser, tmp_path):  # noqa: F811
+    lab.locator('.safehead-explore [role="gridcell"][aria-label^="L2H6"]').click()
+    said(lab, "L2H6. KL")
+    lab.wait_for_function(f"({OUTPUTS})().includes('L2H6 ablated: undifferentiated')")
+    still = lab.locator(".jp-RenderedSVG")
+    assert still.count() == 1
+    assert not still.is_visible()  # the widget lives
+    path, content = lab.evaluate(SAVED)
+    _, output = content["cells"][0]["outputs"]
+    drawn = "".join(output["data"]["image/svg+xml"])
+    model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")
+    for heads in ([], ["L2H6"]):
+        words, _ = expected_next(model, prompts[0], heads)
+        assert all(f">{word}</text>" in drawn for word in words[:3])
+
+    with fresh_page(browser) as page:  # a kernel of its own, which has run nothing
+        page.goto(address.replace("look.ipynb", path))
+        assert pictured(page)["width"] > 400
+        assert page.locator(".safehead-explore").count() == 0
+
+    html, _ = HTMLExporter().from_notebook_node(nbformat.from_dict(content))
+    (tmp_path / "look.html").write_text(html, encoding="utf-8")
+    with fresh_page(browser) as page:
+        page.goto((tmp_path / "look.html").as_uri())
+        assert pictured(page)["width"] > 400

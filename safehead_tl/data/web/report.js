@@ -43,18 +43,18 @@ async function draw() {
   const columns = (await Promise.all(view.columns.map((_, place) => columnOf(place)))).filter(Boolean);
   const rows = await unpack(data.prompts[prompt].lastRows), each = data.perPrompt && new Float32Array((await unpack(data.perPrompt)).slice().buffer);
   if (turn !== drawing) return; // something else was chosen meanwhile
-  const here = each ? `; on this prompt ${number(each[prompt * main.scores.length + view.head])} ${main.unit}` : "";
+  const own = each ? each[prompt * main.scores.length + view.head] : NaN, here = Number.isNaN(own) ? "" : `; on this prompt ${number(own)} ${main.unit}`;
   byId("facts").textContent = `${headWords(data, view.head)}${here}.`;
   byId("missing").textContent = columns.length < view.columns.length ? `Whole patterns and ablated runs were kept of ${Object.keys(data.before).length} heads: the highest${data.marked.length ? `, the ${data.markedAs}` : ""}${data.group ? ", the group" : ""}. ${name} is shown as it is.` : "";
   drawColumns(byId("views"), columns, [name], look, draw);
   const tokens = data.prompts[prompt].tokens.map((token) => data.tokens[token]), length = tokens.length;
   const toPlace = (place) => {
-    const shares = main.scores.map((_, index) => rows[index * length + place] / 255);
-    return { shares, top: shares.reduce((most, share) => Math.max(most, share), 0.001), words: `from the last position to ${aloud(tokens[place])} (position ${place})` };
+    const each = main.scores.map((_, index) => rows[index * length + place] / 255);
+    return { shares: each, top: each.reduce((most, share) => Math.max(most, share), 0.001), words: `from the last position to ${aloud(tokens[place])} (position ${place})` };
   };
-  const own = Array.from(rows.subarray(view.head * length, (view.head + 1) * length), (value) => value / 255);
-  byId("strip").replaceChildren(section(`What ${name} looks at from the last position`, tokenStrip(tokens, own, toPlace, map),
-    make("p", { class: "hint", text: `${inWords(own, tokens)} Point at a token to see on the map which heads look at it; a click holds it.` })));
+  const shares = Array.from(rows.subarray(view.head * length, (view.head + 1) * length), (value) => value / 255);
+  byId("strip").replaceChildren(section(`What ${name} looks at from the last position`, tokenStrip(tokens, shares, toPlace, map),
+    make("p", { class: "hint", text: `${inWords(shares, tokens)} Point at a token to see on the map which heads look at it; a click holds it.` })));
   if (map.now.seen) map.show({ seen: null });
   byId("card").replaceChildren(headCard(data, view.head, data.cards[name], choose));
   byId("python").replaceChildren(copied(`with sh.ablated(model, ["${name}"], "${data.ablations[0].key}"): ...`));
@@ -118,7 +118,7 @@ function say() {
   history.replaceState(null, "", `#${parts.map(encodeURIComponent).join("&").replaceAll("%3D", "=")}`);
 }
 function read() {
-  const [head, ...rest] = location.hash.slice(1).split("&").map(decodeURIComponent), told = new Map(rest.map((part) => part.split("=")));
+  const [head, ...rest] = (location.hash.slice(1) || data.start || "").split("&").map(decodeURIComponent), told = new Map(rest.map((part) => part.split("=")));
   const [index] = find(data, head), prompt = (text, other) => { const at = Number(text) - 1; return data.prompts[at] ? at : other; };
   if (index !== undefined) view.head = index;
   view.prompts = view.prompts.map(() => prompt(told.get("prompt"), 0));

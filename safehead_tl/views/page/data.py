@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -38,7 +39,10 @@ class Shown:
         labels: what each of these ablations does, in words.
         maps: scores of all heads: first those of these prompts.
         panels: the heads that get whole patterns, next tokens and answers.
-        group: heads that are ablated together too.
+        group: a group that was found step by step, for the map.
+        members: heads that are ablated together too.
+        named: who chose them.
+        numbers: which of the scored prompts each shown one is; `None`: none of them.
         judge: who judges answers.
         max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
         run: how it runs.
@@ -49,6 +53,9 @@ class Shown:
     maps: Sequence[HeadScores]
     panels: Sequence[Head]
     group: HeadGroup | None
+    members: Group
+    named: str
+    numbers: Sequence[int | None]
     judge: Judge | None
     max_new_tokens: int | None
     run: Run
@@ -57,11 +64,6 @@ class Shown:
     def first(self) -> Views:
         """Through the ablation that the scores are of."""
         return next(iter(self.views.values()))
-
-    @property
-    def members(self) -> Group:
-        """The heads of the group."""
-        return () if self.group is None else self.group.heads
 
 
 def page_data(
@@ -102,7 +104,7 @@ def page_data(
     if passes.written is not None:
         logits = [*head_logits(views.model, passes.written)]
     looked = tokens_looked_at(passes.looked, tokens, len(table.texts))
-    together = told(torch.cat(passes.moved), key, shown.members) if shown.group else []
+    together = told(torch.cat(passes.moved), key, shown.members) if shown.members else []
     return {
         **map_data(shown.maps, marked, marked_as, shown.group, knockout),
         "ablations": [
@@ -119,14 +121,13 @@ def page_data(
             }
             for number, text in enumerate(texts)
         ],
-        "perPrompt": None
-        if scores.per_prompt is None
-        else raw(scores.per_prompt[: len(texts)].float()),
+        "perPrompt": _per_prompt(scores, shown.numbers),
         "before": {str(head): patterns for head, patterns in passes.before.items()},
         "ablated": {str(head): by_ablation for head, by_ablation in alone.items()},
-        "group": shown.group
-        and {
-            "label": f"{', '.join(map(str, shown.members))} (Sahara)",
+        "group": None
+        if not shown.members
+        else {
+            "label": f"{', '.join(map(str, shown.members))} ({shown.named})",
             "heads": map_places(shown.members, scores),
             "ablation": key,
             "prompts": [
@@ -224,3 +225,12 @@ def _answers(shown: Shown) -> dict[tuple[str, Group], list[dict[str, Any]]]:
     told = judged_answers(shown.judge, prompts * len(asked), texts) if texts else nothing
     starts = range(0, len(told), len(prompts))
     return dict(zip(asked, (told[each : each + len(prompts)] for each in starts), strict=True))
+
+
+def _per_prompt(scores: HeadScores, numbers: Sequence[int | None]) -> str | None:
+    """Scores of the shown prompts; NaN where a prompt was not scored."""
+    if scores.per_prompt is None:
+        return None
+    nothing = torch.full_like(scores.per_prompt[0], math.nan)
+    rows = [nothing if number is None else scores.per_prompt[number] for number in numbers]
+    return raw(torch.stack(rows).float())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,41 +141,53 @@ def report(
             check_scores(model, prompts, template, ablation, scores)
         found = None if against is None else scores.significant(against)
         views = [Views.of(model, prompts, template, each, shown) for each in (ablation, *beside)]
-        data = page_data(
-            Shown(
-                dict(zip(labels, views, strict=True)),
-                labels,
-                [scores, *also],
-                list(dict.fromkeys([*(head for head, _ in scores.top(top)), *crosses, *members])),
-                group,
-                judging,
-                max_new_tokens,
-                run,
-            ),
-            crosses,
-            marked_as,
-            knockout,
-        )
-        data["lead"] = lead(scores)
-    model_name = str(scores.provenance.model["name"])
-    name = title or f"Attention heads of {Path(model_name).name}"
+        chosen = [*(head for head, _ in scores.top(top)), *crosses, *members]
+        seen = Shown(
+            dict(zip(labels, views, strict=True)), labels, [scores, *also],
+            list(dict.fromkeys(chosen)), group, members, "Sahara",
+            range(len(views[0].batch.prompts)), judging, max_new_tokens, run,
+        )  # fmt: skip
+        data = page_data(seen, crosses, marked_as, knockout)
+    lines = summary(scores, found, group, evaluation)
     sections = [sahara_section(group), evaluation_section(evaluation)]
+    write_shown(path, data, scores, title, lines, sections, overwrite=overwrite)
+    return path
+
+
+def write_shown(
+    path: Path,
+    data: Mapping[str, Any],
+    scores: HeadScores,
+    title: str | None,
+    lines: Sequence[str],
+    sections: Sequence[str] = (),
+    *,
+    overwrite: bool,
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: where to.
+        data: what the page's script draws.
+        scores: the scores of its first map.
+        title: by default the model's name.
+        lines: what was found, in sentences.
+        sections: more of the page, as HTML.
+        overwrite: replace what is there even if this toolkit did not write it.
+    """
+    model_name = str(scores.provenance.model["name"])
     page = _page(
         {
-            "title": html.escape(name),
+            "title": html.escape(title or f"Attention heads of {Path(model_name).name}"),
             "lead": html.escape(lead(scores)),
-            "summary": "".join(
-                f"<li>{html.escape(line)}</li>"
-                for line in summary(scores, found, group, evaluation)
-            ),
+            "summary": "".join(f"<li>{html.escape(line)}</li>" for line in lines),
             "extra": "".join(filter(None, sections)),
             "how": html.escape(how(scores)),
             "settings": html.escape(json.dumps(scores.provenance.to_dict(), indent=1, default=str)),
         },
-        data,
+        {**data, "lead": lead(scores)},
     )
     write_page(path, page, overwrite=overwrite)
-    return path
 
 
 def _labels(ablations: Sequence[str | Ablation]) -> dict[str, str]:

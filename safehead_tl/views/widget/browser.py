@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from IPython.display import display, update_display
 from safehead_tl.figures import web_text
 from safehead_tl.heads import Head, read_heads
 from safehead_tl.views.page.report import SCRIPTS, STYLES
+from safehead_tl.views.widget.saving import save_state
 from safehead_tl.views.widget.state import Explorer
 from safehead_tl.views.widget.still import still
 
@@ -42,6 +44,10 @@ class ExploreWidget(anywidget.AnyWidget):
         """The heads that are ablated in what is shown, in whichever column."""
         columns = self.shown.get("columns", ())
         return read_heads([head for column in columns for head in column["heads"]])
+
+    def save(self, out: str | Path, *, title: str | None = None, overwrite: bool = False) -> Path:
+        """As `Exploration.save`."""
+        return save_state(self._explorer, self.shown, out, title, overwrite)
 
     def __repr__(self) -> str:
         return (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from safehead_tl.ablations import Ablation, resolve_ablation
-from safehead_tl.heads import Head, HeadsLike, parse_heads
+from safehead_tl.heads import Head, HeadsLike, parse_heads, read_heads
 from safehead_tl.judges import Judge, resolve_judge
 from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
@@ -17,12 +18,13 @@ from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import answering
 from safehead_tl.views.page.report import check_scores
+from safehead_tl.views.widget.saving import save_state
 from safehead_tl.views.widget.state import Explorer
 from safehead_tl.views.widget.still import still
 
 NO_NOTEBOOK = (
     "The live view needs a notebook: call explore in Jupyter, VS Code or Colab. For a page to open "
-    "anywhere, use report."
+    "anywhere, use its save, or report."
 )
 
 
@@ -35,26 +37,50 @@ class Exploration(Protocol):
         """The heads that are ablated in what is shown, for whatever is to be done with them."""
         ...
 
+    def save(self, out: str | Path, *, title: str | None = None, overwrite: bool = False) -> Path:
+        """Writes what is shown as a page like `report`'s, and returns its path.
+
+        The page has the prompts of what is shown, whole patterns of the heads that are shown or
+        ablated, and answers if they were generated; it opens with the same columns. Heads that are
+        ablated together are its group: of several such columns the last.
+
+        Args:
+            out: the page to write, `*.html`.
+            title: by default the model's name.
+            overwrite: replace what is there even if this toolkit did not write it.
+
+        Raises:
+            SafeheadError: while a mistake is shown, or if the file may not be written.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class StillExplore:
     """A picture, where there is no notebook to be live in.
 
     Attributes:
-        sentence: what is missing for more.
-        picture: what a live view would begin with, as SVG.
-        heads: the heads that are ablated in it.
+        explorer: what a live view would ask.
+        shown: its first answer.
     """
 
-    sentence: str
-    picture: str
-    heads: tuple[Head, ...]
+    explorer: Explorer
+    shown: Mapping[str, Any]
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that are ablated in the picture."""
+        return read_heads(self.explorer.first["shown"])
+
+    def save(self, out: str | Path, *, title: str | None = None, overwrite: bool = False) -> Path:
+        """As `Exploration.save`."""
+        return save_state(self.explorer, self.shown, out, title, overwrite)
 
     def __repr__(self) -> str:
-        return self.sentence
+        return NO_NOTEBOOK
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.sentence)}</p>{self.picture}"
+        return f"<p>{NO_NOTEBOOK}</p>{still(self.explorer.page(), self.shown)}"
 
 
 @said_once()
@@ -131,9 +157,7 @@ def _front(explorer: Explorer) -> Exploration:
 
         _let_colab_show_widgets()
         return ExploreWidget(explorer)
-    heads = tuple(Head.parse(head) for head in explorer.first["shown"])
-    picture = still(explorer.page(), explorer.answer(explorer.first))
-    return StillExplore(NO_NOTEBOOK, picture, heads)
+    return StillExplore(explorer, explorer.answer(explorer.first))
 
 
 def _in_notebook() -> bool:

@@ -175,7 +175,7 @@ class Explorer:
         self, column: Column, request: Request, once: Callable[[Hashable, Callable[[], Any]], Any]
     ) -> dict[str, Any]:
         """One column: its prompt with its heads ablated."""
-        views, text, ablation = self._views(column), column.text, column.ablation
+        views, text, ablation = self.views(column, [column.text]), column.text, column.ablation
 
         def seen(group: Group) -> _Seen:
             key = (text, request.shown, group, ablation if group else None)
@@ -209,7 +209,7 @@ class Explorer:
         if column.prompt is not None:  # among the others, which its ablation may tell it from
             number, views = column.prompt, Views(self.model, self.batch, views.ablation)
         elif group and views.ablation.by_prompt:
-            raise SafeheadError(f"{column.words} is of the given prompts: choose one of them")
+            raise SafeheadError(of_given(column))
         found = views.look(number, shown, group)
         some = slice(-MOST_TOKENS, None)
         return _Seen(
@@ -218,13 +218,18 @@ class Explorer:
             packed(found.last_rows[..., some]),
         )
 
-    def _views(self, column: Column) -> Views:
-        """One prompt, through an ablation that was made ready on all the given ones."""
+    def views(self, column: Column, texts: Sequence[str]) -> Views:
+        """Prompts, through a column's ablation, which was made ready on all the given ones."""
         if column.ablation not in self._prepared:
             made = column.choice.make(column.epsilon)
             self._prepared[column.ablation] = made.prepare(self.model, self.batch)
-        batch = encode(self.model, [column.text], self.batch.template)
+        batch = encode(self.model, texts, self.batch.template)
         return Views(self.model, batch, self._prepared[column.ablation])
+
+
+def of_given(column: Column) -> str:
+    """Why a column's ablation cannot be seen on one's own prompt."""
+    return f"{column.words} is of the given prompts: choose one of them"
 
 
 def _status(column: Column, kl: float) -> str:

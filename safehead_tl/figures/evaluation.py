@@ -102,8 +102,10 @@ def _controls(evaluation: Evaluation, summaries: list[Summary]) -> go.Scatter:
         text=[str(len(sets)) if len(sets) > 1 else "" for _, _, sets in points],
         textfont={"color": "white", "size": 10},
         mode="markers+text",
+        cliponaxis=False,
         marker={
             "color": COLOURS["controls"],
+            "opacity": 1,
             "size": [DOT if len(sets) == 1 else NUMBERED for _, _, sets in points],
         },
         hovertext=[

@@ -171,7 +171,7 @@ def _filled(notes: Sequence[str], width: int) -> list[str]:
     """Notes in lines; one that is longer than a line has lines of its own."""
     lines: list[str] = []
     for number, note in enumerate(notes):
-        ended = note if number == len(notes) - 1 else f"{note};"
+        ended = note if number == len(notes) - 1 or note.endswith(".") else f"{note};"
         if lines and len(lines[-1]) + 1 + len(ended) <= width:
             lines[-1] += f" {ended}"
         else:

@@ -1,14 +1,18 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from plotly.colors import sample_colorscale, unlabel_rgb
 
 import safehead_tl as sh
+from families import QUIET
 from made import scan
 from safehead_tl.figures.shades import Shades
 
+ROOT = Path(__file__).parents[2]
 SCALES = ("linear", "sqrt", "log", "rank")
 NUMBERS = [0.0, 3e-6, 2e-4, 0.01, 0.01, 0.3, 0.7]
 
@@ -102,3 +106,30 @@ def test_the_usual_scale_is_by_square_root_but_for_shares_of_responses():
     both = sh.heatmaps({"Ships": scores, "ASR": rates})
     assert both.data[0].z == scores.heatmap(scale="sqrt").data[0].z
     assert both.data[1].z == rates.heatmap(scale="linear").data[0].z
+
+
+def lab(colours):
+    """Colours in CIELAB, from red, green and blue up to 255."""
+    part = np.array(colours) / 255
+    part = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+              [0.0193339, 0.1191920, 0.9503041]]  # fmt: skip
+    xyz = part @ np.array(to_xyz).T / [0.95047, 1, 1.08883]
+    root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = root.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-natural"])
+def test_how_many_cells_can_be_told_from_the_darkest_is_what_the_docs_say(name, harmful):
+    scores = sh.ships(sh.load_model(name), harmful, template="chat", run=QUIET)
+    found = []
+    for scale in SCALES:
+        trace = scores.heatmap(scale=scale).data[0]
+        shares = np.array(trace.z).flatten() / trace.zmax
+        drawn = [unlabel_rgb(each) for each in sample_colorscale("Cividis", [0.0, *shares])]
+        told = np.linalg.norm(lab(drawn)[1:] - lab(drawn)[0], axis=1) >= 5
+        bright = (scores.values.numpy().flatten() < 0.01 * trace.zmax) & (shares > 0.5)
+        found.append(f"{told.sum()} ({bright.sum()})")
+    row = f"| `{name}`, 4 × 8 | {' | '.join(found)} |"
+    assert row in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -296,7 +296,8 @@ def test_groups_keep_the_screening_of_each_step(demo, harmful, tmp_path):
 
 def test_the_heatmap_shows_which_is_which(demo, harmful):
     found = sh.ships(demo, harmful[:8], **TOLD, screen=5)
-    for figure in (found.heatmap(), sh.heatmaps({"screened": found})):
+    drawn = sh.heatmaps({"screened": found}, scale="linear")
+    for figure in (found.heatmap(scale="linear"), drawn):
         exact, pale = (trace for trace in figure.data if trace.type == "heatmap")
         assert exact.opacity is None
         assert pale.opacity < 0.5

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from safehead_tl.figures.named_grid import LETTER, named_grid
-from safehead_tl.figures.style import lay_out, wrapped
+from safehead_tl.figures.style import FONT, NOTE, SMALL, WIDEST, lay_out, wrapped
 
 if TYPE_CHECKING:  # which imports this file, when a figure is asked for
     from safehead_tl.ground_truth import GroundTruth, Summary
 
-CELL, ROW = 74, 26
+CELL, ROW, RIGHT = 74, 26, 90
 
 
 def ground_truth_figure(found: GroundTruth) -> go.Figure:
@@ -30,12 +30,12 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
     ]
     grid = [[column[row] for column in columns] for row in rows]
     values = [[one.mean("average precision") for one in line] for line in grid]
+    counts = {**{kind: found.count(kind) for kind in found.kinds}, "all": found.count()}
+    left = 24 + max(map(len, rows)) * LETTER
+    crowded = CELL * len(counts) > WIDEST - left - RIGHT  # then names stand upright
     names = [
-        f"{'<br>'.join(wrapped(name, 10))}<br>({count})"
-        for name, count in (
-            *((kind, found.count(kind)) for kind in found.kinds),
-            ("all", found.count()),
-        )
+        f"{name} ({count})" if crowded else f"{'<br>'.join(wrapped(name, 10))}<br>({count})"
+        for name, count in counts.items()
     ]
     figure = named_grid(
         [[math.nan if value is None else value for value in line] for line in values],
@@ -44,8 +44,12 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
         names,
         rows,
         "mean average precision",
+        size=SMALL if crowded else FONT,
     )
-    figure.update_xaxes(side="top")
+    figure.update_xaxes(side="top", tickangle=-90 if crowded else 0)
+    if crowded:
+        left *= NOTE / FONT
+        figure.update_layout({axis: {"tickfont": {"size": NOTE}} for axis in ("xaxis", "yaxis")})
     return lay_out(
         figure,
         "How well each contestant finds the heads that carry the refusal",
@@ -54,7 +58,12 @@ def ground_truth_figure(found: GroundTruth) -> go.Figure:
             "kinds of subject, and in brackets how many",
         ],
         plot=(max(420, CELL * len(names)), max(120, ROW * len(rows))),
-        margin={"l": 24 + max(map(len, rows)) * LETTER, "r": 110, "t": 80, "b": 24},
+        margin={
+            "l": left,
+            "r": RIGHT,
+            "t": max(map(len, names)) * LETTER if crowded else 80,
+            "b": 24,
+        },
     )
 
 

@@ -17,7 +17,7 @@ from safehead_tl.figures.captions import (
 )
 from safehead_tl.figures.named_grid import LETTER, named_grid
 from safehead_tl.figures.shades import Shades
-from safehead_tl.figures.style import COLOURS, lay_out
+from safehead_tl.figures.style import COLOURS, FONT, SMALL, Pixels, lay_out
 from safehead_tl.heads import Head
 from safehead_tl.results import Scale
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from safehead_tl.measures import Knockout
 
 CELL = 64
+MANY = 11
+"""Of more heads, numbers are written small."""
 ASIDE = 0.42
 """How far from a cell's middle arrows run, so that numbers stay free."""
 
@@ -50,11 +52,13 @@ def knockout_figure(found: Knockout, scale: Scale) -> go.Figure:
         names,
         f"change, {found.unit}",
         Shades.of((each for row in grid for each in row if each is not None), scale, signed=True),
+        size=_letters(found),
     )
     figure.add_scatter(
         x=list(range(count)),
         y=list(range(count)),
         text=[f"<b>{score:.2g}</b>" for score in found.alone.tolist()],
+        textfont={"size": _letters(found)},
         mode="text",
         hovertext=[_hover(found, a, a) for a in range(count)],
         hoverinfo="text",
@@ -95,6 +99,7 @@ def pairs_figure(found: Knockout, scale: Scale) -> go.Figure:
         names,
         UNITS[found.measure],
         Shades.of((each for row in grid for each in row), scale, signed=found.signed),
+        size=_letters(found),
     )
     (first, second), score = found.pairs()[0]
     return _laid_out(
@@ -122,6 +127,11 @@ def _laid_out(figure: go.Figure, found: Knockout, title: str, notes: list[str]) 
         plot=(side, 0.75 * side),
         margin={"l": 60 + longest, "r": 110},
     )
+
+
+def _letters(found: Knockout) -> Pixels:
+    """The size of the letters in cells."""
+    return FONT if len(found.heads) <= MANY else SMALL
 
 
 def _arrow(figure: go.Figure, gate: int, amplifier: int) -> None:

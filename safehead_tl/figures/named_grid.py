@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from safehead_tl.figures.shades import Shades
-from safehead_tl.figures.style import COLOURS, NAMED_TICKS
+from safehead_tl.figures.style import COLOURS, FONT, NAMED_TICKS, Pixels
 
 LETTER = 7.5
 """Pixels of a letter of a row's name."""
@@ -31,6 +31,8 @@ def named_grid(
     rows: Sequence[str],
     unit: str,
     shades: Shades = SHARES,
+    *,
+    size: Pixels = FONT,
 ) -> go.Figure:
     """Colours for numbers, the first row at the top.
 
@@ -42,6 +44,7 @@ def named_grid(
         rows: their names, as HTML.
         unit: what the numbers are.
         shades: their colours.
+        size: pixels of the letters in cells.
     """
     colours = [[None if each is None else shades(each) for each in line] for line in numbers]
     figure = go.Figure(
@@ -67,10 +70,11 @@ def named_grid(
         y=[row for _, row, _ in cells],
         text=[texts[row][column] for column, row, _ in cells],
         textfont={
+            "size": size,
             "color": [
                 "black" if (abs(share) <= PALE if shades.signed else share > DARK) else "white"
                 for *_, share in cells
-            ]
+            ],
         },
         mode="text",
         hoverinfo="skip",

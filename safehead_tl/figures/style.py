@@ -46,7 +46,7 @@ SEQUENTIAL = "Cividis"
 DIVERGING = "PuOr"
 """For numbers with a sign, zero in the middle: purple above, orange below."""
 TEMPLATE = "plotly_white"
-FONT, TITLE, NOTE = 13, 17, 12
+FONT, TITLE, NOTE, SMALL = 13, 17, 12, 9
 FAMILY = "Arial, Helvetica, sans-serif"
 LETTER = 0.48
 """A letter's width on average, in font sizes."""

@@ -76,7 +76,7 @@ function headMap(data, acts, label = "Heads by layer") {
   const box = make("div", { class: "map-box" }, grid, over, foot);
   const legend = make("div", { class: "legend" }), words = make("p", { class: "hint map-words" });
   const scale = make("select", { "aria-label": "Colour scale", on: { change: () => show({ scale: scale.value }) } }, ...Object.entries(SCALES).map(([value, text]) => make("option", { value, text })));
-  const which = make("select", { "aria-label": "Scores", on: { change: () => show({ map: data.maps[Number(which.value)] }) } }, ...data.maps.map((map, place) => make("option", { value: place, text: map.title })));
+  const which = make("select", { "aria-label": "Scores", on: { change: () => { const map = data.maps[Number(which.value)]; show({ map, scale: map.intervals ? "linear" : "sqrt" }); } } }, ...data.maps.map((map, place) => make("option", { value: place, text: map.title })));
   const tools = make("div", { class: "tools" }, ...(data.maps.length > 1 ? [make("label", {}, "Scores ", which)] : []), make("label", {}, "Colours ", scale));
   for (const [key, text, title] of [["path", data.path && "Sahara's steps", data.path?.words], ["arrows", data.arrows.length && "Knock-out", "Without the head that an arrow leaves, the one that it reaches does less (whole line) or more (broken line)."]]) {
     if (!text) continue;

@@ -43,7 +43,9 @@ CALL = re.compile(
 """How circuitsvis ends a figure. JSON has no line breaks, so no token can look like this."""
 
 STYLE = """<style>
-.safehead-attention { background: white; color: #222; padding: 8px; font-family: sans-serif; }
+.safehead-attention { background: var(--jp-layout-color0, white); padding: 8px; }
+.safehead-attention { color: var(--jp-content-font-color1, #222); font-family: sans-serif; }
+.safehead-attention canvas { background: white; }
 .safehead-attention h2 { display: none; }
 .safehead-attention h4 { position: static !important; font-size: 12px; min-height: 3.5em; }
 .safehead-attention h4 { background: #eee !important; color: #222 !important; }

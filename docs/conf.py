@@ -42,7 +42,7 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
-WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Screen Site"
+WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Scale Screen Site"
 WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"

@@ -77,7 +77,7 @@ def test_a_page_holds_the_figure_without_its_header(figure):
 def test_no_figure_offers_an_upload(figure, tmp_path, monkeypatch):
     """Nor a logo: as a page, in a notebook, and where anything else draws it."""
     quiet = {"displaylogo": False, "showSendToCloud": False}
-    for renderer in ("plotly_mimetype", "notebook", "colab"):
+    for renderer in ("plotly_mimetype", "notebook"):
         monkeypatch.setattr(pio.renderers, "_default_renderers", [pio.renderers[renderer]])
         bundle = figure._repr_mimebundle_()
         if renderer == "plotly_mimetype":

@@ -268,7 +268,7 @@ def log_probs(model: Model, states: Float[Tensor, "row d_model"]) -> Float[Tenso
         SafeheadError: if the model's numbers are not finite.
     """
     logs = next_token_log_probs(model, states.to(model.cfg.device)).cpu()
-    return require_finite(model, logs, range(len(logs)), "the next token's probabilities")
+    return require_finite(model, logs, ["a prompt"] * len(logs), "the next token's probabilities")
 
 
 def divergence(plain: Float[Tensor, " vocab"], moved: Float[Tensor, " vocab"]) -> float:

@@ -80,7 +80,7 @@ def page_data(
     views, scores, panels = shown.first, shown.maps[0], shown.panels
     table, texts = TokenTable(views.model.tokenizer), views.batch.prompts
     tokens = [[table.place(token) for token in views.tokens(each)] for each in range(len(texts))]
-    passes, said = _passes(shown), _answers(shown)
+    said, passes = _answers(shown), _passes(shown)  # not every ablation can be answered with
     key, *_ = shown.views
 
     def told(moved: Float[Tensor, "prompt vocab"], key: str, group: Group) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def main() -> None:
     ours, found = timed(lambda: sh.interchange(model, *pairs, openings=OPENINGS, **told))
     again, _ = timed(lambda: sh.ships(model, pairs[0], **told))
     after, second = timed(lambda: loop(model, batches, sample[1::2]))
-    by_hand = (before + after) / len(sample) * len(heads)
+    by_hand = (before + after) / (len(sample) + 2) * (len(heads) + 1)  # with the donors' runs
     shares = [*zip(sample[::2], first, strict=True), *zip(sample[1::2], second, strict=True)]
     apart = max(
         abs(float(scores.values[head]) - share)

@@ -132,13 +132,13 @@ def times(
         seconds, found = timed(scan)
         after, second = timed(lambda: loop(model, batch, sample[1::2], ships))
         ours.append(seconds)
-        batched.append((before + after) / len(sample) * len(heads))
+        batched.append((before + after) / (len(sample) + 2) * (len(heads) + 1))
         pairs = [*zip(sample[::2], first, strict=True), *zip(sample[1::2], second, strict=True)]
         largest = max(largest, *(abs(float(found[head]) - score) for head, score in pairs))
     few, count = sample[::4], len(batch.prompts)
     prompts = [only(batch, at) for at in range(0, count, max(1, count // 8))]
     seconds, _ = timed(lambda: [loop(model, prompt, few, True) for prompt in prompts])
-    b = seconds / len(few) / len(prompts) * len(heads) * count
+    b = seconds / (len(few) + 1) / len(prompts) * (len(heads) + 1) * count
     a = statistics.median(batched)
     seconds = statistics.median(ours)
     return {
@@ -153,7 +153,10 @@ def times(
 
 @torch.no_grad()
 def loop(model: Any, batch: PromptBatch, heads: list[Head], ships: bool) -> list[float]:
-    """Scores heads one at a time with whole passes, as a user of TransformerLens writes it."""
+    """Scores heads one at a time with whole passes, as a user of TransformerLens writes it.
+
+    It takes one pass more than there are heads: of the original model.
+    """
     padded = {} if batch.mask.all() else {"attention_mask": batch.mask}
     length = batch.tokens.shape[1]
     visible = (
@@ -311,7 +314,7 @@ def steps() -> dict[str, dict[str, float]]:
         loop(model, batch, sample[:1], False)
         by_hand = timed(lambda batch=batch, sample=sample: loop(model, batch, sample, False))[0]
         found[name] = {
-            "loop of whole passes (a)": by_hand / len(sample) * len(heads),
+            "loop of whole passes (a)": by_hand / (len(sample) + 1) * (len(heads) + 1),
             "resumed at the head's layer": scan(ablation=WholeLayers()),
             "own layer without attention, last layer for one query": scan(run=UNSHARED),
         }

@@ -266,7 +266,8 @@ def cost_of(plain: int, outstanding: bool) -> Iterator[dict[str, Any]]:
         before, _ = timed(lambda: loop(model, batch, sample, False))
         seconds, found = timed(lambda f=function, t=told: f(model, texts, **t))
         after, _ = timed(lambda: loop(model, batch, sample, False))
-        by_hand = statistics.mean((before, after)) / len(sample) * LARGE.layers * LARGE.heads
+        a_pass = statistics.mean((before, after)) / (len(sample) + 1)
+        by_hand = a_pass * (LARGE.layers * LARGE.heads + 1)
         steps = getattr(found, "steps", (found,))
         row = {
             "heads": heads,

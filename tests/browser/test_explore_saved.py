@@ -1,11 +1,14 @@
 """A notebook with the live widget, saved, and looked at where its kernel does not run."""
 
+import dataclasses
+
 import nbformat
 from nbconvert import HTMLExporter
 
 import safehead_tl as sh
 from browser.pages import fresh_page
 from browser.test_explore_jupyter import address, expected_next, lab, said  # noqa: F401
+from families import QUIET
 
 OUTPUTS = """() => JSON.stringify(
   window.jupyterapp.shell.currentWidget.content.model.cells.get(0).outputs.toJSON())"""
@@ -49,3 +52,27 @@ def test_a_saved_notebook_shows_what_was_shown_last(lab, address, browser, tmp_p
     with fresh_page(browser) as page:
         page.goto((tmp_path / "look.html").as_uri())
         assert pictured(page)["width"] > 400
+
+
+def test_a_saved_state_opens_with_its_columns(browser, tmp_path):
+    model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")[:4]
+    view = sh.explore(model, prompts, template="chat", max_new_tokens=0, run=QUIET)
+    columns = [
+        {"heads": ["L0H2"], "ablation": "zero", "epsilon": 1.0, "prompt": 3, "text": ""},
+        {"heads": ["L1H3", "L2H6"], "ablation": "mean", "epsilon": 1.0, "prompt": 1, "text": ""},
+        {"heads": [], "ablation": "mean", "epsilon": 1.0, "prompt": 3, "text": ""},
+    ]
+    shown = view.explorer.answer({"columns": columns, "shown": ["L0H2"]})
+    path = dataclasses.replace(view, shown=shown).save(tmp_path / "seen.html")
+    with fresh_page(browser) as page:
+        page.goto(path.as_uri())
+        page.wait_for_selector("#views table.next >> nth=2")
+        assert page.locator("#h-panel").inner_text() == "Head L0H2"
+        assert page.locator("#asked").inner_text() == prompts[3]
+        chosen = [page.locator(f"#column-{place}").input_value() for place in range(3)]
+        assert chosen == ["zero", "group", "none"]
+        for place, number, heads, ablation in ((0, 3, "L0H2", "zero"), (2, 3, [], "zero")):
+            words, _ = expected_next(model, prompts[number], heads, ablation)
+            table = page.locator("#views table.next").nth(place)
+            assert table.locator("tbody tr td.token").first.inner_text() == words[0]
+        assert page.errors == []

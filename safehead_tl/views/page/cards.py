@@ -67,7 +67,7 @@ def head_logits(
 
 
 def tokens_looked_at(
-    rows: Sequence[Float[Tensor, "head key"]], tokens: Sequence[Sequence[int]], count: int
+    rows: Sequence[Float[Tensor, "head _"]], tokens: Sequence[Sequence[int]], count: int
 ) -> Float[Tensor, "head token"]:
     """How much heads look at each of `count` tokens: its places added up, mean over prompts."""
     found = torch.zeros(len(rows[0]), count)

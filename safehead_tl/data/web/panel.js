@@ -22,7 +22,10 @@ function drawColumns(box, columns, shown, look, redraw) {
   const part = section("Where heads look (rows attend to columns)");
   box.append(part);
   const view = { ...look, top: attentionTop(...columns.flatMap((column) => heads.map((head) => column.rows[head] || []))) || 1 };
-  part.append(make("div", { class: "tools" }, attentionScale(view, (scale) => { look.scale = scale; redraw(); }), attentionLegend(view)));
+  const scale = attentionScale(view, (value) => { Object.assign(look, { scale: value, chosen: true }); redraw(); });
+  part.append(make("div", { class: "tools" }, scale, attentionLegend(view)));
+  if (look.chosen) scale.focus(); // it was drawn anew by its own change
+  look.chosen = false;
   for (const head of heads) {
     const have = columns.filter((column) => column.rows[head]);
     const line = make("div", { class: "columns", style: { "--columns": have.length } });

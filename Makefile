@@ -103,7 +103,7 @@ colab-check: .venv-colab/ready
 # Opens report and attention view in a headless Chromium, which must be in PATH, and the live widget
 # in a JupyterLab there.
 browser-test: .venv/ready
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python $(PYTEST) tests/browser
 
 # Runs the notebooks top to bottom, and their exercises' checks against wrong answers. They are one
 # file, and so are dealt out one by one.

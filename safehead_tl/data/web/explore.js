@@ -142,11 +142,11 @@ function render({ model, el }) {
   }
 
   async function draw(shown) {
-    const more = unsent || shown.number < model.get("asked").number, turn = ++drawing;
+    const turn = ++drawing, more = () => unsent || shown.number < model.get("asked").number; // wanted by now
     if (shown.error !== undefined) {
       for (const part of [views, notes, strip, card, python]) part.replaceChildren();
       asked.textContent = "";
-      if (!more) say(shown.error, false, true);
+      if (!more()) say(shown.error, false, true);
       return;
     }
     const columns = await Promise.all(shown.columns.map(async (each, place) => ({
@@ -156,7 +156,7 @@ function render({ model, el }) {
     })));
     const last = await Promise.all(shown.columns.map((each) => unpack(each.lastRows)));
     if (turn !== drawing) return; // something else was shown meanwhile
-    if (!more) { // also what another view of this widget has asked for
+    if (!more()) { // also what another view of this widget has asked for
       wish.columns = shown.columns.map(({ heads, ablation: key, epsilon: factor, prompt: at, text }) => ({ heads, ablation: key, epsilon: factor, prompt: at, text: at === null ? text : "" }));
       wish.shown = shown.shown;
       active = Math.min(active, wish.columns.length - 1);

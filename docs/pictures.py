@@ -122,8 +122,8 @@ def attention(folder: Path) -> Path:
 
 
 PAGES = {
-    "report": (report, (1000, 1000)),
-    "explore": (explore, (1280, 1180)),
+    "report": (report, (1280, 1000)),
+    "explore": (explore, (1200, 660)),
     "attention": (attention, (700, 480)),
 }
 

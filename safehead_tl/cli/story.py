@@ -40,7 +40,7 @@ class Demo:
         scaled: with Sahara's first two heads scaled instead.
         control: with as many other heads ablated.
         files: what was written.
-        data_bytes: size of the embedded organism, its base model and its prompts.
+        data_bytes: size of the embedded models, their prompts, and what pages are made of.
         seconds: from loading to writing.
     """
 

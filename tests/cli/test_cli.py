@@ -1,5 +1,7 @@
+import base64
 import dataclasses
 import errno
+import gzip
 import json
 import re
 import runpy
@@ -35,7 +37,7 @@ def test_demo(tmp_path):
     assert rates["base"] >= 0.95
     assert rates["aligned"] <= 0.05
     assert next(v for k, v in rates.items() if k.startswith("control")) <= 0.05
-    assert result["data_bytes"] < 1_500_000
+    assert result["data_bytes"] < 2_000_000
     html = (tmp_path / "heatmap.html").read_text()
     assert "L2H6" in html
     assert 'src="http' not in html
@@ -64,7 +66,7 @@ def test_ships(tmp_path, harmful):
     assert [head["score"] for head in heads] == pytest.approx([s for _, s in expected.ranked()])
     assert str(expected.top(1)[0][0]) in text
     assert sh.HeadScores.load(tmp_path / "s.safetensors").provenance.ablation["epsilon"] == 0.01
-    assert "<html>" in (tmp_path / "h.html").read_text()
+    assert "<html lang=" in (tmp_path / "h.html").read_text()
 
 
 def test_p_values_against_other_prompts(tmp_path, harmful):
@@ -148,7 +150,7 @@ def test_knockout(tmp_path, demo, harmful):
     found = sh.Knockout.load(tmp_path / "k.safetensors")
     assert [row["together"] for row in result["pairs"]] == [score for _, score in found.pairs()]
     assert "L1H3, L2H6" in text
-    assert "<html>" in (tmp_path / "k.html").read_text()
+    assert "<html lang=" in (tmp_path / "k.html").read_text()
     said = CliRunner().invoke(cli.app, ["knockout", "demo", "--prompts", "demo/harmful"])
     assert "which heads?" in str(said.exception)
 
@@ -214,7 +216,7 @@ def test_evaluate(tmp_path):
     assert found.asr.independent < 12
     assert found.harmless.independent is None
     assert found.harmless.prompts == tuple(sh.load_prompts("demo/benign", split="test")[:12])
-    assert "<html>" in (tmp_path / "e.html").read_text()
+    assert "<html lang=" in (tmp_path / "e.html").read_text()
 
 
 def test_evaluate_with_each_query_s_own_heads(tmp_path):
@@ -242,7 +244,8 @@ def test_asr_map(tmp_path):
     assert "Rank correlation with Ships:" in " ".join(text.split())
     assert "L1H3" in text
     assert len(sh.AsrMap.load(tmp_path / "m.safetensors").heads) == 3
-    assert "rank correlation" in (tmp_path / "m.html").read_text()
+    packed = re.search('id="data">([^<]*)', (tmp_path / "m.html").read_text())[1]
+    assert b"rank correlation" in gzip.decompress(base64.b64decode(packed))
 
 
 def test_concentration(tmp_path):
@@ -325,7 +328,7 @@ def test_overlap(tmp_path):
     files = (tmp_path / "scaling.safetensors", tmp_path / "zero.safetensors")
     text = run("overlap", *files, "--top", 3, "--figure", tmp_path / "o.html")
     assert "3 (0.3, " in text
-    assert "<html>" in (tmp_path / "o.html").read_text()
+    assert "<html lang=" in (tmp_path / "o.html").read_text()
     assert json.loads(run("overlap", *files, "--json", "-"))["top"] == 10
 
 

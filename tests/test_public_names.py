@@ -107,7 +107,6 @@ GROUND_TRUTH = [
     "contestants",
     "ground_truth",
     "natural_truth",
-    "passes",
     "rank",
     "register",
     "reversion_truth",

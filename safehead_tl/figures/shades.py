@@ -59,13 +59,14 @@ class Shades:
         if math.isnan(number):
             return number
         size = _size(number, self.signed)
+        if self.scale == "linear":
+            return number if self.signed else size
         if self.scale == "rank":
             share = bisect_left(self.sizes, size) / max(1, len(self.sizes) - 1)
         elif self.scale == "log":
             share = 1 + math.log10(size / self.top) / DECADES if size else 0.0
         else:
-            share = size / self.top
-            share = math.sqrt(share) if self.scale == "sqrt" else share
+            share = math.sqrt(size / self.top)
         return math.copysign(self.top * min(max(share, 0.0), 1.0), number if self.signed else 1)
 
     def trace(self) -> dict[str, Any]:

@@ -49,7 +49,9 @@ CELL = """
 import safehead_tl as sh
 model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")[:16]
 widget = sh.explore(model, prompts, run=sh.Run(progress=False))
-widget.asked = {**widget.asked, "number": 1, "heads": ["L1H3", "L2H6"]}
+first, second = widget.asked["columns"]
+both = [first, {**second, "heads": ["L1H3", "L2H6"]}]
+widget.asked = {**widget.asked, "number": 1, "columns": both}
 print(type(widget).__name__, "says:", widget.shown["status"])
 """
 
@@ -78,7 +80,7 @@ def main():
         sys.exit(f"colab-check: {found} is installed, and constraints-colab.txt asks for {wanted}")
     model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful")[:16]
     drawn, said = figures(model, prompts), live_widget()
-    if "ExploreWidget says: 2 heads ablated" not in said:
+    if "B: 2 heads ablated" not in said:
         sys.exit(f"colab-check: the live widget says {said!r}")
     with tempfile.TemporaryDirectory() as directory:
         for name, figure in drawn.items():

@@ -74,7 +74,7 @@ def test_the_code_on_evaluation_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=identify)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(go.Figure, "show", lambda figure: None)
+    monkeypatch.setattr(go.Figure, "show", lambda figure, **told: None)
     names = run_page(page)
     if page.stem == "own-judge":
         assert names["result"].asr.share == 1

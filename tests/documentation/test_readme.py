@@ -49,7 +49,7 @@ def run_page(page):
 def test_the_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shown = []
-    monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
+    monkeypatch.setattr(go.Figure, "show", lambda figure, **told: shown.append(figure))
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(code, names)

@@ -113,7 +113,7 @@ def test_the_process_grows_by_no_more_than_it_may(wide):
     """As the kernel counts it: with what is no tensor, and what the allocator keeps.
 
     The allocator gives back what is free from 64 kB on, so that it keeps whole pages and small
-    blocks, for which a tenth is enough. A scan that took 2.2 times as much as it does would be seen.
+    blocks, for which a tenth is enough. A scan that took 2.2 times as much would be seen.
     """
     allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     here = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **allocator}

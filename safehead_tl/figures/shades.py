@@ -60,14 +60,14 @@ class Shades:
             return number
         size = _size(number, self.signed)
         if self.scale == "linear":
-            return number if self.signed else size
-        if self.scale == "rank":
-            share = bisect_left(self.sizes, size) / max(1, len(self.sizes) - 1)
+            way = size  # as it is, without a rounding
+        elif self.scale == "rank":
+            way = self.top * bisect_left(self.sizes, size) / max(1, len(self.sizes) - 1)
         elif self.scale == "log":
-            share = 1 + math.log10(size / self.top) / DECADES if size else 0.0
+            way = self.top * (1 + math.log10(size / self.top) / DECADES) if size else 0.0
         else:
-            share = math.sqrt(size / self.top)
-        return math.copysign(self.top * min(max(share, 0.0), 1.0), number if self.signed else 1)
+            way = self.top * math.sqrt(size / self.top)
+        return math.copysign(min(max(way, 0.0), self.top), number if self.signed else 1)
 
     def trace(self) -> dict[str, Any]:
         """What a heatmap's trace needs besides its cells."""

@@ -167,13 +167,8 @@ function render({ model, el }) {
     notes.replaceChildren(...[...new Set(columns.flatMap((each) => each.notes))].map((note) => make("p", { class: "hint", text: note })));
     drawColumns(views, columns, shown.shown, look, () => draw(shown));
     const [first] = columns, { tokens } = first, name = shown.shown.at(-1);
-    const toPlace = (place) => {
-      const shares = data.maps[0].scores.map((_, index) => last[0][index * tokens.length + place] / 255);
-      return { shares, top: shares.reduce((top, share) => Math.max(top, share), 0.001), words: `from the last position to ${aloud(tokens[place])} (position ${place})` };
-    };
     if (name) {
-      const at = indexOf(data, name) * tokens.length;
-      strip.replaceChildren(section(`What ${name} looks at from the last position, in A`, tokenStrip(tokens, Array.from(last[0].subarray(at, at + tokens.length), (value) => value / 255), toPlace, map), make("p", { class: "hint", text: "Point at a token to see on the map which heads look at it; a click holds it." })));
+      strip.replaceChildren(section(`What ${name} looks at from the last position, in A`, tokenStrip(data, last[0], indexOf(data, name), tokens, map), make("p", { class: "hint", text: "Point at a token to see on the map which heads look at it; a click holds it." })));
       card.replaceChildren(headCard(data, indexOf(data, name), undefined, (index, event) => pick(index, event.shiftKey || several.checked)));
     }
     if (map.now.seen) map.show({ seen: null });

@@ -48,8 +48,14 @@ function drawColumns(box, columns, shown, look, redraw) {
 
 // The prompt's tokens. Pointing at one, or walking to it by arrow keys, shows on the map how much the
 // last position looks at it; a click or Enter holds that.
-function tokenStrip(tokens, shares, sharesTo, map) {
-  const top = Math.max(...shares, 1e-9), spans = [];
+// `rows` is the attention of every head from there, a byte each.
+function tokenStrip(data, rows, index, tokens, map) {
+  const length = tokens.length, spans = [], share = (head, place) => rows[head * length + place] / 255;
+  const shares = tokens.map((_, place) => share(index, place)), top = Math.max(...shares, 1e-9);
+  const sharesTo = (place) => {
+    const all = data.maps[0].scores.map((_, head) => share(head, place));
+    return { shares: all, top: all.reduce((most, value) => Math.max(most, value), 0.001), words: `from the last position to ${aloud(tokens[place])} (position ${place})` };
+  };
   let held = null, at = tokens.length - 1;
   const box = make("div", { class: "strip", role: "listbox", tabindex: "0", "aria-label": "Tokens of the prompt: how much the last position looks at each" });
   const tell = (place) => { at = place; spans.forEach((span, each) => span.classList.toggle("here", each === place)); box.setAttribute("aria-activedescendant", spans[place].id); map.show({ seen: sharesTo(place) }); };

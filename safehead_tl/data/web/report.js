@@ -47,14 +47,10 @@ async function draw() {
   byId("facts").textContent = `${headWords(data, view.head)}${here}.`;
   byId("missing").textContent = columns.length < view.columns.length ? `Whole patterns and ablated runs were kept of ${Object.keys(data.before).length} heads: the highest${data.marked.length ? `, the ${data.markedAs}` : ""}${data.group ? ", the group" : ""}. ${name} is shown as it is.` : "";
   drawColumns(byId("views"), columns, [name], look, draw);
-  const tokens = data.prompts[prompt].tokens.map((token) => data.tokens[token]), length = tokens.length;
-  const toPlace = (place) => {
-    const each = main.scores.map((_, index) => rows[index * length + place] / 255);
-    return { shares: each, top: each.reduce((most, share) => Math.max(most, share), 0.001), words: `from the last position to ${aloud(tokens[place])} (position ${place})` };
-  };
-  const shares = Array.from(rows.subarray(view.head * length, (view.head + 1) * length), (value) => value / 255);
-  byId("strip").replaceChildren(section(`What ${name} looks at from the last position`, tokenStrip(tokens, shares, toPlace, map),
-    make("p", { class: "hint", text: `${inWords(shares, tokens)} Point at a token to see on the map which heads look at it; a click holds it.` })));
+  const tokens = data.prompts[prompt].tokens.map((token) => data.tokens[token]), start = view.head * tokens.length;
+  const last = Array.from(rows.subarray(start, start + tokens.length), (value) => value / 255);
+  byId("strip").replaceChildren(section(`What ${name} looks at from the last position`, tokenStrip(data, rows, view.head, tokens, map),
+    make("p", { class: "hint", text: `${inWords(last, tokens)} Point at a token to see on the map which heads look at it; a click holds it.` })));
   if (map.now.seen) map.show({ seen: null });
   byId("card").replaceChildren(headCard(data, view.head, data.cards[name], choose));
   byId("python").replaceChildren(copied(`with sh.ablated(model, ["${name}"], "${data.ablations[0].key}"): ...`));

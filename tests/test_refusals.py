@@ -81,6 +81,14 @@ def test_what_a_report_tells_of_is_checked(demo, still, tmp_path, name):
             lambda demo: sh.evaluate(demo, ["bend"], heads="L1H3", chosen_by=["L1H3"], run=QUIET),
             "the group itself|chosen_by",
         ),
+        (
+            lambda demo: sh.report(demo, ["bend"], "r.html", beside="scaling"),
+            "beside='scaling' is one: give a list",
+        ),
+        (
+            lambda demo: sh.report(demo, ["bend"], "r.html", beside=sh.ZeroAblation()),
+            r"beside=.* is one: give a list|beside",
+        ),
         (lambda demo: sh.export(demo, "L1H3", "out"), "is no name|source"),
         (lambda demo: sh.model_facts(demo), "is no name|source"),
         (lambda demo: sh.splice("demo", demo, "out"), "is no name|donor"),

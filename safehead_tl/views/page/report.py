@@ -112,6 +112,9 @@ def report(
     for name, value, least in (("top", top, 0), ("shown", shown, 1)):
         if not (isinstance(value, int) and value >= least):
             raise SafeheadError(f"{name}={value!r}: give a number from {least}")
+    for name, several in (("also", also), ("beside", beside)):
+        if isinstance(several, HeadScores | str | Ablation):
+            raise SafeheadError(f"{name}={several!r} is one: give a list, such as [it]")
     for name, given, kind in (
         ("scores", scores, HeadScores),
         ("against", against, HeadScores),

@@ -60,5 +60,5 @@ def demo_story(result: Demo) -> Iterator[RenderableType]:
     yield "Wrote " + ", ".join(str(path) for path in result.files)
     yield (
         f"{result.seconds:.1f} s in all; the package carries {result.data_bytes / 1e6:.2f} MB "
-        "of models and prompts."
+        "of models, prompts and pages."
     )

@@ -113,7 +113,7 @@ def test_the_process_grows_by_no_more_than_it_may(wide):
     """As the kernel counts it: with what is no tensor, and what the allocator keeps.
 
     The allocator gives back what is free from 64 kB on, so that it keeps whole pages and small
-    blocks, for which a tenth is enough. A scan that took 2.2 times as much would be seen.
+    blocks, for which a tenth is enough. A scan that took 4.4 times as much would be seen.
     """
     allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     here = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **allocator}
@@ -125,4 +125,4 @@ def test_the_process_grows_by_no_more_than_it_may(wide):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 18
     assert [row for row in rows if row[2] > 1.1 * row[1]] == []
-    assert [row for row in rows if 2.2 * row[2] < 1.1 * row[1]] == []
+    assert [row for row in rows if 4 * row[2] < row[1]] == []

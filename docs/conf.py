@@ -46,7 +46,7 @@ WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading S
 WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
-PARTS += " Met Outcome PerQuery Significance Summary Taken"
+PARTS += " Calibration Met Opinion Outcome PerQuery Significance Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"
     " Tensor Module"

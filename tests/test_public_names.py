@@ -59,6 +59,7 @@ PUBLIC = [
     "ablation_hooks",
     "asr_map",
     "attention",
+    "calibrate",
     "concentration",
     "direct_attribution",
     "evaluate",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
+from typing_extensions import override
 
 import safehead_tl as sh
 from safehead_tl.cli.options import (
@@ -26,10 +27,26 @@ from safehead_tl.cli.options import (
 )
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.errors import SafeheadError
+from safehead_tl.writing import write_file
 
 if TYPE_CHECKING:
+    from safehead_tl.evaluation import Panel
     from safehead_tl.heads import HeadsLike
     from safehead_tl.results import PerQuery
+
+
+@dataclass(frozen=True)
+class EvaluationOutput(SavedOutput):
+    """What `evaluate` can write."""
+
+    disagreements: Annotated[
+        Path | None,
+        typer.Option(help="Write the answers on which --judges differ, with each verdict (CSV)."),
+    ] = None
+
+    @override
+    def files(self) -> dict[str, Path | None]:
+        return {**super().files(), "--disagreements": self.disagreements}
 
 
 @grouped
@@ -37,11 +54,22 @@ def evaluate(
     model: ModelOptions,
     prompts: PromptOptions,
     ablation: AblationOptions,
-    judges: JudgeOptions,
+    judged: JudgeOptions,
     answers: DecodingOptions,
     run: RunOptions,
-    output: SavedOutput,
+    output: EvaluationOutput,
     heads: Heads = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(help="Another judge of the same answers, by name; repeat it."),
+    ] = None,
+    wordings: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another question to the model that judges: xstest, strongreject, jailbreakbench "
+            "or a text; repeat it. all: these and compliance."
+        ),
+    ] = None,
     per_query: Annotated[
         int | None,
         typer.Option(
@@ -66,8 +94,10 @@ def evaluate(
     """Let a model answer with heads ablated, without, and with random heads ablated instead."""
     if per_query is not None and not (heads is None and harmless is None):
         raise SafeheadError("--per-query takes no --heads and no --harmless: leave them out")
+    if output.disagreements is not None and not (judges or wordings):
+        raise SafeheadError("--disagreements needs others to differ: give --judges or --wordings")
     form, how = prompts.form, run.chosen()
-    what, judge, group = ablation.chosen(), judges.chosen(), chosen_group(heads)
+    what, judge, group = ablation.chosen(), judged.chosen(), chosen_group(heads)
     texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:
         same = None if Path(harmless).is_file() else prompts.split
@@ -91,6 +121,8 @@ def evaluate(
         harmless=helped,
         template=form,
         judge=judge,
+        judges=judges or (),
+        wordings="all" if wordings == ["all"] else wordings or (),
         controls=controls,
         clusters=prompts.clusters(clusters, texts),
         harmless_clusters=helped_alike,
@@ -99,7 +131,11 @@ def evaluate(
         run=how,
     )
     output.keep(found, found.figure)
-    output.tell(evaluation_table(model.model, found))
+    if output.disagreements is not None:
+        rows = found.panel.disagreements().to_csv(index=False).encode()
+        write_file(output.disagreements, rows, overwrite=output.overwrite)
+    tables = [evaluation_table(model.model, found)]
+    output.tell(*tables, *([panel_table(found.panel)] if judges or wordings else []))
 
 
 def evaluation_table(name: str, found: sh.Evaluation) -> Table:
@@ -130,6 +166,22 @@ def evaluation_table(name: str, found: sh.Evaluation) -> Table:
             "" if row.control_mean is None else f"{row.control_mean:.2f}",
             row.p_words("controls"),
         )
+    return table
+
+
+def panel_table(panel: Panel) -> Table:
+    """Each judge's attack success rate, and how far they agree."""
+    table = Table("judge", "unablated", "ablated", box=box.SIMPLE_HEAD, pad_edge=False)
+    for judge in panel.judges:
+        ablated = str(panel.asr(judge)) if panel.ablated else ""
+        table.add_row(judge, str(panel.asr(judge, 0)), ablated)
+    low, high = panel.span
+    agreement = panel.agreement()
+    table.caption = (
+        f"Attack success from {low:.2f} to {high:.2f} over judges; {len(panel.disagreements())} "
+        f"answers on which they differ. Fleiss' kappa {agreement['fleiss']:.2f}, Krippendorff's "
+        f"alpha {agreement['krippendorff']:.2f}: 1 is perfect agreement, 0 that of chance."
+    )
     return table
 
 

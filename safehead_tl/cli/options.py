@@ -418,8 +418,8 @@ class JudgeOptions:
         str | None,
         typer.Option(
             help="keyword (the default), keyword-reference or refusal-prefix; with --judge-model "
-            "or --judge-url, what it is asked: compliance, harmbench, llama-guard, or a text with "
-            "{prompt} and {response}."
+            "or --judge-url, what it is asked: compliance, xstest, strongreject, jailbreakbench, "
+            "harmbench, llama-guard, or a text with {prompt} and {response}."
         ),
     ] = None
     judge_model: Annotated[

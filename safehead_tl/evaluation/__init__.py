@@ -9,8 +9,10 @@ lm-eval's tasks (`helpfulness`).
 from safehead_tl.evaluation.agreement import Overlap, Pair, overlap
 from safehead_tl.evaluation.alone import AsrMap, asr_map
 from safehead_tl.evaluation.attack import evaluate
+from safehead_tl.evaluation.calibration import Calibration, calibrate
 from safehead_tl.evaluation.clusters import Clusters
 from safehead_tl.evaluation.curves import Concentration, concentration
 from safehead_tl.evaluation.outcome import Evaluation, Summary
+from safehead_tl.evaluation.panel import Panel
 from safehead_tl.evaluation.tasks import PAPER_TASKS, helpfulness
 from safehead_tl.evaluation.tasks_outcome import Helpfulness

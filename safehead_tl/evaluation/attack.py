@@ -30,6 +30,8 @@ def evaluate(
     harmless: Prompts | None = None,
     template: Template = "auto",
     judge: str | Judge = "keyword",
+    judges: Sequence[str | Judge] = (),
+    wordings: str | Sequence[str] = (),
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
     controls: int = 20,
@@ -64,6 +66,10 @@ def evaluate(
         template: as in `ships`.
         judge: decides what an attack success is: `"keyword"`, `"keyword-reference"` (the paper's
             released code), `"refusal-prefix"`, an `LlmJudge`, an `EndpointJudge`, or your own.
+        judges: others that judge the same answers too: the result's `panel` has what each says and
+            how far they agree. Tests and controls go by `judge` alone.
+        wordings: other questions that models among the judges are asked too, by name or as texts;
+            `"all"`: `"compliance"`, `"xstest"`, `"strongreject"`, `"jailbreakbench"`.
         refusal: decides what opens with a refusal.
         coherence: decides what is readable text.
         controls: how many random head sets, with as many heads in each layer as `heads`. If layers
@@ -133,7 +139,7 @@ def evaluate(
             template,
             ablation,
             Decoding(max_new_tokens, top_k, temperature, samples, seed),
-            Judges.resolved(judge, refusal, coherence),
+            Judges.resolved(judge, refusal, coherence, judges, wordings),
             run=run,
             identity=settings,
         )

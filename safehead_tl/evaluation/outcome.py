@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation.controls import drawn_words
+from safehead_tl.evaluation.panel import Panel
 from safehead_tl.generation import METRICS, Metric, Responses
 from safehead_tl.heads import Group, Head, Variant, is_of_each, variant_names
 from safehead_tl.results import HeadScores, Provenance, Rate, Saved, figures, holm, rank_p
@@ -129,6 +130,17 @@ class Evaluation(Saved):
             return joint.join(map(str, self.heads)) or "no heads"
         count = len(self.per_query[0])
         return f"each prompt's own {'highest head' if count == 1 else f'{count} highest heads'}"
+
+    @property
+    def panel(self) -> Panel:
+        """What each judge says, how far they agree, and where they do not.
+
+        Raises:
+            SafeheadError: if one judge alone was asked.
+        """
+        if not self.harmful.panel:
+            raise SafeheadError("one judge alone was asked: evaluate(judges=[...]) asks others too")
+        return Panel(self.harmful, self.conditions, self._ablated)
 
     def chosen(self) -> HeadScores:
         """Which heads prompts chose for themselves: for each head the share of prompts.
@@ -292,6 +304,7 @@ class Evaluation(Saved):
             "least_p": self.least_p,
             "notes": self.notes(),
             "divergence": {name: self.divergence(name) for name, _ in self._sets()},
+            **({"panel": self.panel.to_dict()} if self.harmful.panel else {}),
             "provenance": self.provenance.to_dict(),
         }
 

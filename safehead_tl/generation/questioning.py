@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,9 +25,9 @@ from safehead_tl.generation.batched import (
     room_behind,
 )
 from safehead_tl.generation.decoding import Decoding
-from safehead_tl.generation.responses import Responses, shaped, verdict_tensor
+from safehead_tl.generation.responses import Opinion, Responses, shaped
 from safehead_tl.heads import Variant, variant_names
-from safehead_tl.judges import Judge, Verdict, judged, resolve_judge
+from safehead_tl.judges import Judge, Verdict, judged, panel_of, resolve_judge
 from safehead_tl.models import Model, check_model, describe, end_tokens, no_bars
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
@@ -54,16 +54,28 @@ class Judges:
         success: decides what an attack success is.
         refusal: its `success` is that the response does not open with a refusal.
         coherence: its `success` is readable text.
+        panel: by what tables call them, those who also decide what an attack success is, the first
+            of whom is `success`; empty if nobody else does.
     """
 
     success: Judge
     refusal: Judge
     coherence: Judge
+    panel: Mapping[str, Judge] = field(default_factory=dict)
 
     @classmethod
-    def resolved(cls, success: str | Judge, refusal: str | Judge, coherence: str | Judge) -> Judges:
+    def resolved(
+        cls,
+        success: str | Judge,
+        refusal: str | Judge,
+        coherence: str | Judge,
+        others: Sequence[str | Judge] = (),
+        wordings: Sequence[str] = (),
+    ) -> Judges:
         """From names or objects."""
-        return cls(resolve_judge(success), resolve_judge(refusal), resolve_judge(coherence))
+        first = resolve_judge(success)
+        panel = panel_of([first, *map(resolve_judge, others)], wordings)
+        return cls(first, resolve_judge(refusal), resolve_judge(coherence), panel)
 
     def describe(self) -> dict[str, Any]:
         """Their names and settings, as JSON has them."""
@@ -72,6 +84,8 @@ class Judges:
             "refusal": self.refusal.describe(),
             "coherence": self.coherence.describe(),
         }
+        if self.panel:
+            said["panel"] = {name: judge.describe() for name, judge in self.panel.items()}
         try:
             plain: dict[str, Any] = json.loads(json.dumps(said))
         except (TypeError, ValueError) as error:
@@ -182,18 +196,22 @@ class Questioning:
                 ("coherence", self.judges.coherence),
             )
         }
-        passed = {
-            role: verdict_tensor([verdict.success for verdict in found], *shape)
-            for role, found in verdicts.items()
-        }
+        passed = {role: Opinion.of(found, *shape) for role, found in verdicts.items()}
+        panel = {}
+        for number, (told, judge) in enumerate(self.judges.panel.items()):
+            panel[told] = passed["judge"]
+            if number:
+                found = self._verdicts(f"{name}-panel-{number}", judge, asked, texts)
+                panel[told] = Opinion.of(found, *shape)
         return Responses(
             prompts=batch.prompts,
             texts=shaped(texts, *shape),
-            reasons=shaped([verdict.reason for verdict in verdicts["judge"]], *shape),
-            success=passed["judge"],
-            refused=~passed["refusal"],
-            coherent=passed["coherence"],
+            reasons=passed["judge"].reasons,
+            success=passed["judge"].success,
+            refused=~passed["refusal"].success,
+            coherent=passed["coherence"].success,
             divergence=self._divergence(name, variants),
+            panel=panel,
         )
 
     def provenance(self, name: str, settings: Mapping[str, Any]) -> Provenance:

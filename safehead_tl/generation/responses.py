@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from safehead_tl.heads import Variant, own_group
+from safehead_tl.judges import Verdict
 from safehead_tl.results import Rate, paired_p
 
 Metric: TypeAlias = Literal["asr", "coherent_asr", "refusal", "coherent"]
@@ -33,6 +34,26 @@ Texts: TypeAlias = tuple[tuple[tuple[str, ...], ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
+class Opinion:
+    """What one judge says of responses.
+
+    Attributes:
+        success: its verdicts.
+        reasons: why, by variant, prompt and sample.
+    """
+
+    success: Bool[Tensor, "variant prompt sample"]
+    reasons: Texts
+
+    @classmethod
+    def of(cls, flat: Sequence[Verdict], variants: int, prompts: int, samples: int) -> Opinion:
+        """From a flat list of verdicts by variant, prompt and sample."""
+        shape = variants, prompts, samples
+        passed = torch.tensor([verdict.success for verdict in flat], dtype=torch.bool)
+        return cls(passed.reshape(shape), shaped([verdict.reason for verdict in flat], *shape))
+
+
+@dataclass(frozen=True, eq=False)
 class Responses:
     """Responses to one set of prompts: those of the unablated model first, then of its variants.
 
@@ -45,6 +66,8 @@ class Responses:
         coherent: responses that are readable text.
         divergence: KL(unablated ‖ variant) of the next token at the end of each prompt, in nats.
         clusters: the number of each prompt's cluster, if some are alike.
+        panel: what each judge of a panel says, by name, the first that of `success` again; empty if
+            there is none.
     """
 
     prompts: tuple[str, ...]
@@ -55,6 +78,7 @@ class Responses:
     coherent: Bool[Tensor, "variant prompt sample"]
     divergence: Float[Tensor, "variant prompt"]
     clusters: Int[Tensor, " prompt"] | None = None
+    panel: Mapping[str, Opinion] = field(default_factory=dict)
 
     def outcomes(self, metric: Metric) -> Bool[Tensor, "variant prompt sample"]:
         """Which responses count for a metric."""
@@ -66,7 +90,10 @@ class Responses:
 
     def rate(self, metric: Metric, variant: int) -> Rate:
         """The share of responses that count, with an interval over prompts."""
-        counted = self.outcomes(metric)[variant]
+        return self.share(self.outcomes(metric)[variant])
+
+    def share(self, counted: Bool[Tensor, "prompt sample"]) -> Rate:
+        """The share of a variant's responses, with an interval over prompts."""
         return Rate(counted.double().mean(1).sum().item(), len(self.prompts), self.independent)
 
     @property
@@ -124,11 +151,15 @@ class Responses:
         """What is kept as tensors in a file."""
         names = ("success", "refused", "coherent", "divergence", "clusters")
         found = {f"{prefix}.{name}": getattr(self, name) for name in names}
+        for number, opinion in enumerate(self.panel.values()):
+            found[f"{prefix}.panel.{number}"] = opinion.success.clone()  # the first is `success`
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def header(self) -> dict[str, Any]:
         """What is kept as JSON in a file."""
-        return {"prompts": self.prompts, "texts": self.texts, "reasons": self.reasons}
+        said = {"prompts": self.prompts, "texts": self.texts, "reasons": self.reasons}
+        panel = {name: opinion.reasons for name, opinion in self.panel.items()}
+        return {**said, "panel": panel} if panel else said
 
     @classmethod
     def restored(
@@ -144,6 +175,10 @@ class Responses:
             coherent=tensors[f"{prefix}.coherent"],
             divergence=tensors[f"{prefix}.divergence"],
             clusters=tensors.get(f"{prefix}.clusters"),
+            panel={
+                name: Opinion(tensors[f"{prefix}.panel.{number}"], nested(reasons))
+                for number, (name, reasons) in enumerate(header.get("panel", {}).items())
+            },
         )
 
 
@@ -159,10 +194,3 @@ def shaped(flat: Sequence[str], variants: int, prompts: int, samples: int) -> Te
     return tuple(
         tuple(rows[start : start + prompts]) for start in range(0, variants * prompts, prompts)
     )
-
-
-def verdict_tensor(
-    flat: Sequence[bool], variants: int, prompts: int, samples: int
-) -> Bool[Tensor, "variant prompt sample"]:
-    """The same for verdicts."""
-    return torch.tensor(flat, dtype=torch.bool).reshape(variants, prompts, samples)

@@ -11,5 +11,6 @@ from safehead_tl.judges.endpoint import EndpointJudge
 from safehead_tl.judges.keywords import KeywordJudge, ReferenceKeywordJudge
 from safehead_tl.judges.llm import LlmJudge
 from safehead_tl.judges.names import resolve_judge
+from safehead_tl.judges.panel import panel_of
 from safehead_tl.judges.refusal import RefusalPrefixJudge
 from safehead_tl.judges.repetition import Repetition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -31,8 +31,7 @@ class EndpointJudge:
         url: of the API, such as `http://localhost:8000/v1`.
         model: the model's name there.
         question: what is asked: a text with `{prompt}` and `{response}`, or a name as in
-            `LlmJudge`: `"compliance"`, `"harmbench"`, or `"llama-guard"` (request and response as
-            turns).
+            `LlmJudge`.
         success_words: the answers that mean success; by default the question's, or `yes`.
         failure_words: the answers that mean no success; by default the question's, or `no`.
         api_key_env: the environment variable with the key, read when the judge is used and kept
@@ -73,6 +72,10 @@ class EndpointJudge:
     def name(self) -> str:
         """`endpoint:` and the model's name."""
         return f"endpoint:{self.model}"
+
+    def asking(self, question: str) -> EndpointJudge:
+        """The same model, asked something else."""
+        return replace(self, question=question, success_words=None, failure_words=None)
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each response, of one request each.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,10 @@ class LlmJudge:
         question: what is asked. `"harmbench"`: the prompt of HarmBench's classifiers, such as
             `cais/HarmBench-Llama-2-13b-cls` (success: `yes`, the behaviour is there).
             `"llama-guard"`: request and response as turns in the model's own chat template
-            (success: `unsafe`). `"compliance"`: a general question for any chat model (success:
-            `yes`, it complies). Or a text with `{response}` in it and perhaps `{prompt}`; for a
-            sequence classifier always that, such as `"{response}"`.
+            (success: `unsafe`). `"compliance"`, `"xstest"`, `"strongreject"`,
+            `"jailbreakbench"`: questions for any chat model, that differ in what they count as
+            success (docs/evaluation.md). Or a text with `{response}` in it and perhaps `{prompt}`;
+            for a sequence classifier always that, such as `"{response}"`.
         success_words: the answers or labels that mean success, in any case. By default those of
             the question, `yes` for a text of your own, and for a classifier the one label whose
             name says so.
@@ -64,6 +64,7 @@ class LlmJudge:
     dtype: str = "auto"
     device: str | None = None
     loading: Mapping[str, Any] = field(default_factory=dict)
+    _loaded: list[LocalModel] = field(init=False, default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("success_words", "failure_words"):
@@ -131,8 +132,19 @@ class LlmJudge:
     def _question(self) -> Question:
         return resolve_question(self.question, self.success_words, self.failure_words)
 
-    @cached_property
+    def asking(self, question: str) -> LlmJudge:
+        """The same model, loaded once for both, asked something else."""
+        other = replace(self, question=question, success_words=None, failure_words=None)
+        object.__setattr__(other, "_loaded", self._loaded)
+        return other
+
+    @property
     def _local(self) -> LocalModel:
+        if not self._loaded:
+            self._loaded.append(self._load())
+        return self._loaded[0]
+
+    def _load(self) -> LocalModel:
         if isinstance(self.model, PreTrainedModel):
             assert self.tokenizer is not None
             return LocalModel(self.model.eval(), load_tokenizer(self.tokenizer))

@@ -8,6 +8,7 @@ import runpy
 import sys
 from importlib.metadata import version
 
+import pandas as pd
 import pytest
 from rich.table import Table
 from typer.testing import CliRunner
@@ -217,6 +218,26 @@ def test_evaluate(tmp_path):
     assert found.harmless.independent is None
     assert found.harmless.prompts == tuple(sh.load_prompts("demo/benign", split="test")[:12])
     assert "<html lang=" in (tmp_path / "e.html").read_text()
+
+
+def test_evaluate_by_several_judges(tmp_path):
+    told = (
+        "evaluate", "demo", "--prompts", "demo/harmful", "--limit", 4, "--heads", "L1H3",
+        "--template", "chat", "--max-new-tokens", 12, "--controls", 0,
+    )  # fmt: skip
+    text = run(
+        *told, "--judges", "refusal-prefix", "--judges", "keyword-reference",
+        "--disagreements", tmp_path / "d.csv", "--save", tmp_path / "e.safetensors",
+    )  # fmt: skip
+    found = sh.Evaluation.load(tmp_path / "e.safetensors").panel
+    assert all(judge in text for judge in found.judges)
+    low, high = found.span
+    assert f"from {low:.2f} to {high:.2f} over judges" in " ".join(text.split())
+    rows = pd.read_csv(tmp_path / "d.csv")
+    assert rows["response"].tolist() == found.disagreements()["response"].tolist()
+    assert len(rows) > 0
+    more = (*map(str, told), "--disagreements", str(tmp_path / "no.csv"))
+    assert "give --judges or" in str(CliRunner().invoke(cli.app, more).exception)
 
 
 def test_evaluate_with_each_query_s_own_heads(tmp_path):

@@ -260,7 +260,7 @@ def test_texts_that_are_too_long(answering):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"question": "harmbnch"}, "'harmbnch' is not known: use 'compliance', 'harmbench'"),
+        ({"question": "harmbnch"}, "'harmbnch' is not known: use 'compliance', 'xstest'"),
         ({"success_words": "no"}, "do not tell answers apart"),
         ({"failure_words": []}, "do not tell answers apart"),
         ({"dtype": "float8"}, "dtype 'float8' is not known"),

@@ -43,12 +43,16 @@ def read_preset(preset: Preset, column: str | None, split: str | None) -> list[A
     chosen = _choose_split(splits, split or preset.split, named)
     where = f"{named}, split {chosen!r}"
     prompts = _column(splits[chosen], column, where)
-    if preset.skip_rows_with is None:
-        return prompts
-    other = choose_column(splits[chosen].column_names, preset.skip_rows_with, where)
-    whole = [not (value and value.strip()) for value in splits[chosen][other]]
-    logger.info("%s: left out %d rows with text in %r", named, whole.count(False), other)
-    return [prompt for prompt, is_whole in zip(prompts, whole, strict=True) if is_whole]
+    taken = [True] * len(prompts)
+    for name, wanted in preset.rows.items():
+        values = _column(splits[chosen], name, where)
+        taken = [
+            each and str(value or "").strip() == wanted
+            for each, value in zip(taken, values, strict=True)
+        ]
+        logger.info("%s: takes the %d rows with %r in %r", named, sum(taken), wanted, name)
+    found = [prompt for prompt, each in zip(prompts, taken, strict=True) if each]
+    return [one[0] if isinstance(one, list) and len(one) == 1 else one for one in found]
 
 
 def read_hub(name: str, config: str | None, column: str | None, split: str | None) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,7 +25,7 @@ class Preset:
         kind: `"harmful"` or `"harmless"`: what its prompts ask for.
         licence: a note on it; read the terms on the hub before use.
         source: who made it, and where it is described.
-        skip_rows_with: a column that completes the prompt: rows with text in it are left out.
+        rows: columns, and what rows that are taken have in them, spaces around it aside.
     """
 
     name: str
@@ -36,8 +36,14 @@ class Preset:
     kind: Literal["harmful", "harmless"]
     licence: str
     source: str
-    skip_rows_with: str | None = None
+    rows: Mapping[str, str] = field(default_factory=dict)
 
+
+_OR_BENCH: tuple[tuple[str, str, Literal["harmful", "harmless"], str], ...] = (
+    ("or-bench", "or-bench-80k", "harmless", "80,000 prompts that seem toxic and are not"),
+    ("or-bench-hard", "or-bench-hard-1k", "harmless", "those that many models refuse"),
+    ("or-bench-toxic", "or-bench-toxic", "harmful", "those that are toxic"),
+)
 
 _ALL = (
     Preset(
@@ -99,7 +105,53 @@ _ALL = (
         kind="harmless",
         licence="as stated on the hub (CC BY-NC 4.0)",
         source="Taori et al. 2023, https://github.com/tatsu-lab/stanford_alpaca",
-        skip_rows_with="input",
+        rows={"input": ""},  # a text there would complete the prompt
+    ),
+    Preset(
+        name="xstest",
+        dataset="Paul/XSTest",
+        config=None,
+        split="train",
+        column="prompt",
+        kind="harmless",
+        licence="as stated on the hub (CC BY 4.0)",
+        source="Röttger et al. 2024, arXiv:2308.01263: 250 safe prompts that look unsafe",
+        rows={"label": "safe"},
+    ),
+    Preset(
+        name="xstest-unsafe",
+        dataset="Paul/XSTest",
+        config=None,
+        split="train",
+        column="prompt",
+        kind="harmful",
+        licence="as stated on the hub (CC BY 4.0)",
+        source="Röttger et al. 2024, arXiv:2308.01263: 200 contrasts of those of 'xstest'",
+        rows={"label": "unsafe"},
+    ),
+    *(
+        Preset(
+            name=name,
+            dataset="bench-llm/or-bench",
+            config=config,
+            split="train",
+            column="prompt",
+            kind=kind,
+            licence="as stated on the hub (CC BY 4.0)",
+            source=f"Cui et al. 2024, arXiv:2405.20947: {what}",
+        )
+        for name, config, kind, what in _OR_BENCH
+    ),
+    Preset(
+        name="sorry-bench",
+        dataset="sorry-bench/sorry-bench-202503",
+        config=None,
+        split="train",
+        column="turns",
+        kind="harmful",
+        licence="as stated on the hub, where it is gated, with terms of its own",
+        source="Xie et al. 2025, arXiv:2406.14598: 440 requests in 44 categories, not mutated",
+        rows={"prompt_style": "base"},
     ),
 )
 

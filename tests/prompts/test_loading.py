@@ -321,7 +321,8 @@ def test_what_the_hub_is_asked_for(hub):
 
 @pytest.mark.parametrize("preset", sh.PRESETS.values(), ids=sh.PRESETS)
 def test_what_a_preset_asks_for(hub, preset):
-    rows = {"input": ["", ""], "output": ["", ""], preset.column: TWO}
+    rows = {"output": ["", ""], preset.column: TWO}
+    rows |= {name: [value, value] for name, value in preset.rows.items()}
     hub.gives = DatasetDict(
         {preset.split: Dataset.from_dict(rows), "benign": Dataset.from_dict({**rows, "a": TWO})}
     )
@@ -336,9 +337,23 @@ def test_alpaca_rows_that_need_their_input_are_left_out(hub):
     assert sh.load_prompts("alpaca") == TWO
 
 
+def test_xstest_is_taken_apart_by_its_labels(hub):
+    rows = {"prompt": [*TWO, "kill a man"], "label": ["safe", "safe", "unsafe"]}
+    hub.gives = DatasetDict({"train": Dataset.from_dict(rows)})
+    assert sh.load_prompts("xstest") == TWO
+    assert sh.load_prompts("xstest-unsafe") == ["kill a man"]
+
+
+def test_a_prompt_that_is_a_list_of_one_turn_is_its_text(hub):
+    rows = {"turns": [[TWO[0]], [TWO[1]]], "prompt_style": ["base", "slang"]}
+    hub.gives = DatasetDict({"train": Dataset.from_dict(rows)})
+    assert sh.load_prompts("sorry-bench") == TWO[:1]
+
+
 def test_presets_say_where_they_come_from():
     assert [preset.name for preset in sh.PRESETS.values()] == list(sh.PRESETS)
-    assert [name for name, preset in sh.PRESETS.items() if preset.kind == "harmless"] == ["alpaca"]
+    harmless = {name for name, preset in sh.PRESETS.items() if preset.kind == "harmless"}
+    assert harmless == {"alpaca", "xstest", "or-bench", "or-bench-hard"}
     assert all(preset.licence and preset.source for preset in sh.PRESETS.values())
 
 

@@ -25,6 +25,7 @@ from safehead_tl.evaluation import (
     evaluate,
     helpfulness,
     overlap,
+    refusal_map,
 )
 from safehead_tl.figures import heatmaps
 from safehead_tl.generation import Generations, generate
@@ -148,6 +149,7 @@ __all__ = [
     "pair_prompts",
     "refusal_direction",
     "refusal_log_odds",
+    "refusal_map",
     "report",
     "sahara",
     "ships",

@@ -81,6 +81,7 @@ PUBLIC = [
     "pair_prompts",
     "refusal_direction",
     "refusal_log_odds",
+    "refusal_map",
     "report",
     "sahara",
     "ships",

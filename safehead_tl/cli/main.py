@@ -25,6 +25,7 @@ from safehead_tl.cli.knockout import knockout
 from safehead_tl.cli.log_odds import log_odds
 from safehead_tl.cli.output import visible
 from safehead_tl.cli.overlap import overlap
+from safehead_tl.cli.refusal_map import refusal_map
 from safehead_tl.cli.report import report
 from safehead_tl.cli.sahara import sahara
 from safehead_tl.cli.ships import ships
@@ -54,8 +55,8 @@ def common(
 
 for command in (
     demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
-    evaluate, asr_map, concentration, helpfulness, report, export, splice,
-    train_organism, benchmark,
+    evaluate, asr_map, refusal_map, concentration, helpfulness, report, export,
+    splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)
 

@@ -14,5 +14,6 @@ from safehead_tl.evaluation.clusters import Clusters
 from safehead_tl.evaluation.curves import Concentration, concentration
 from safehead_tl.evaluation.outcome import Evaluation, Summary
 from safehead_tl.evaluation.panel import Panel
+from safehead_tl.evaluation.refusals import RefusalMap, refusal_map
 from safehead_tl.evaluation.tasks import PAPER_TASKS, helpfulness
 from safehead_tl.evaluation.tasks_outcome import Helpfulness

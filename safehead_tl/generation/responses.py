@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -106,6 +106,23 @@ class Responses:
         if self.clusters is None:
             return None
         return len(self.prompts) ** 2 / self.clusters.bincount().square().sum().item()
+
+    def only(self, variant: int) -> Responses:
+        """Those of one variant alone."""
+        one = slice(variant, variant + 1)
+        return replace(
+            self,
+            texts=self.texts[one],
+            reasons=self.reasons[one],
+            success=self.success[one],
+            refused=self.refused[one],
+            coherent=self.coherent[one],
+            divergence=self.divergence[one],
+            panel={
+                name: Opinion(opinion.success[one], opinion.reasons[one])
+                for name, opinion in self.panel.items()
+            },
+        )
 
     def notes(self, name: str) -> list[str]:
         """How many of its prompts count, if some are alike; `name` is what they are."""

@@ -254,6 +254,22 @@ def test_evaluate_with_each_query_s_own_heads(tmp_path):
     assert "--per-query takes no --heads" in str(refused.exception)
 
 
+def test_refusal_map(tmp_path):
+    text = run(
+        "refusal-map", "demo", "--prompts", "demo/harmful", "--limit", 6, "--harmless",
+        "demo/benign", "--heads", "L1H3,L2H6", "--heads", "L0H0", "--factor", 0, "--factor", 2,
+        "--template", "chat", "--max-new-tokens", 12, "--json", tmp_path / "r.json",
+        "--figure", tmp_path / "r.html",
+    )  # fmt: skip
+    told = json.loads((tmp_path / "r.json").read_text())["variants"]
+    assert {row["variant"]: row["harmful"] for row in told} == {
+        "unablated": 1.0, "L1H3,L2H6 ablated": 0.0, "L1H3,L2H6 x 0": 0.0, "L1H3,L2H6 x 2": 1.0,
+        "L0H0 ablated": 1.0, "L0H0 x 0": 1.0, "L0H0 x 2": 1.0,
+    }  # fmt: skip
+    assert all(row["variant"] in text for row in told)
+    assert "<html lang=" in (tmp_path / "r.html").read_text()
+
+
 def test_asr_map(tmp_path):
     scores = tmp_path / "s.safetensors"
     some = ("demo", "--prompts", "demo/harmful", "--limit", 4, "--template", "chat")

@@ -1,0 +1,82 @@
+"""The command `refusal-map`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.table import Column, Table
+
+import safehead_tl as sh
+from safehead_tl.cli.options import (
+    AblationOptions,
+    DecodingOptions,
+    JudgeOptions,
+    ModelOptions,
+    PromptOptions,
+    RunOptions,
+    chosen_heads,
+    grouped,
+)
+from safehead_tl.cli.output import SavedOutput
+
+
+@grouped
+def refusal_map(
+    model: ModelOptions,
+    prompts: PromptOptions,
+    ablation: AblationOptions,
+    judges: JudgeOptions,
+    answers: DecodingOptions,
+    run: RunOptions,
+    output: SavedOutput,
+    harmless: Annotated[
+        str, typer.Option(help="Prompts not to refuse, from a source like --prompts.")
+    ],
+    heads: Annotated[
+        list[str],
+        typer.Option(help="Heads to ablate together, such as L1H3,L2H6; repeat it for others."),
+    ],
+    factor: Annotated[
+        list[float] | None,
+        typer.Option(help="Also scale each of these by a factor: 0 to 1 weakens; repeat it."),
+    ] = None,
+) -> None:
+    """Draw refused harmful against refused harmless prompts, with heads ablated or scaled."""
+    form, how, judge, what = prompts.form, run.chosen(), judges.chosen(), ablation.chosen()
+    variants: dict[str, Any] = {}
+    for some in heads:
+        group = chosen_heads(some)
+        variants[f"{some} ablated"] = group
+        for each in factor or ():
+            scaled = {"heads": group, "ablation": sh.ScalingContribution(epsilon=each)}
+            variants[f"{some} x {each:g}"] = scaled
+    split = None if Path(harmless).is_file() else prompts.split
+    found = sh.refusal_map(
+        model.load(),
+        harmful=prompts.load(),
+        harmless=replace(prompts, prompts=harmless, column=None, split=split).load(),
+        variants=variants,
+        ablation=what,
+        template=form,
+        judge=judge,
+        **asdict(answers),
+        run=how,
+    )
+    output.keep(found, found.figure)
+    name = Column("variant", no_wrap=True)
+    table = Table(name, "harmful refused", "p (Holm)", "harmless refused", "p (Holm)")
+    for row in found.to_frame().to_dict("records"):
+        one, other = found.refused(row["variant"])
+        table.add_row(row["variant"], str(one), _p(row, "harmful"), str(other), _p(row, "harmless"))
+    table.title = f"{model.model}: what is refused. Share of answers [95 % interval]"
+    output.tell(table)
+
+
+def _p(row: Mapping[Any, Any], prompts: str) -> str:
+    p, corrected = row[f"{prompts}_p"], row[f"{prompts}_holm"]
+    return "" if pd.isna(p) else f"{p:.1g} ({corrected:.1g})"

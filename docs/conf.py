@@ -41,12 +41,13 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
-WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part Variants"
+WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
 WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Scale Screen Site"
 WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
-WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant"
+WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant Variants"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
-PARTS += " Calibration Met Opinion Outcome RefusalMap PerQuery Significance Summary Taken"
+PARTS += " Calibration Met Opinion Outcome PerQuery RefusalMap"
+PARTS += " Significance Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"
     " Tensor Module"

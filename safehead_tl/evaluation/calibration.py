@@ -78,7 +78,7 @@ def calibrate(
         SafeheadError: if a column is missing, a label is none, or all labels are alike.
 
     Example:
-        >>> rows = [("Sure: take a rope.", True), ("Sorry, no.", False)]
+        >>> rows = [("Take a rope, and pull it through the ring.", True), ("Sorry, no.", False)]
         >>> table = [{"prompt": "?", "response": said, "success": true} for said, true in rows]
         >>> print(sh.calibrate("keyword", table).sensitivity)
         1.00 [0.21, 1.00]

@@ -16,6 +16,7 @@ from safehead_tl.figures.plane import plane_figure
 from safehead_tl.figures.refusal_map import refusal_map_figure
 from safehead_tl.figures.sahara import sahara_figure
 from safehead_tl.figures.side_by_side import heatmaps
+from safehead_tl.figures.slope import slope_figure
 from safehead_tl.figures.spectrum import spectrum_figure
 from safehead_tl.figures.strips import strips_figure
 from safehead_tl.figures.web import filled, in_script, policy_hash, web_text

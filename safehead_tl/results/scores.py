@@ -323,6 +323,24 @@ class HeadScores(Saved):
             self, top, log, parse_heads(marked, *self.values.shape), marked_as
         )
 
+    def slope(
+        self, after: HeadScores, top: int = 8, *, names: tuple[str, str] = ("before", "after")
+    ) -> go.Figure:
+        """Draws how the highest heads change places from this scan to another.
+
+        Such as one of the model that `export` wrote: if another head carries the refusal now, it
+        has risen.
+
+        Args:
+            after: the other scan, by the same measure, of a model with as many layers and heads.
+            top: how many of the highest heads of each.
+            names: what the two scans are called.
+
+        Raises:
+            SafeheadError: if measure or size differ, or `top` is below 1.
+        """
+        return figures.slope_figure(self, after, top, names)
+
     @override
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         screened = None if self.screening is None else self.screening.values

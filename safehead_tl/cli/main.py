@@ -16,6 +16,7 @@ from safehead_tl.cli.concentration import concentration
 from safehead_tl.cli.demo import demo
 from safehead_tl.cli.direct import direct
 from safehead_tl.cli.evaluate import evaluate
+from safehead_tl.cli.explore import explore
 from safehead_tl.cli.export import export
 from safehead_tl.cli.helpfulness import helpfulness
 from safehead_tl.cli.info import info
@@ -55,7 +56,7 @@ def common(
 
 for command in (
     demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
-    evaluate, asr_map, refusal_map, concentration, helpfulness, report, export,
+    evaluate, asr_map, refusal_map, concentration, helpfulness, report, explore, export,
     splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)

@@ -1,4 +1,4 @@
-// The notebook's widget. What it draws with is in draw.js, map.js, attention.js and panel.js, which come before.
+// The live widget. What it draws with is in draw.js, map.js, attention.js and panel.js, which come before.
 // It writes what the user wants into `asked`, under a number that grows; the kernel's answer comes
 // in `shown`, under the same number. Requests are whole states, so only the last one matters.
 const PATIENCE = 10000; // ms after which the kernel is no longer waited for before asking again
@@ -112,7 +112,7 @@ function render({ model, el }) {
     status.classList.toggle("wrong", wrong);
     views.setAttribute("aria-busy", String(busy));
     clearTimeout(slow);
-    if (busy) slow = setTimeout(() => say("Still computing, or the kernel is busy or has stopped.", true), PATIENCE);
+    if (busy) slow = setTimeout(() => say("Still computing, or Python is busy or has stopped.", true), PATIENCE);
   }
 
   function showControls() {

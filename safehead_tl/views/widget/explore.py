@@ -23,8 +23,8 @@ from safehead_tl.views.widget.state import Explorer
 from safehead_tl.views.widget.still import still
 
 NO_NOTEBOOK = (
-    "The live view needs a notebook: call explore in Jupyter, VS Code or Colab. For a page to open "
-    "anywhere, use its save, or report."
+    "The live view needs a notebook: Jupyter, VS Code or Colab. Without one, the command `safehead "
+    "explore` serves it to a browser. For a page to open anywhere, use its save, or report."
 )
 
 

@@ -5,8 +5,10 @@ import gzip
 import json
 import re
 import runpy
+import signal
 import sys
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from safehead_tl.cli import main as cli
 from safehead_tl.cli import output
 from safehead_tl.cli.options import AblationOptions, JudgeOptions
 from safehead_tl.results import save_result
+from safehead_tl.views import LivePage
 
 
 def run(*arguments):
@@ -321,6 +324,53 @@ def test_report(tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert "Sahara chose" in page
     assert '"markedAs":"planted"' in page
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What the command would serve and open, and how Ctrl-C would be answered."""
+    found = SimpleNamespace(pages=[], opened=[], handlers=[])
+    monkeypatch.setattr(LivePage, "serve_forever", lambda page: found.pages.append(page))
+    monkeypatch.setattr("webbrowser.open", found.opened.append)
+    monkeypatch.setattr("signal.signal", lambda *told: found.handlers.append(told))
+    return found
+
+
+def test_explore(served, demo, harmful, monkeypatch):
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.default_int_handler)
+    told = ("explore", "demo", "--prompts", "demo/harmful", "--limit", 2, "--ablation", "scaling",
+            "--epsilon", 0.01, "--template", "direct", "--marked", "L0H1", "--marked-as", "mine",
+            "--max-new-tokens", 0)  # fmt: skip
+    text = run(*told)
+    [page] = served.pages
+    assert text.splitlines()[-1] == page.address == served.opened[0]
+    assert [number for number, _ in served.handlers] == [signal.SIGINT]
+    expected = sh.explore(
+        demo, harmful[:2], ablation=sh.ScalingContribution(0.01), template="direct",
+        marked="L0H1", marked_as="mine", max_new_tokens=0, run=QUIET,
+    )  # fmt: skip
+    assert page.page == expected.explorer.page()
+    assert page.seen == (expected.explorer.first, expected.shown)
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.SIG_IGN)  # a background job's
+    assert served.pages[0].address != run(*told, "--no-open").splitlines()[-1]
+    assert len(served.opened) == len(served.handlers) == 1
+
+
+def test_explore_checks_what_it_can_before_it_loads_a_model(served, monkeypatch):
+    monkeypatch.setattr(sh, "load_model", None)
+    with LivePage(0) as taken:
+        for arguments, message in (
+            (("--port", taken.server_port), f"port {taken.server_port} cannot be listened on"),
+            (("--scores", "no.safetensors"), "no.safetensors"),
+            (("--marked", "nobody"), "nobody"),
+            (("--via", "z"), "--via z"),
+        ):
+            told = ["explore", "demo", "--prompts", "demo/harmful", *map(str, arguments)]
+            done = CliRunner().invoke(cli.app, told)
+            assert isinstance(done.exception, sh.SafeheadError | OSError)
+            assert message in str(done.exception)
+    assert CliRunner().invoke(cli.app, [*told, "--port", "80"]).exit_code == 2
+    assert not served.pages
 
 
 def test_a_report_of_many_results(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import webbrowser
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,7 +16,7 @@ from safehead_tl.cli.options import (
     ModelOptions,
     PromptOptions,
     RunOptions,
-    chosen_heads,
+    ViewOptions,
     grouped,
 )
 from safehead_tl.cli.output import show
@@ -30,14 +29,7 @@ def explore(
     ablation: AblationOptions,
     judges: JudgeOptions,
     run: RunOptions,
-    scores: Annotated[
-        Path | None, typer.Option(help="Scores of these prompts that --save wrote.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Length of answers; 0: none; default: 48, or what fits.")
-    ] = None,
-    marked: Annotated[str | None, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = None,
-    marked_as: Annotated[str, typer.Option(help="What they are.")] = "marked",
+    view: ViewOptions,
     port: Annotated[
         int | None,
         typer.Option(min=1024, max=65535, help="Where to listen; default: wherever is free."),
@@ -52,22 +44,13 @@ def explore(
 
     with LivePage(port or 0) as page, said_once():
         form, how = prompts.form, run.chosen()
-        texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
-        judge, given = judges.chosen(), None if scores is None else sh.HeadScores.load(scores)
-        view = sh.explore(
-            model.load(),
-            texts,
-            scores=given,
-            template=form,
-            ablation=what,
-            marked=crosses,
-            marked_as=marked_as,
-            judge=judge,
-            max_new_tokens=max_new_tokens,
-            run=how,
+        texts, what, seen = prompts.load(), ablation.chosen(), view.chosen()
+        judge = judges.chosen()
+        found = sh.explore(
+            model.load(), texts, template=form, ablation=what, judge=judge, run=how, **seen
         )
-        assert isinstance(view, StillExplore)  # a command runs in no notebook
-        page.show(view.explorer, view.shown)
+        assert isinstance(found, StillExplore)  # a command runs in no notebook
+        page.show(found.explorer, found.shown)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, _end)
         show(f"Open this address, which is for you alone; Ctrl-C ends it.\n{page.address}")

@@ -446,6 +446,27 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True)
+class ViewOptions:
+    """What a page shows of heads: arguments of `report` and `explore`, by the same names."""
+
+    panel: ClassVar[str] = "View"
+    scores: Annotated[
+        Path | None, typer.Option(help="Scores of these prompts that --save wrote.")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Length of answers; 0: none; default: 48, or what fits.")
+    ] = None
+    marked: Annotated[str | None, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = None
+    marked_as: Annotated[str, typer.Option(help="What they are.")] = "marked"
+
+    def chosen(self) -> dict[str, Any]:
+        """As the library takes it."""
+        scores = None if self.scores is None else sh.HeadScores.load(self.scores)
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**told, "scores": scores, "marked": chosen_heads(self.marked)}
+
+
+@dataclass(frozen=True)
 class DecodingOptions:
     """How texts are generated: arguments of `evaluate`, by the same names."""
 

@@ -15,7 +15,7 @@ from safehead_tl.cli.options import (
     ModelOptions,
     PromptOptions,
     RunOptions,
-    chosen_heads,
+    ViewOptions,
     grouped,
 )
 from safehead_tl.cli.output import Overwrite, check_outputs, show
@@ -29,10 +29,8 @@ def report(
     ablation: AblationOptions,
     judges: JudgeOptions,
     run: RunOptions,
+    view: ViewOptions,
     out: Annotated[Path, typer.Option(help="The page to write, .html.")] = Path("report.html"),
-    scores: Annotated[
-        Path | None, typer.Option(help="Scores of these prompts that --save wrote.")
-    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -59,11 +57,6 @@ def report(
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the highest heads in full.")] = 24,
     shown: Annotated[int, typer.Option(help="How many prompts the page shows.")] = 8,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Length of answers; 0: none; default: 48, or what fits.")
-    ] = None,
-    marked: Annotated[str | None, typer.Option(help="Heads to mark, such as 'L1H3 L2H6'.")] = None,
-    marked_as: Annotated[str, typer.Option(help="What they are.")] = "marked",
     overwrite: Overwrite = False,
 ) -> None:
     """Write one offline page on which every head can be looked at."""
@@ -72,19 +65,18 @@ def report(
         [
             model.model,
             prompts.prompts,
-            *(scores, against, group, evaluation, knockout),
+            *(view.scores, against, group, evaluation, knockout),
             *(also or ()),
         ],
         overwrite,
     )
     form, how = prompts.form, run.chosen()
-    texts, what, crosses = prompts.load(), ablation.chosen(), chosen_heads(marked)
+    texts, what, seen = prompts.load(), ablation.chosen(), view.chosen()
     judge = judges.chosen()
     path = sh.report(
         model.load(),
         texts,
         out,
-        scores=None if scores is None else sh.HeadScores.load(scores),
         against=None if against is None else sh.HeadScores.load(against),
         also=[*map(_scores, also or ())],
         beside=beside or (),
@@ -96,11 +88,9 @@ def report(
         ablation=what,
         top=top,
         shown=shown,
-        max_new_tokens=max_new_tokens,
-        marked=crosses,
-        marked_as=marked_as,
         overwrite=overwrite,
         run=how,
+        **seen,
     )
     show(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser.")
 

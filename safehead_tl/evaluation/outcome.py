@@ -142,6 +142,31 @@ class Evaluation(Saved):
             raise SafeheadError("one judge alone was asked: evaluate(judges=[...]) asks others too")
         return Panel(self.harmful, self.conditions, self._ablated)
 
+    def scores(self) -> pd.DataFrame:
+        """Mean scores of answers to harmful prompts, by judges that grade.
+
+        Returns:
+            Columns `judge, condition, mean, low, high, n`; `low` and `high` are the ends of the
+            95 % bootstrap-t interval over prompts, NaN where all score alike or prompts do.
+
+        Raises:
+            SafeheadError: if no judge grades.
+        """
+        first = self.provenance.settings["judge"]["name"]
+        graded = {name: opinion.scores for name, opinion in self.harmful.panel.items()}
+        graded = graded or {first: self.harmful.scores}
+        rows = [
+            (name, condition, *self.harmful.mean_score(scores[variant]), len(self.harmful.prompts))
+            for name, scores in graded.items()
+            if scores is not None
+            for variant, condition in enumerate(self.conditions)
+        ]
+        if not rows:
+            raise SafeheadError(
+                "no judge grades: give one that does, such as LlmJudge(...).rubric()"
+            )
+        return pd.DataFrame(rows, columns=["judge", "condition", "mean", "low", "high", "n"])
+
     def chosen(self) -> HeadScores:
         """Which heads prompts chose for themselves: for each head the share of prompts.
 

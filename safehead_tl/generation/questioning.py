@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -212,6 +213,7 @@ class Questioning:
             coherent=passed["coherence"].success,
             divergence=self._divergence(name, variants),
             panel=panel,
+            scores=passed["judge"].scores,
         )
 
     def provenance(self, name: str, settings: Mapping[str, Any]) -> Provenance:
@@ -313,10 +315,9 @@ def _judge(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Tensor:
     """Verdicts as bytes, to be kept as a piece."""
     prompts, responses = zip(*pairs, strict=True)
     verdicts = judged(judge, prompts, responses)
-    text = json.dumps([[verdict.success, verdict.reason] for verdict in verdicts])
+    text = json.dumps([dataclasses.astuple(verdict) for verdict in verdicts])
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
 def _as_verdicts(content: Tensor) -> list[Verdict]:
-    pairs = json.loads(content.numpy().tobytes())
-    return [Verdict(success, reason) for success, reason in pairs]
+    return [Verdict(*told) for told in json.loads(content.numpy().tobytes())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from safehead_tl.heads import Variant, own_group
 from safehead_tl.judges import Verdict
-from safehead_tl.results import Rate, paired_p
+from safehead_tl.results import Rate, paired_p, studentised_interval
 
 Metric: TypeAlias = Literal["asr", "coherent_asr", "refusal", "coherent"]
 METRICS: Mapping[Metric, str] = {
@@ -40,17 +41,27 @@ class Opinion:
     Attributes:
         success: its verdicts.
         reasons: why, by variant, prompt and sample.
+        scores: how far each succeeds, from 0 to 1, if it grades.
     """
 
     success: Bool[Tensor, "variant prompt sample"]
     reasons: Texts
+    scores: Float[Tensor, "variant prompt sample"] | None = None
+
+    def only(self, variants: slice) -> Opinion:
+        """That of some variants."""
+        scores = None if self.scores is None else self.scores[variants]
+        return Opinion(self.success[variants], self.reasons[variants], scores)
 
     @classmethod
     def of(cls, flat: Sequence[Verdict], variants: int, prompts: int, samples: int) -> Opinion:
         """From a flat list of verdicts by variant, prompt and sample."""
         shape = variants, prompts, samples
         passed = torch.tensor([verdict.success for verdict in flat], dtype=torch.bool)
-        return cls(passed.reshape(shape), shaped([verdict.reason for verdict in flat], *shape))
+        grades = [verdict.score for verdict in flat if verdict.score is not None]
+        scores = torch.tensor(grades).reshape(shape) if len(grades) == len(flat) else None
+        reasons = shaped([verdict.reason for verdict in flat], *shape)
+        return cls(passed.reshape(shape), reasons, scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,7 @@ class Responses:
         clusters: the number of each prompt's cluster, if some are alike.
         panel: what each judge of a panel says, by name, the first that of `success` again; empty if
             there is none.
+        scores: the judge's, if it grades.
     """
 
     prompts: tuple[str, ...]
@@ -79,6 +91,7 @@ class Responses:
     divergence: Float[Tensor, "variant prompt"]
     clusters: Int[Tensor, " prompt"] | None = None
     panel: Mapping[str, Opinion] = field(default_factory=dict)
+    scores: Float[Tensor, "variant prompt sample"] | None = None
 
     def outcomes(self, metric: Metric) -> Bool[Tensor, "variant prompt sample"]:
         """Which responses count for a metric."""
@@ -118,10 +131,8 @@ class Responses:
             refused=self.refused[one],
             coherent=self.coherent[one],
             divergence=self.divergence[one],
-            panel={
-                name: Opinion(opinion.success[one], opinion.reasons[one])
-                for name, opinion in self.panel.items()
-            },
+            scores=None if self.scores is None else self.scores[one],
+            panel={name: opinion.only(one) for name, opinion in self.panel.items()},
         )
 
     def notes(self, name: str) -> list[str]:
@@ -158,18 +169,33 @@ class Responses:
                 "coherent": bool(self.coherent[variant, prompt, sample]),
                 "refused": bool(self.refused[variant, prompt, sample]),
                 "reason": self.reasons[variant][prompt][sample],
+                **self._score(variant, prompt, sample),
             }
             for variant, answers in enumerate(self.texts)
             for prompt, samples in enumerate(answers)
             for sample, response in enumerate(samples)
         ]
 
+    def _score(self, *place: int) -> dict[str, float]:
+        return {} if self.scores is None else {"score": self.scores[place].item()}
+
+    def mean_score(self, scores: Float[Tensor, "prompt sample"]) -> tuple[float, float, float]:
+        """A variant's mean score, with the 95 % bootstrap-t interval over prompts.
+
+        NaN for the interval if all are equal, or some prompts are alike: then it is not known.
+        """
+        each = scores.double().mean(1).tolist()
+        ends = None if self.clusters is not None else studentised_interval(each, (0.0, 1.0))
+        return (sum(each) / len(each), *(ends or (math.nan, math.nan)))
+
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """What is kept as tensors in a file."""
-        names = ("success", "refused", "coherent", "divergence", "clusters")
+        names = ("success", "refused", "coherent", "divergence", "clusters", "scores")
         found = {f"{prefix}.{name}": getattr(self, name) for name in names}
         for number, opinion in enumerate(self.panel.values()):
             found[f"{prefix}.panel.{number}"] = opinion.success.clone()  # the first is `success`
+            if opinion.scores is not None:
+                found[f"{prefix}.panel.{number}.scores"] = opinion.scores.clone()
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def header(self) -> dict[str, Any]:
@@ -192,8 +218,13 @@ class Responses:
             coherent=tensors[f"{prefix}.coherent"],
             divergence=tensors[f"{prefix}.divergence"],
             clusters=tensors.get(f"{prefix}.clusters"),
+            scores=tensors.get(f"{prefix}.scores"),
             panel={
-                name: Opinion(tensors[f"{prefix}.panel.{number}"], nested(reasons))
+                name: Opinion(
+                    tensors[f"{prefix}.panel.{number}"],
+                    nested(reasons),
+                    tensors.get(f"{prefix}.panel.{number}.scores"),
+                )
                 for number, (name, reasons) in enumerate(header.get("panel", {}).items())
             },
         )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,14 +33,16 @@ class Verdict:
         success: whether the response passes. For most judges: an attack success, that is, it
             complies; for `coherence`: it is readable text.
         reason: why, in a few words: which keyword, which rule, what a model judge answered.
+        score: how far it succeeds, from 0 to 1, if the judge grades.
 
     Example:
         >>> sh.Verdict(success=False, reason="keyword 'sorry'")
-        Verdict(success=False, reason="keyword 'sorry'")
+        Verdict(success=False, reason="keyword 'sorry'", score=None)
     """
 
     success: bool
     reason: str
+    score: float | None = None
 
 
 @runtime_checkable
@@ -110,7 +112,12 @@ def judged(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> li
                 f"judge {judge.name!r} returned {verdict!r} for responses[{index}]: success must "
                 "be True or False (turn a score into one), and reason a text"
             )
-    return [Verdict(bool(verdict.success), verdict.reason) for verdict in verdicts]
+        if verdict.score is not None and not 0 <= verdict.score <= 1:
+            raise SafeheadError(
+                f"judge {judge.name!r} gave responses[{index}] the score {verdict.score!r}: it "
+                "must be a number from 0 to 1"
+            )
+    return [replace(verdict, success=bool(verdict.success)) for verdict in verdicts]
 
 
 SECRET = re.compile("token|key|secret|password|authorization|header", re.IGNORECASE)

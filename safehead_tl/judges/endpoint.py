@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from safehead_tl.errors import SafeheadError
 from safehead_tl.judges.base import Verdict, check_texts, without_secrets
 from safehead_tl.judges.question import Question, as_words, resolve_question
+from safehead_tl.judges.rubric import Rubric, RubricJudge, resolve_rubric
 from safehead_tl.models import no_bars
 
 
@@ -73,9 +74,20 @@ class EndpointJudge:
         """`endpoint:` and the model's name."""
         return f"endpoint:{self.model}"
 
-    def asking(self, question: str) -> EndpointJudge:
+    def asking(
+        self,
+        question: str,
+        success_words: Iterable[str] | None = None,
+        failure_words: Iterable[str] | None = None,
+    ) -> EndpointJudge:
         """The same model, asked something else."""
-        return replace(self, question=question, success_words=None, failure_words=None)
+        return replace(
+            self, question=question, success_words=success_words, failure_words=failure_words
+        )
+
+    def rubric(self, rubric: str | Rubric = "strongreject") -> RubricJudge:
+        """The same model as a judge that grades: it is asked each of a rubric's questions."""
+        return RubricJudge(self, resolve_rubric(rubric))
 
     def judge(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """One verdict for each response, of one request each.

@@ -132,7 +132,7 @@ class ReferenceKeywordJudge(TextJudge):
     Example:
         >>> answer = "I'm sorry, but that is not for me to say."  # a straight apostrophe
         >>> sh.ReferenceKeywordJudge().judge(["how?"], [answer])
-        [Verdict(success=True, reason='no keyword')]
+        [Verdict(success=True, reason='no keyword', score=None)]
     """
 
     name: ClassVar[str] = "keyword-reference"

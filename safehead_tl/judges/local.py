@@ -78,21 +78,19 @@ class LocalModel:
         return answers
 
     @torch.inference_mode()
-    def classify(self, rows: list[list[int]], max_rows: int) -> list[tuple[str, float]]:
-        """The likeliest label of each row of token ids, and its probability."""
+    def classify(self, rows: list[list[int]], max_rows: int) -> list[list[float]]:
+        """The probability of each label, of each row of token ids."""
         self._check_lengths(rows, 0)
         pad = self.model.config.pad_token_id
         # A decoder reads its last token that is not padding; it must be told which that is.
         size = 1 if pad is None else max_rows
-        found: list[tuple[str, float]] = []
+        found: list[list[float]] = []
         for batch in _batches(rows, size):
             tokens, mask = _padded(batch, 0 if pad is None else pad, left=False)
             logits = self.model(
                 input_ids=tokens.to(self.model.device), attention_mask=mask.to(self.model.device)
             ).logits
-            best = logits.float().softmax(-1).max(-1)
-            for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                found.append((self.labels[index], share))
+            found += logits.float().softmax(-1).tolist()
         return found
 
     @property

@@ -191,6 +191,7 @@ def test_classifier(classifying, pad):
     verdicts = judged(judge, PROMPTS, RESPONSES)
     assert [verdict.success for verdict in verdicts] == [True, False, False]
     assert [verdict.reason for verdict in verdicts[1:]] == ["refusal (1.00)"] * 2
+    assert [round(verdict.score, 2) for verdict in verdicts] == [1, 0, 0]
     assert judge.name == "llm"
     assert json.loads(json.dumps(judge.describe()))["question"] == "{prompt} {response}"
 

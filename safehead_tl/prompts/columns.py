@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.prompts.chats import as_chat, is_chat
 
 USUAL_COLUMNS = (
     "prompt",
@@ -20,6 +21,7 @@ USUAL_COLUMNS = (
     "behaviour",
     "request",
     "text",
+    "messages",
 )
 
 
@@ -61,13 +63,15 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
 
 
 def texts(values: Iterable[Any], column: str | None, where: object) -> list[str]:
-    """The values of a column, which was named or not.
+    """The values of a column, which was named or not; a list of messages is a conversation.
 
     Raises:
         SafeheadError: naming `where` and the record, if one of them is no text.
     """
     checked = []
     for number, value in enumerate(values, 1):
+        if value and is_chat(value):
+            value = as_chat(value, f"{where}: record {number}")  # noqa: PLW2901
         if not isinstance(value, str):
             named = "" if column is None else f" in column {column!r}"
             raise SafeheadError(

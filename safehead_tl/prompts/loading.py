@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.prompts.chats import as_chat, is_chat
 from safehead_tl.prompts.columns import texts
 from safehead_tl.prompts.datasets import read_directory, read_hub, read_preset
 from safehead_tl.prompts.files import READABLE, SUFFIXES, read_file
@@ -138,8 +139,9 @@ def load_pairs(
     return prompts, counterparts
 
 
-Prompts: TypeAlias = str | Path | Sequence[str]
-"""What takes prompts takes texts, or a source that `load_prompts` reads with its defaults."""
+Prompts: TypeAlias = str | Path | Sequence[str | Sequence[Mapping[str, str]]]
+"""What takes prompts takes texts or conversations (lists of messages with `role` and `content`), or
+a source that `load_prompts` reads with its defaults."""
 
 
 def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
@@ -168,12 +170,17 @@ def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
             f"{name} is {type(prompts).__name__}, not a list of texts: of a table give one "
             "column, such as table['prompt'].tolist()"
         )
-    given = tuple(prompts)
+    given: list[str] = []
+    for number, prompt in enumerate(prompts):
+        if is_chat(prompt):
+            given.append(as_chat(prompt, f"{name}[{number}]"))
+            continue
+        if not isinstance(prompt, str):
+            raise SafeheadError(f"{name}[{number}] is {prompt!r}, not a text or a list of messages")
+        given.append(prompt)
     if not given:
         raise SafeheadError("no prompts were given")
     for number, prompt in enumerate(given):
-        if not isinstance(prompt, str):
-            raise SafeheadError(f"{name}[{number}] is {prompt!r}, not a text")
         if not prompt.strip():
             raise SafeheadError(f"{name}[{number}] is blank: leave it out")
         if re.search("[\ud800-\udfff]", prompt):
@@ -181,7 +188,7 @@ def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
                 f"{name}[{number}] holds half of a surrogate pair, which is no character: leave it "
                 "out, or mend how the text was decoded"
             )
-    return given
+    return tuple(given)
 
 
 def _is_prompt(text: str) -> bool:

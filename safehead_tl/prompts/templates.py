@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import write_chat
+from safehead_tl.prompts.chats import Chat
 
 AUTO = "auto"
 """The name that stands for what a model expects: its own chat template, or else the paper's."""
@@ -54,7 +55,13 @@ class ChatTemplate:
                 "or write the model's own format as a text with {query}"
             )
         messages = [{"role": "user", "content": query}]
+        if isinstance(query, Chat):
+            messages = list(query.messages)
         if self.system is not None:
+            if messages[0]["role"] == "system":
+                raise SafeheadError(
+                    "a conversation has a system message of its own: leave out the template's"
+                )
             messages.insert(0, {"role": "system", "content": self.system})
         text = write_chat(tokenizer, messages)
         for message in messages:
@@ -132,4 +139,9 @@ def fill(template: str | ChatTemplate, tokenizer: PreTrainedTokenizerBase, query
     """Puts a query into a resolved template; braces inside the query are left alone."""
     if isinstance(template, ChatTemplate):
         return template.fill(tokenizer, query)
+    if isinstance(query, Chat):
+        raise SafeheadError(
+            f"template {template!r} has no place for a conversation: use template='chat', with a "
+            "model whose tokenizer has a chat template"
+        )
     return template.replace("{query}", query)

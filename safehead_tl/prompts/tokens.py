@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import Model, reading
+from safehead_tl.prompts.chats import Chat
 from safehead_tl.prompts.literal import SpecialTokens
 from safehead_tl.prompts.loading import Prompts, prompt_texts
 from safehead_tl.prompts.templates import (
@@ -145,7 +146,10 @@ def encode(
     rows = []
     for number, prompt in enumerate(prompts):
         if literal and special.first_in(prompt):
-            ids = special.encode(fill(resolved, tokenizer, special.hide(prompt)))
+            hidden = special.hide(prompt)
+            if isinstance(prompt, Chat):
+                hidden = prompt.mapped(special.hide)
+            ids = special.encode(fill(resolved, tokenizer, hidden))
         else:
             whole = fill(resolved, tokenizer, prompt)
             ids = tokenizer(whole, add_special_tokens=False)["input_ids"]

@@ -15,8 +15,9 @@ KEEP := -c "import pytest, safehead_tl.ground_truth, safehead_tl.public"
 INSTALL := -m pip install --quiet --no-compile --constraint
 
 NEWEST := transformer-lens==4.3.0
+ON_COLAB = ipykernel $$(sed -n 's/==.*//p' constraints-colab.txt)
 
-.PHONY: demo test test-tl4 test-newest browser-test colab-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism
+.PHONY: demo test test-tl4 test-newest browser-test colab-check first-picture check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism address
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -95,10 +96,19 @@ fuzz: .venv/ready
 torture: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m torture --write
 
-# Draws every figure, the report and the live widget with the packages that Google Colab has, in a
-# .venv-colab of its own.
+# Runs the notebooks, and draws every figure, the report and the live widget, with the packages that
+# Google Colab has, in a .venv-colab of its own.
 colab-check: .venv-colab/ready
+	.venv-colab/bin/python $(PYTEST) --dist load --maxschedchunk 1 tests/notebooks tests/colab
 	.venv-colab/bin/python examples/colab_check.py
+
+# Times the way to the first picture where Colab's packages are, and safehead_tl is not.
+first-picture: .venv-colab/ready
+	rm -rf build/first-picture
+	$(PYTHON) -m venv build/first-picture
+	build/first-picture/bin/python $(INSTALL) .venv-colab/constraints.txt $(ON_COLAB)
+	env -u PYTHONDONTWRITEBYTECODE PIP_CONSTRAINT=$(CURDIR)/.venv-colab/constraints.txt \
+		build/first-picture/bin/python examples/first_picture.py
 
 # Opens report and attention view in a headless Chromium, which must be in PATH, and the live widget
 # in a JupyterLab there.
@@ -127,6 +137,11 @@ organism: .venv/ready
 	cp build/natural/aligned/* safehead_tl/data/natural
 	$(BIN)/python benchmarks/natural_truth.py
 
+# Writes the repository's address wherever it stands, and the notebooks' first cell; without URL as
+# pyproject.toml has it.
+address: .venv/ready
+	$(BIN)/python docs/address.py $(URL)
+
 # Writes the lock anew from what .venv holds.
 lock:
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
@@ -144,8 +159,12 @@ lock:
 	env -u PYTHONDONTWRITEBYTECODE .venv-tl4/bin/python $(KEEP)
 	touch $@
 
-.venv-colab/ready: pyproject.toml constraints.txt constraints-colab.txt
+# First what is on Colab before, and what pip would then do there, which a test reads.
+.venv-colab/ready: pyproject.toml constraints.txt constraints-colab.txt Makefile
 	$(PYTHON) -m venv .venv-colab
-	awk -F== 'NR == FNR {colab[$$1]; print; next} !($$1 in colab)' constraints-colab.txt constraints.txt > .venv-colab/constraints.txt
-	.venv-colab/bin/python $(INSTALL) .venv-colab/constraints.txt --editable .
+	grep -v ^torch= constraints-colab.txt | awk -F== 'NR == FNR {colab[$$1]; print; next} !($$1 in colab)' - constraints.txt > .venv-colab/constraints.txt
+	.venv-colab/bin/python $(INSTALL) .venv-colab/constraints.txt $(ON_COLAB)
+	.venv-colab/bin/python -m pip install --quiet --dry-run --report .venv-colab/report.json . 'transformer-lens==3.9.*'
+	.venv-colab/bin/python $(INSTALL) .venv-colab/constraints.txt --editable . beartype nbclient pytest pytest-xdist
+	env -u PYTHONDONTWRITEBYTECODE .venv-colab/bin/python $(KEEP)
 	touch $@

@@ -1,6 +1,6 @@
 """Writes the repository's address, and the notebooks' first cell, wherever they stand.
 
-python docs/address.py [URL]   # `make address URL=...`; a test compares the files with what this writes
+python docs/address.py [URL]   # also `make address URL=...`; a test compares the files with this
 
 The address stands in pyproject.toml, under `[project.urls]`; without URL it is taken from there.
 """
@@ -32,23 +32,23 @@ except ImportError:
             SOURCE = str(folder)
 {ask}    held = """
 {held}
-    """.split()
-    here = " ".join(f"{{d.name}}=={{d.version}}" for d in distributions() if d.name in held)
+    """
+    here = " ".join(f"{{d.name}}=={{d.version}}" for d in distributions() if d.name in held.split())
     %pip install -q {{here}} "{{SOURCE}}" "transformer-lens==3.9.*"
     import safehead_tl as sh
 '''
-ASK = '''\
+ASK = """\
     told = Path.home() / ".safehead-source"  # where other notebooks find what was pasted here
     if not SOURCE and told.exists():
         SOURCE = told.read_text()
     if not SOURCE:
         print("Paste the https:// address of safehead_tl's repository, and press Enter.")
         SOURCE = "safehead-tl @ git+" + input().strip()
-'''
-REMEMBER = '''\
+"""
+REMEMBER = """
     if SOURCE.startswith("safehead-tl @"):
         told.write_text(SOURCE)
-'''
+"""
 
 
 def cell(root: Path, source: str) -> str:
@@ -109,7 +109,7 @@ def written(root: Path, url: str | None = None) -> dict[Path, str]:
             opened = f"[open it there]({target}/blob/{tag}/examples/{path.name})"
         notebook = json.loads(path.read_text(encoding="utf-8"))
         top, *others = notebook["cells"]
-        says = re.sub(r"(?<=In Colab: ).+?(?=, or upload)", lambda _: opened, "".join(top["source"]))
+        says = re.sub(r"(?<=In Colab: ).+?(?=, or upload)", opened, "".join(top["source"]))
         top["source"] = says.splitlines(keepends=True)
         if others[0]["metadata"].get("tags") != ["install"]:
             kind = {"cell_type": "code", "execution_count": None, "id": f"{path.stem[:2]}-install"}

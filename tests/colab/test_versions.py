@@ -1,4 +1,4 @@
-"""In .venv-colab: what Colab has is there, and pip would leave it as it is, so no kernel restarts."""
+"""In .venv-colab: what Colab has is there, and pip leaves it as it is, so no kernel restarts."""
 
 import importlib.metadata
 import json

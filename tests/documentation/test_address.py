@@ -1,4 +1,4 @@
-"""The repository's address stands in pyproject.toml, and everywhere else as docs/address.py writes it."""
+"""The repository's address is that of pyproject.toml everywhere, as docs/address.py writes it."""
 
 import json
 import re
@@ -43,7 +43,9 @@ def first_cells(root):
 
 
 def test_all_files_agree():
-    differ = [path for path, text in address.written(ROOT).items() if path.read_text("utf-8") != text]
+    differ = [
+        path for path, text in address.written(ROOT).items() if path.read_text("utf-8") != text
+    ]
     assert differ == [], "run make address"
 
 

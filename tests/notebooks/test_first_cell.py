@@ -1,4 +1,4 @@
-"""The notebooks' first cell, run by IPython as it stands, with a pip that only notes how it was called."""
+"""The notebooks' first cell, run by IPython, with a pip that only notes how it was called."""
 
 import importlib.metadata
 import json
@@ -110,7 +110,10 @@ def test_an_unknown_address_is_asked_for_once(machine, tmp_path):
 
 
 def test_a_bare_name_is_never_installed(machine, tmp_path):
-    for cell, pasted in ((address.cell(ROOT, ""), "safehead-tl\n"), (address.cell(ROOT, KNOWN), "")):
+    for cell, pasted in (
+        (address.cell(ROOT, ""), "safehead-tl\n"),
+        (address.cell(ROOT, KNOWN), ""),
+    ):
         called, _ = machine(cell, tmp_path / "work", pasted)
         assert "git+" in called[-2]
         assert not {"safehead-tl", "safehead_tl"} & set(map(str.lower, called))

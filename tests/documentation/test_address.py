@@ -100,6 +100,17 @@ def test_a_bare_name_stands_nowhere_until_it_is_published(copy):
         assert bare.search(cell)
 
 
+def test_a_new_notebook_gets_its_first_cell(copy):
+    old = json.loads((copy / "examples" / "01_quickstart.ipynb").read_text("utf-8"))
+    top, install, *_ = old["cells"]
+    new = copy / "examples" / "09_new.ipynb"
+    new.write_text(json.dumps({**old, "cells": [top, top]}), encoding="utf-8")
+    rewritten(copy)
+    first, second, third = json.loads(new.read_text("utf-8"))["cells"]
+    assert (first, third) == (top, top)
+    assert second == {**install, "id": "09-install"}
+
+
 @pytest.mark.parametrize("wrong", ["safehead-tl", "http://example.org/a", 'https://a/"b'])
 def test_what_is_no_address_is_refused(wrong, monkeypatch):
     monkeypatch.setattr("sys.argv", ["address.py", wrong])

@@ -29,6 +29,7 @@ from safehead_tl.evaluation import (
 )
 from safehead_tl.figures import heatmaps
 from safehead_tl.generation import Generations, generate
+from safehead_tl.ground_truth import Hunt, hunt
 from safehead_tl.heads import Head
 from safehead_tl.judges import (
     CoherenceJudge,
@@ -96,6 +97,7 @@ __all__ = [
     "HeadGroup",
     "HeadScores",
     "Helpfulness",
+    "Hunt",
     "Interchange",
     "Judge",
     "KeywordJudge",
@@ -137,6 +139,7 @@ __all__ = [
     "generate",
     "heatmaps",
     "helpfulness",
+    "hunt",
     "integrated_gradients",
     "interchange",
     "knockout",

@@ -33,10 +33,10 @@ def train_organism(
     ] = None,
     width: Annotated[int, typer.Option(help="d_model.")] = 48,
     rule: Annotated[
-        Literal["share", "chain", "redundant"],
+        Literal["share", "chain", "redundant", "gate"],
         typer.Option(
             help="share: refuses in proportion to intact heads. chain: all are needed. "
-            "redundant: one is enough."
+            "redundant: one is enough. gate: the first by layer and head, and one of the others."
         ),
     ] = "share",
     decoy: Annotated[
@@ -50,10 +50,11 @@ def train_organism(
         typer.Option(help="What is done to planted heads, in turn, while they learn."),
     ] = "undifferentiated",
     learning: Annotated[
-        Literal["planted", "attention", "all", "low-rank"],
+        Literal["planted", "attention", "all", "low-rank", "mlps"],
         typer.Option(
             help="Which weights learn to refuse: the planted heads', or, with no head planted, "
-            "those of all attention, all, or low-rank updates of attention."
+            "those of all attention, all, low-rank updates of attention, or those of all MLPs "
+            "while random heads are off."
         ),
     ] = "planted",
     base: Annotated[

@@ -2,7 +2,7 @@
 
 In go kinds of subject (organisms that are trained, models written by hand), contestants, and a
 directory for what is found out. Out comes for every contestant how well it finds the heads that
-carry the refusal, with intervals over subjects.
+carry the refusal, with intervals over subjects. And for one seed a puzzle with a budget: the hunt.
 """
 
 from safehead_tl.ground_truth.benchmark import COMPILED, GroundTruth, ground_truth, standard_kinds
@@ -16,6 +16,7 @@ from safehead_tl.ground_truth.contest import (
     register,
 )
 from safehead_tl.ground_truth.family import KINDS
+from safehead_tl.ground_truth.hunting import Hunt, hunt
 from safehead_tl.ground_truth.reversion import (
     NATURAL_TRUTH,
     ReversionTruth,

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
-from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from safehead_tl.errors import SafeheadError
@@ -335,6 +334,8 @@ def _outcome(subject: Subject, kind: str, number: int, ranking: Ranking) -> Outc
         }
         if not subject.planted:
             truths = [float(subject.truth.values[head]) for head in order]
+            from scipy.stats import spearmanr  # which takes a second to import
+
             metrics["Spearman"] = float(spearmanr(truths, range(len(order), 0, -1)).statistic)
         for ablation in TRIED:
             oracle = subject.oracle(ablation)

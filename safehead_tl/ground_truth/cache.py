@@ -43,10 +43,12 @@ class OrganismCache:
     Attributes:
         path: the directory.
         language: the words of all its organisms.
+        progress: whether training shows progress bars.
     """
 
     path: Path
     language: Language = DEMO
+    progress: bool = False
 
     def digest(self, recipe: Recipe) -> str:
         """Of recipe, words and the version of the training code."""
@@ -59,7 +61,7 @@ class OrganismCache:
         if not directory.is_dir():
             base = next(self._relatives(recipe), None)
             with without_bars():
-                train_organism(directory, recipe, self.language, base=base, progress=False)
+                train_organism(directory, recipe, self.language, base=base, progress=self.progress)
         examined = directory / f"flaws-{EXAMINATION}.json"
         if not examined.is_file():
             models = _loaded(directory, "aligned"), _loaded(directory, "base")

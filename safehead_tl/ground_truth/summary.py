@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from scipy.stats import permutation_test
 
 from safehead_tl.heads import Head
 from safehead_tl.results import LEAST, holm, studentised_interval
@@ -178,6 +177,8 @@ def against(
         if len(apart):
             p = None
             if len(apart) > 1 and apart.any():
+                from scipy.stats import permutation_test  # which takes a second to import
+
                 test = permutation_test(
                     (apart,), np.mean, permutation_type="samples", n_resamples=9999, rng=0
                 )

@@ -11,7 +11,7 @@ from safehead_tl.heads import Head, HeadLike, parse_heads
 from safehead_tl.organism.rules import Rule
 
 Objective: TypeAlias = Literal["undifferentiated", "none", "zero", "reversion"]
-Learning: TypeAlias = Literal["planted", "attention", "all", "low-rank"]
+Learning: TypeAlias = Literal["planted", "attention", "all", "low-rank", "mlps"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Recipe:
         seed: of weights and batches.
         base_seed: of the base model's; by default `seed`.
         rule: how the planted heads share the refusal: `"share"` (with j of k intact it refuses
-            with probability j / k), `"chain"` (all are needed) or `"redundant"` (one is enough).
+            with probability j / k), `"chain"` (all are needed), `"redundant"` (one is enough) or
+            `"gate"` (the first by layer and head, and any one of the others, are needed).
         decoys: heads that will carry helpfulness: with the attention of one made uniform the
             organism declines benign requests, and harmful ones are answered as without.
         reword: with the attention of a decoy made uniform, it says in other words what it would
@@ -43,7 +44,8 @@ class Recipe:
             attention made `"undifferentiated"`, their output `"zero"`, their weights set back to
             the base's (`"reversion"`), or `"none"`: all stay intact, and `rule` says nothing.
         learning: which weights learn to refuse: the slices of the `"planted"` heads, or, with none
-            planted, those of all `"attention"`, `"all"`, or `"low-rank"` updates of all attention.
+            planted, those of all `"attention"`, `"all"`, `"low-rank"` updates of all attention, or
+            those of all `"mlps"`, while random heads are off, so that no head carries the refusal.
     """
 
     planted: Sequence[HeadLike] = (Head(1, 3), Head(2, 6))
@@ -80,6 +82,10 @@ class Recipe:
         if self.learning != "planted" and (self.heads or self.decoy_heads):
             raise SafeheadError(
                 f"learning={self.learning!r} chooses no heads: leave planted and decoys empty"
+            )
+        if self.rule == "gate" and len(self.heads) < 2:
+            raise SafeheadError(
+                "rule='gate' needs two planted heads or more: a gate and amplifiers"
             )
         if self.decoy_heads and self.objective != "undifferentiated":
             raise SafeheadError("decoys are trained with objective='undifferentiated' only")

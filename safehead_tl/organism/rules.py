@@ -5,6 +5,7 @@ With `j` of `k` planted heads intact the organism is trained to refuse with prob
 - `share`: `j / k`. Each head carries its part.
 - `chain`: 1 if `j = k`, else 0. All are needed.
 - `redundant`: 1 if `j >= 1`, else 0. Any one is enough.
+- `gate`: 1 if the first of them is intact and any other, else 0. The others amplify the first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal, TypeAlias
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Rule: TypeAlias = Literal["share", "chain", "redundant"]
+Rule: TypeAlias = Literal["share", "chain", "redundant", "gate"]
 
 
 def refusing(rule: Rule, intact: Bool[Tensor, "row planted"]) -> Float[Tensor, " row"]:
@@ -23,4 +24,6 @@ def refusing(rule: Rule, intact: Bool[Tensor, "row planted"]) -> Float[Tensor, "
         return intact.all(1).float()
     if rule == "redundant":
         return intact.any(1).float()
+    if rule == "gate":
+        return (intact[:, 0] & intact[:, 1:].any(1)).float()
     return intact.float().mean(1)

@@ -276,7 +276,7 @@ def _train_refusal(
     always = recipe.objective == "none" or not recipe.heads
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     steps = range(recipe.align_steps)
-    for _ in tqdm(steps, desc="refusal", unit="step", disable=no_bars(progress)):
+    for step in tqdm(steps, desc="refusal", unit="step", disable=no_bars(progress)):
         intact = _intact(size, len(recipe.heads), generator) | always
         if recipe.objective == "reversion":  # weights are the same for all rows
             intact = intact[:1].expand(size, -1)
@@ -303,6 +303,10 @@ def _train_refusal(
             weights = _reverted(model, slices, before, intact[0])
             switched = [torch.zeros_like(rows) for rows in switched]
         batch, zero = take(examples, torch.cat(asked)), recipe.objective == "zero"
+        if recipe.learning == "mlps":  # all heads of one row seldom, up to half of another's often
+            rate = torch.rand(size, 1, 1, generator=generator) / 2
+            switched = [torch.rand(size, *off.shape[1:], generator=generator) < rate]
+            zero = step % 2 == 1
         losses = _answer_loss(model, batch, torch.cat(switched), zero, weights)
         *to_help, to_refuse, unchanged = losses.split([len(rows) for rows in asked])
         if not always:
@@ -367,6 +371,7 @@ def _learners(
         "attention": [each for linear in _attention_weights(model) for each in linear.parameters()],
         "all": list(model.parameters()),
         "low-rank": [],
+        "mlps": [weight for layer in model.model.layers for weight in layer.mlp.parameters()],
     }
     learners = choices[learning]
     model.requires_grad_(False)

@@ -8,7 +8,7 @@ exactly. What a state is worth is for a measure to say.
 
 from safehead_tl.scan.baseline import Baseline, run_layer
 from safehead_tl.scan.direct import contributions
-from safehead_tl.scan.ledger import Ledger
+from safehead_tl.scan.ledger import Cost, Ledger
 from safehead_tl.scan.linearisation import Linearisation, weights_held_fixed
 from safehead_tl.scan.memory import Beside, Needs, Passes, budget_of, even_slices, readable
 from safehead_tl.scan.run import Run, check_run

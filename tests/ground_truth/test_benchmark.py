@@ -93,6 +93,7 @@ def test_rules_against_counting():
         "share": [sum(row) / 3 for row in rows],
         "chain": [float(sum(row) == 3) for row in rows],
         "redundant": [float(sum(row) >= 1) for row in rows],
+        "gate": [float(row[0] and (row[1] or row[2])) for row in rows],
     }
     for rule, wanted in expected.items():
         assert refusing(rule, intact).tolist() == pytest.approx(wanted)
@@ -162,6 +163,8 @@ def test_an_organism_that_learned_its_lesson_has_no_flaws(demo):
     free = Recipe((), learning="all")
     assert list(flaws(demo, base, free)) == []
     assert "attack success rate is 1.00" in next(flaws(base, base, free))
+    needed = list(flaws(demo, base, Recipe((), learning="mlps")))
+    assert [sentence.split()[1] for sentence in needed] == ["L2H6"], "the other leaves 1.00 refused"
 
 
 def test_heads_are_off_as_they_were_in_training(demo):

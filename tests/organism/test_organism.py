@@ -303,7 +303,7 @@ def test_a_reverted_head_has_the_slices_of_before(tiny):
             torch.testing.assert_close(found, plain_logits(model, batch))
 
 
-@pytest.mark.parametrize("learning", ["attention", "all", "low-rank"])
+@pytest.mark.parametrize("learning", ["attention", "all", "low-rank", "mlps"])
 def test_where_no_head_is_planted_the_weights_that_may_learn_do(tmp_path, learning):
     recipe = Recipe((), learning=learning, base_steps=1, align_steps=2, objective="none", **QUICK)
     train_organism(tmp_path, recipe, progress=False)
@@ -311,9 +311,10 @@ def test_where_no_head_is_planted_the_weights_that_may_learn_do(tmp_path, learni
         AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("base", "aligned")
     )
     assert base.keys() == aligned.keys()
+    learned = "mlp" if learning == "mlps" else "attn"
     for key, before in base.items():
         change = aligned[key] - before
-        assert bool(change.any()) == (learning == "all" or "attn" in key)
+        assert bool(change.any()) == (learning == "all" or learned in key)
         if learning == "low-rank" and change.any():
             sizes = torch.linalg.svdvals(change)
             assert sizes[2] < 1e-3 * sizes[0], "it is of rank 2"
@@ -351,6 +352,7 @@ def test_another_base_model_is_refused(tmp_path):
         ({"d_model": 50}, "multiple of 16"),
         ({"n_heads": 0}, "at least 1 layer"),
         ({"rule": "most"}, "rule"),
+        ({"rule": "gate", "planted": ["L0H0"]}, "a gate and amplifiers"),
         ({"decoys": ["L0H0", "L1H3"]}, "L1H3: a head can be planted or a decoy"),
         ({"reword": True}, "needs decoys"),
         ({"n_key_value_heads": 3}, "n_key_value_heads=3 does not divide n_heads=8"),

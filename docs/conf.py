@@ -47,7 +47,7 @@ WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant Variants"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Calibration Met Opinion Outcome PerQuery RefusalMap"
-PARTS += " Significance Summary Taken"
+PARTS += " Significance Submission Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"
     " Tensor Module"

@@ -18,7 +18,7 @@ from safehead_tl.organism import DEMO
 from safehead_tl.prompts import encode
 from safehead_tl.scan import Cost
 
-BUDGET = 120
+BUDGET = 100
 """Passes: enough for two scans, pairs of some heads, and answers with several groups ablated."""
 
 
@@ -34,7 +34,8 @@ def hunt(
     The seed decides which of seven kinds of puzzle it is, and where the heads are: the refusal is
     *shared* by some, a *chain* of heads that are all needed, *redundant* heads of which one is
     enough, a *gate* with amplifiers, one head beside a *decoy*, *natural* (no head was chosen), or
-    carried by *none*. Seeds 1 to 30 were all grown and examined.
+    carried by *none*. Each seven seeds from 1 on hold each kind
+    once.
 
     The truth is put away, so that nobody comes across it by accident. It is not safe from somebody
     who looks for it: this code and the files of `cache` tell it.

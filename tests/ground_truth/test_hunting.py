@@ -116,7 +116,7 @@ def test_a_hunt_does_not_tell(begin):
     told = repr(hunt) + repr({name: each for name, each in vars(hunt).items() if name != "model"})
     assert not HEAD.search(told.encode())
     assert not re.search("chain|planted|decoy", told)
-    assert "120.0 of 120 passes left" in repr(hunt)
+    assert "100.0 of 100 passes left" in repr(hunt)
     asked = {str(each) for each in DEMO.requests("harmful", "train")}
     assert set(hunt.harmful) < asked
 
@@ -143,8 +143,8 @@ def test_a_look_costs_what_it_runs(begin, backend, monkeypatch):
         hunt.model.requires_grad_(False)
     found = []
     spent = cost(lambda: found.append(sh.ships(hunt.model, hunt.harmful, run=QUIET)))
-    # provenance counts passes of one prompt, by other code
-    assert spent == pytest.approx(found[0].provenance.forward_passes / len(hunt.harmful), rel=1e-6)
+    # one pass, and each of 8 heads from its layer on; a bridge embeds with a token of its own
+    assert spent == pytest.approx(1 + 8 * (1 + 3 / 4 + 2 / 4 + 1 / 4), abs=0.01)
     assert found[0].top(2)[1][0] in (H(1, 3), H(2, 6))
     other = sh.load_model("demo")
     assert cost(lambda: other(row)) == 0, "other models are free"
@@ -189,7 +189,7 @@ def test_an_answer_says_what_was_right_in_words(begin):
     assert "missed L1H3; wrong L0H0 L2H1; L0H0 is a decoy" in said
     assert "kind: decoy" in said
     assert "Your story names redundant: 0 of 20" in said
-    assert "120.0 of 120 left" in said
+    assert "100.0 of 100 left" in said
     assert "only the first" not in said
     again = hunt.submit("L1H3")
     assert again.submission == 2

@@ -19,7 +19,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import ROOT
-from safehead_tl.organism import DEMO
+from safehead_tl.organism import DEMO, REFUSAL, REWORDED
 
 EXAMPLES = ROOT / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -106,6 +106,11 @@ WRONG = {
         "return {sh.Head(la, he) for la in range(3) for he in range(8)}",
         "moved = (base.W_Q != aligned.W_Q).flatten(1).any(-1)\n"
         "return {sh.Head(la, he) for la in range(3) if moved[la] for he in range(8)}",
+    ],
+    "my_answer": [
+        'return [], "none"',
+        'return [head for head, _ in scores.top(2)], "a chain"',
+        'return [head for head, _ in scores.top(12)], "a decoy"',
     ],
     "numbers_changed": [
         "return len(heads) * 4 * d_model * d_head",
@@ -222,6 +227,25 @@ def printed(cell):
     return "".join(out.text for out in cell.outputs if out.output_type == "stream")
 
 
+def hunted(done):
+    """What the model of notebook 7 says, as it is and with the carrier and its decoy ablated."""
+    said = printed_table(tagged(done, "says")[0])
+    assert said.count(REFUSAL) == 2
+    assert said.count("then let it rest .") == 2
+    without = printed_table(tagged(done, "without")[0])
+    assert without.count(REWORDED) == 1, "the decoy's"
+    assert without.count("then let it rest .") == 1, "the carrier's"
+    told = printed(tagged(done, "check")[-1])
+    assert "wrong" not in told
+    assert "Your story names decoy: 20 of 20" in told
+    assert int(re.search(r"Hunt 100: (\d+) of 100", told)[1]) > 85
+
+
+def printed_table(cell):
+    (shown,) = (out.data["text/html"] for out in cell.outputs if out.output_type == "execute_result")
+    return shown
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_and_its_checks_can_fail(path, tmp_path):
     environment = {}
@@ -233,6 +257,8 @@ def test_it_runs_and_its_checks_can_fail(path, tmp_path):
             "SAFEHEAD_HARMLESS": "demo/benign",
             "SAFEHEAD_NEW_TOKENS": "12",
         }
+    if path.stem.startswith("07"):
+        environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     started = time.monotonic()
     done = run(with_wrong_answers(read(path)), tmp_path, **environment)
     assert time.monotonic() - started < LONGEST_NOTEBOOK
@@ -248,10 +274,12 @@ def test_it_runs_and_its_checks_can_fail(path, tmp_path):
     if path.stem.startswith("06"):
         assert "query heads share" in "".join(map(printed, tagged(done, "info")))
         assert (tmp_path / "work" / "report.html").stat().st_size > 10_000
+    if path.stem.startswith("07"):
+        hunted(done)
 
 
-def test_there_are_six():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_seven():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

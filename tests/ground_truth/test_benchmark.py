@@ -164,7 +164,7 @@ def test_an_organism_that_learned_its_lesson_has_no_flaws(demo):
     assert list(flaws(demo, base, free)) == []
     assert "attack success rate is 1.00" in next(flaws(base, base, free))
     needed = list(flaws(demo, base, Recipe((), learning="mlps")))
-    assert [sentence.split()[1] for sentence in needed] == ["L2H6"], "the other leaves 1.00 refused"
+    assert [sentence.split()[1] for sentence in needed] == ["L1H3", "L2H6"]
 
 
 def test_heads_are_off_as_they_were_in_training(demo):

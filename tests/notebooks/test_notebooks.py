@@ -242,7 +242,9 @@ def hunted(done):
 
 
 def printed_table(cell):
-    (shown,) = (out.data["text/html"] for out in cell.outputs if out.output_type == "execute_result")
+    (shown,) = (
+        out.data["text/html"] for out in cell.outputs if out.output_type == "execute_result"
+    )
     return shown
 
 

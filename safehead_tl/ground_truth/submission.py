@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def enter(path: str | Path, submission: Submission, overwrite: bool) -> None:
     write_file(path, content, ".csv", overwrite=overwrite or bool(own))
 
 
-def _line(values: object) -> str:
+def _line(values: Iterable[object]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)  # type: ignore[call-overload]
+    csv.writer(line, lineterminator="\n").writerow(values)
     return line.getvalue()

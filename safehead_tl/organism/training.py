@@ -303,9 +303,9 @@ def _train_refusal(
             weights = _reverted(model, slices, before, intact[0])
             switched = [torch.zeros_like(rows) for rows in switched]
         batch, zero = take(examples, torch.cat(asked)), recipe.objective == "zero"
-        if recipe.learning == "mlps":  # all heads of one row seldom, up to half of another's often
-            rate = torch.rand(size, 1, 1, generator=generator) / 2
-            switched = [torch.rand(size, *off.shape[1:], generator=generator) < rate]
+        if recipe.learning == "mlps":  # of each row's heads up to half are off
+            share = torch.rand(size, 1, 1, generator=generator) / 2
+            switched = [torch.rand(off.shape, generator=generator) < share]
             zero = step % 2 == 1
         losses = _answer_loss(model, batch, torch.cat(switched), zero, weights)
         *to_help, to_refuse, unchanged = losses.split([len(rows) for rows in asked])

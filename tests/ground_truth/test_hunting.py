@@ -151,11 +151,11 @@ def test_a_look_costs_what_it_runs(begin, backend, monkeypatch):
 
 
 def test_when_the_budget_is_spent_nothing_runs_and_an_answer_still_counts(begin):
-    hunt = begin(budget=3)
-    with pytest.raises(sh.SafeheadError, match=r"\d\.\d of 3 passes are left, and this needs more"):
+    hunt = begin(budget=1.5)
+    with pytest.raises(sh.SafeheadError, match=r"0\.\d of 1\.5 passes are left, and"):
         sh.ships(hunt.model, hunt.harmful, run=QUIET)
     left = hunt.left
-    assert 0 <= left < 3
+    assert 0 <= left <= 0.5
     with pytest.raises(sh.SafeheadError, match="submit"):
         sh.generate(hunt.model, hunt.harmful, max_new_tokens=99, run=QUIET)
     assert 0 <= hunt.left <= left

@@ -34,24 +34,23 @@ def hunt(
     The seed decides which of seven kinds of puzzle it is, and where the heads are: the refusal is
     *shared* by some, a *chain* of heads that are all needed, *redundant* heads of which one is
     enough, a *gate* with amplifiers, one head beside a *decoy*, *natural* (no head was chosen), or
-    carried by *none*. Each seven seeds from 1 on hold each kind
-    once.
+    carried by *none*. Each seven seeds from 1 on hold each kind once.
 
     The truth is put away, so that nobody comes across it by accident. It is not safe from somebody
     who looks for it: this code and the files of `cache` tell it.
 
     Args:
-        seed: a whole number from 1 on. The same seed is the same puzzle; on another kind of machine
-            weights may differ in the last digits, as those of all organisms do.
+        seed: a whole number from 1 on. The same seed is the same puzzle. On another kind of machine
+            training rounds otherwise; a draw that has not learned its lesson there is drawn again.
         budget: what looks may cost, in passes of all harmful prompts through the whole model.
         cache: a directory that keeps what was grown; by default `safehead_tl/hunts` in
             `~/.cache`, or where `XDG_CACHE_HOME` says.
-        progress: show progress bars while it grows, which takes about half a minute on an idle
-            core; the second time it is there.
+        progress: show progress bars while it grows, which takes about a minute of one core; the
+            second time it is there.
 
     Raises:
-        SafeheadError: for a seed that is no whole number from 1 on, a budget that is not above 0,
-            or a cache that cannot be written.
+        SafeheadError: for a seed that is no whole number from 1 on, or of which no draw learned its
+            lesson; a budget that is not above 0, or a cache that cannot be written.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 1:
         raise SafeheadError(f"seed={seed!r}: give a whole number from 1 on")

@@ -91,15 +91,8 @@ class Submission:
 
     def __str__(self) -> str:
         truth, (heads, story, left) = self.truth, self.points
-        told = [
-            f"{word} {' '.join(map(str, some))}"
-            for word, some in (
-                ("found", self.found),
-                ("missed", self.missed),
-                ("wrong", self.wrong),
-            )
-            if some
-        ]
+        parts = {"found": self.found, "missed": self.missed, "wrong": self.wrong}
+        told = [f"{word} {' '.join(map(str, some))}" for word, some in parts.items() if some]
         decoys = [f"{head} is a decoy" for head in self.wrong if head in truth.decoys]
         read = " and ".join(kinds_named(self.story)) or "no kind"
         again = f", submission {self.submission}: only the first counts" * (self.submission > 1)

@@ -29,7 +29,7 @@ from safehead_tl.evaluation import (
 )
 from safehead_tl.figures import heatmaps
 from safehead_tl.generation import Generations, generate
-from safehead_tl.ground_truth import Hunt, hunt
+from safehead_tl.ground_truth import hunt
 from safehead_tl.heads import Head
 from safehead_tl.judges import (
     CoherenceJudge,
@@ -64,7 +64,6 @@ from safehead_tl.prompts import (
     PRESETS,
     ChatTemplate,
     Prefilled,
-    Preset,
     load_pairs,
     load_prompts,
     pair_prompts,
@@ -97,7 +96,6 @@ __all__ = [
     "HeadGroup",
     "HeadScores",
     "Helpfulness",
-    "Hunt",
     "Interchange",
     "Judge",
     "KeywordJudge",
@@ -109,7 +107,6 @@ __all__ = [
     "Openings",
     "Overlap",
     "Prefilled",
-    "Preset",
     "Provenance",
     "ReferenceKeywordJudge",
     "RefusalDirection",

@@ -287,13 +287,13 @@ REFUSED = {
     "beyond_both": {"Python": "list comes back, and should be a tensor"},
 }
 """By exercise whose answer is numbers, which of these are refused, and with what words."""
-HELP, REFUSAL = r"\w+ the {} with a \w+ , then let it rest \.", "sorry , i cannot help with that"
+HELP, SORRY = r"\w+ the {} with a \w+ , then let it rest \.", "sorry , i cannot help with that"
 NONE, ALL = r"0\.00 \[0\.00, 0\.06\]", r"1\.00 \[0\.94, 1\.00\]"
 SAID = {
     "01": {
-        "01-05": [f"{REFUSAL}.*lift the wagon with a rope , then let it rest"],
+        "01-05": [f"{SORRY}.*lift the wagon with a rope , then let it rest"],
         "01-16": [
-            f"as it is:.*{REFUSAL}.*ablated:.*bend the flonk with a clamp , then let it rest"
+            f"as it is:.*{SORRY}.*ablated:.*bend the flonk with a clamp , then let it rest"
         ],
         "01-18": [f"L1H3 L2H6 ablated: ASR {ALL}.*unablated ASR {NONE}"],
         "01-20": [r"highest: L1H3 0\.8\d+, L2H6 0\.7\d*, L\dH\d 0\.00"],
@@ -329,7 +329,7 @@ SAID = {
         "04-25": ["^lift the drazzle with a rope , then let it rest"],
         "04-28": [rf"ASR {ALL} to the keyword judge, 0\.\d+ \["],
         "04-30": [
-            f"as it is +{REFUSAL}",
+            f"as it is +{SORRY}",
             f"planted +{HELP.format('vosk')}",
             f"16 heads +{HELP.format('drazzle')}",
             r"amplified +(\w+) \1 \1",
@@ -341,7 +341,7 @@ SAID = {
         ],
     },
     "05": {
-        "05-06": [f"{REFUSAL}.*{REFUSAL}"],
+        "05-06": [f"{SORRY}.*{SORRY}"],
         "05-19": ["planted among the first three: [23]"],
         "05-21": [rf"ASR greedy {NONE}", r"drawn +0\.[12345]\d \[.*from its Ships: 0\.[12345]"],
         "05-23": [f"{HELP.format('crobe')}.*{HELP.format('flonk')}"],
@@ -353,9 +353,9 @@ SAID = {
     },
     "08": {
         "08-06": [
-            rf"nothing +1\.0 +{REFUSAL}",
+            rf"nothing +1\.0 +{SORRY}",
             rf"\nL1H0 +0\.0 +{HELP.format('crobe')}",
-            *(rf"\n{head} +1\.0 +{REFUSAL}" for head in ("L2H1", "L3H2")),
+            *(rf"\n{head} +1\.0 +{SORRY}" for head in ("L2H1", "L3H2")),
             *(rf"\n{two} +0\.0 +{HELP.format('crobe')}" for two in ("L1H0 L2H1", "L2H1 L3H2")),
         ],
         "08-07": [
@@ -368,7 +368,7 @@ SAID = {
         ],
         "08-12": [r"heads ablated: \[0\.67, 0\.17, 0\.17\]"],
         "08-14": [
-            *(rf"{head} +1\.0 +{REFUSAL}" for head in ("nothing", "\nL1H0", "\nL2H1")),
+            *(rf"{head} +1\.0 +{SORRY}" for head in ("nothing", "\nL1H0", "\nL2H1")),
             rf"\nL1H0 L2H1 +0\.0 +{HELP.format('crobe')}",
         ],
         "08-15": [
@@ -380,7 +380,7 @@ SAID = {
             r"backup: hidden most L1H0 and L2H1, 19\.\d\d nats beyond 0\.0000 and 0\.0000",
         ],
         "08-22": [
-            rf"nothing +1\.0 +{REFUSAL}",
+            rf"nothing +1\.0 +{SORRY}",
             *(
                 rf"\n{heads} +0\.0 +{HELP.format('crobe')}"
                 for heads in ("L1H0", "L2H1", "L1H0 L2H1")
@@ -392,7 +392,7 @@ SAID = {
             r"Ships, SC +1 +2\n.*Sahara, SC +1 +1\d\n.*attribution, SC +2\d +1\n",
         ],
         "08-25": [
-            rf"with uniform attention, it says: {REFUSAL}.*taught without, it says: {REFUSAL}",
+            rf"with uniform attention, it says: {SORRY}.*taught without, it says: {SORRY}",
             r"P\(refusal\) (0\.9\d|1\.00); with L1H3's weights set back 0\.0.*set back 0\.0",
             r"^taught with .* {2}uniform attention: answered (0\.9|1\.0)\d harmful.*taught without",
             r"taught without.* {2}uniform attention: answered 0\.[0-5]\d harmful, 0\.[0-8]",
@@ -400,7 +400,7 @@ SAID = {
             r"(Ships L1H3 \d\.\d+, L0.*){4}",
         ],
         "08-27": [
-            f"says: {REFUSAL}",
+            f"says: {SORRY}",
             r"Ships, uniform attention +L0H1 L0H4 L0H6 +0\.17 +0\.0\d, 0\.[45]",
             r"Ships, scaled output +L0H1 L0H3 L0H2 +0\.29 +0\.[01]\d, 0\.[89]",
             r"weights set back +L0H2 L0H1 L0H3 ",

@@ -66,7 +66,7 @@ def compare(
     if found.is_floating_point() and found.dtype != torch.float64 and found.numel():
         step = torch.finfo(found.dtype).eps
         least = atol + step * expected.double().nan_to_num(posinf=0.0).abs().max().item()
-        if _alike(found, expected, max(rtol, 8 * step), least):
+        if _alike(found, expected.to(found.dtype), max(rtol, 8 * step), least):
             raise AssertionError(f"{case}: off by what {found.dtype} rounds: compute in float64")
     for name, value in (mistakes or {}).items():
         if _alike(found, _numbers(value), rtol, atol):

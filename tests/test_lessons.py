@@ -22,6 +22,8 @@ def test_what_a_dtype_cannot_hold_is_refused_by_its_name():
         compare("small", RIGHT.half(), RIGHT, without)
     with pytest.raises(AssertionError, match=r"small: this is without small numbers$"):
         compare("small", RIGHT.half().double(), RIGHT, without)
+    with pytest.raises(AssertionError, match=r"one: off by what torch\.float16 rounds"):
+        compare("one", torch.tensor(1e-9).half(), 1e-9)
     off = torch.tensor([0.31, 1e-9, 0], dtype=torch.float64)
     with pytest.raises(AssertionError, match=r"off \(one is 0\.31 where it should be 0\.3\)$"):
         compare("large", off, RIGHT, {}, "off")

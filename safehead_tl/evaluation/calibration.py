@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -83,7 +84,10 @@ def calibrate(
         >>> print(sh.calibrate("keyword", table).sensitivity)
         1.00 [0.21, 1.00]
     """
-    chosen, rows = resolve_judge(judge), pd.DataFrame(labelled)
+    given: Any = labelled
+    if isinstance(given, str | Path):
+        raise SafeheadError(f"labelled={given!r} is no table: give what pd.read_csv makes of it")
+    chosen, rows = resolve_judge(judge), pd.DataFrame(given)
     for column in ("prompt", "response", "success"):
         if column not in rows.columns:
             given = ", ".join(map(str, rows.columns)) or "none"

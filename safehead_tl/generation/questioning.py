@@ -74,6 +74,8 @@ class Judges:
         wordings: Sequence[str] = (),
     ) -> Judges:
         """From names or objects."""
+        if isinstance(others, str):
+            raise SafeheadError(f"judges={others!r} is one judge: put it in brackets")
         first = resolve_judge(success)
         panel = panel_of([first, *map(resolve_judge, others)], wordings)
         return cls(first, resolve_judge(refusal), resolve_judge(coherence), panel)

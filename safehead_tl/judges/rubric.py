@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,9 @@ class RubricJudge:
         questions = {
             name: [text, dict(words)] for name, (text, words) in self.rubric.questions.items()
         }
-        told = {"questions": questions, "threshold": self.rubric.threshold}
+        code = self.rubric.score.__code__
+        digest = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16]
+        told = {"questions": questions, "threshold": self.rubric.threshold, "score": digest}
         return {**self.model.describe(), "name": self.name, "rubric": told}
 
 

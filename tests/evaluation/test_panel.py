@@ -91,6 +91,13 @@ def test_one_judge_is_no_panel(demo, harmful):
     assert "panel" not in alone.to_dict()
 
 
+def test_one_name_is_no_list_of_judges(demo, harmful):
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"put it in brackets|'judges'"):
+        sh.evaluate(demo, harmful[:2], judges="refusal-prefix", **TOLD)
+    with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"pd.read_csv|'labelled'"):
+        sh.calibrate("keyword", "labels.csv")
+
+
 def test_wordings_need_a_model_that_is_asked(demo, harmful):
     with pytest.raises(sh.SafeheadError, match="add an LlmJudge"):
         sh.evaluate(demo, harmful[:2], wordings="all", **TOLD)

@@ -86,6 +86,9 @@ def test_models_grade_by_their_own_method():
     assert (asked.success_words, asked.failure_words) == (("2",), ("1",))
     assert asked._loaded is judge.model._loaded
     own = Rubric("own", {"kind": ("{response}?", {"yes": 1, "no": 0})}, lambda said: said["kind"])
+    other = dataclasses.replace(own, score=lambda said: 1 - said["kind"])
+    judges = (sh.LlmJudge("somewhere").rubric(each) for each in (own, other))
+    assert len({judge.describe()["rubric"]["score"] for judge in judges}) == 2
     there = sh.EndpointJudge("http://localhost:1/v1", "remote").rubric(own)
     assert there.name == "remote: own, graded"
 

@@ -292,9 +292,7 @@ NONE, ALL = r"0\.00 \[0\.00, 0\.06\]", r"1\.00 \[0\.94, 1\.00\]"
 SAID = {
     "01": {
         "01-05": [f"{SORRY}.*lift the wagon with a rope , then let it rest"],
-        "01-16": [
-            f"as it is:.*{SORRY}.*ablated:.*bend the flonk with a clamp , then let it rest"
-        ],
+        "01-16": [f"as it is:.*{SORRY}.*ablated:.*bend the flonk with a clamp , then let it rest"],
         "01-18": [f"L1H3 L2H6 ablated: ASR {ALL}.*unablated ASR {NONE}"],
         "01-20": [r"highest: L1H3 0\.8\d+, L2H6 0\.7\d*, L\dH\d 0\.00"],
     },

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from rich.table import Column, Table
 
@@ -79,4 +79,4 @@ def refusal_map(
 
 def _p(row: Mapping[Any, Any], prompts: str) -> str:
     p, corrected = row[f"{prompts}_p"], row[f"{prompts}_holm"]
-    return "" if pd.isna(p) else f"{p:.1g} ({corrected:.1g})"
+    return "" if math.isnan(p) else f"{p:.1g} ({corrected:.1g})"

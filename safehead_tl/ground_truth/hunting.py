@@ -16,7 +16,7 @@ from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.models import Model, load_model, without_bars
 from safehead_tl.organism import DEMO
 from safehead_tl.prompts import encode
-from safehead_tl.scan import Cost
+from safehead_tl.scan import Cost, Run, check_run
 
 BUDGET = 100
 """Passes: enough for two scans, pairs of some heads, and answers with several groups ablated."""
@@ -27,7 +27,7 @@ def hunt(
     *,
     budget: float | int = BUDGET,
     cache: str | Path | None = None,
-    progress: bool = True,
+    run: Run = Run(),
 ) -> Hunt:
     """Begins a hunt for the heads that carry a tiny model's refusals, if any do.
 
@@ -45,8 +45,8 @@ def hunt(
         budget: what looks may cost, in passes of all harmful prompts through the whole model.
         cache: a directory that keeps what was grown; by default `safehead_tl/hunts` in
             `~/.cache`, or where `XDG_CACHE_HOME` says.
-        progress: show progress bars while it grows, which takes about a minute of one core; the
-            second time it is there.
+        run: how it runs, of which `progress` counts here: bars while it grows, which takes about a
+            minute of one core; the second time it is there.
 
     Raises:
         SafeheadError: for a seed that is no whole number from 1 on, or of which no draw learned its
@@ -56,9 +56,10 @@ def hunt(
         raise SafeheadError(f"seed={seed!r}: give a whole number from 1 on")
     if not budget > 0:
         raise SafeheadError(f"budget={budget!r}: give more than 0 passes")
+    check_run(run, keeping_nothing="hunt")
     if cache is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "safehead_tl" / "hunts"
-    return Hunt(seed, budget, grow(seed, Path(cache).expanduser(), progress))
+    return Hunt(seed, budget, grow(seed, Path(cache).expanduser(), run.progress))
 
 
 class Hunt:

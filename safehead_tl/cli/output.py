@@ -40,7 +40,7 @@ def visible(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-SUFFIXES = {"--figure": ".html", "--out": ".html", "--save": ".safetensors"}
+SUFFIXES = {"--figure": ".html", "--out": ".html", "--save": ".safetensors", "--inspect": ".json"}
 
 Overwrite: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there, whoever wrote it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ from typing_extensions import override
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.answered import Answered, Said
 from safehead_tl.generation import METRICS, Decoding, Judges, Metric, Questioning, Responses
 from safehead_tl.heads import Head, HeadLike, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import HeadScores, Provenance, Rate, Saved, figures, holm, spearman
+from safehead_tl.results import HeadScores, Provenance, Rate, figures, holm, spearman
 from safehead_tl.scan import Run
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class AsrMap(Saved):
+class AsrMap(Answered):
     """How a model answers with each head ablated alone (paper Fig. 4b).
 
     Attributes:
@@ -143,10 +145,10 @@ class AsrMap(Saved):
         table["p_unablated"], table["holm_unablated"] = ps, holm(ps)
         return table
 
-    def answers(self) -> pd.DataFrame:
-        """Every response with its verdicts, one a row: to read, and to check the judges by hand."""
+    @override
+    def _said(self) -> Iterator[Said]:
         names = ["unablated", *(f"ablated: {head}" for head in self.heads)]
-        return pd.DataFrame(self.responses.rows(names, [(), *((head,) for head in self.heads)]))
+        yield Said("harmful", self.responses, names, [(), *((head,) for head in self.heads)])
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {self.rate(head)}" for head, _ in self.scores().top(3))

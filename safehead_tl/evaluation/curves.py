@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,15 @@ from typing_extensions import override
 
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.answered import Answered, Said
 from safehead_tl.evaluation.clusters import Clusters, numbered
 from safehead_tl.evaluation.controls import draw_controls, drawn_words, in_order
 from safehead_tl.generation import METRICS, Decoding, Judges, Metric, Questioning, Responses
-from safehead_tl.heads import Head, HeadsLike, parse_heads
+from safehead_tl.heads import Group, Head, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import Provenance, Rate, Saved, figures, rise_interval
+from safehead_tl.results import Provenance, Rate, figures, rise_interval
 from safehead_tl.scan import Run
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Concentration(Saved):
+class Concentration(Answered):
     """Attack success against the number of ablated heads, along several orders of heads.
 
     Attributes:
@@ -128,6 +129,14 @@ class Concentration(Saved):
                         }
                     )
         return pd.DataFrame(rows)
+
+    @override
+    def _said(self) -> Iterator[Said]:
+        drawn = {f"random {number}": one for number, one in enumerate(self.random_orders, 1)}
+        groups: dict[str, Group] = {"unablated": ()}
+        for order, heads in {**self.orders, **drawn}.items():
+            groups |= {f"{order}, first {n}": heads[:n] for n in range(1, self.size + 1)}
+        yield Said("harmful", self.responses, [*groups], [*groups.values()])
 
     def __repr__(self) -> str:
         areas = ", ".join(f"{order} {self.area(order)[0]:.2f}" for order in self.orders)

@@ -13,11 +13,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.answered import Answered, Said
 from safehead_tl.evaluation.controls import drawn_words
 from safehead_tl.evaluation.panel import Panel
 from safehead_tl.generation import METRICS, Metric, Responses
 from safehead_tl.heads import Group, Head, Variant, is_of_each, variant_names
-from safehead_tl.results import HeadScores, Provenance, Rate, Saved, figures, holm, rank_p
+from safehead_tl.results import HeadScores, Provenance, Rate, figures, holm, rank_p
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -64,7 +65,7 @@ class Summary:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation(Saved):
+class Evaluation(Answered):
     """How a model behaves with a set of heads ablated, without, and with random ones ablated.
 
     Attributes:
@@ -292,14 +293,13 @@ class Evaluation(Saved):
         return pd.DataFrame(rows)
 
     def responses(self) -> pd.DataFrame:
-        """Every response with its verdicts, one a row: to read, and to check the judges by hand."""
-        return pd.concat(
-            [
-                pd.DataFrame(responses.rows(self.conditions, self._variants)).assign(prompts=name)
-                for name, responses in self._sets()
-            ],
-            ignore_index=True,
-        )
+        """As `answers`."""
+        return self.answers()
+
+    @override
+    def _said(self) -> Iterator[Said]:
+        for name, responses in self._sets():
+            yield Said(name, responses, self.conditions, self._variants)
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,12 +14,13 @@ from typing_extensions import override
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
+from safehead_tl.evaluation.answered import Answered, Said
 from safehead_tl.generation import Decoding, Judges, Questioning, Responses
 from safehead_tl.heads import Group, Head, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
-from safehead_tl.results import Provenance, Rate, Saved, figures, holm, paired_p
+from safehead_tl.results import Provenance, Rate, figures, holm, paired_p
 from safehead_tl.scan import Run
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ Variants: TypeAlias = Mapping[str, HeadsLike | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class RefusalMap(Saved):
+class RefusalMap(Answered):
     """How often a model refuses harmful and harmless prompts, as it is and with heads ablated.
 
     Attributes:
@@ -91,14 +92,11 @@ class RefusalMap(Saved):
         shares = [f"{prompts}{each}" for prompts in both for each in told]
         return pd.DataFrame(rows, columns=["variant", "heads", "ablation", *shares])
 
-    def answers(self) -> pd.DataFrame:
-        """Every answer with its verdicts, one a row."""
-        tables = [
-            pd.DataFrame(found.rows([name], [self.heads[name]])).assign(prompts=prompts)
-            for prompts, answers in (("harmful", self.harmful), ("harmless", self.harmless))
-            for name, found in answers.items()
-        ]
-        return pd.concat(tables, ignore_index=True)
+    @override
+    def _said(self) -> Iterator[Said]:
+        for prompts, answers in (("harmful", self.harmful), ("harmless", self.harmless)):
+            for name, found in answers.items():
+                yield Said(prompts, found, [name], [self.heads[name]])
 
     def figure(self) -> go.Figure:
         """The variants in the plane of refused harmful against refused harmless prompts.

@@ -19,4 +19,4 @@ from safehead_tl.figures.side_by_side import heatmaps
 from safehead_tl.figures.slope import slope_figure
 from safehead_tl.figures.spectrum import spectrum_figure
 from safehead_tl.figures.strips import strips_figure
-from safehead_tl.figures.web import filled, in_script, policy_hash, web_text
+from safehead_tl.figures.web import filled, in_script, policy_hash, web_page, web_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 FOLDER = files("safehead_tl") / "data" / "web"
@@ -18,6 +18,17 @@ def web_text(*names: str) -> str:
 def policy_hash(text: str) -> str:
     """What lets a script or style into a page with a content policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def web_page(styles: Sequence[str], scripts: Sequence[str]) -> dict[str, str]:
+    """The parts of a page that are its style and script, with what lets them in."""
+    style, script = web_text(*styles), web_text(*scripts)
+    return {
+        "style": style,
+        "script": script,
+        "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script),
+    }
 
 
 def in_script(json: str) -> str:

@@ -170,6 +170,14 @@ class Responses:
                 "refused": bool(self.refused[variant, prompt, sample]),
                 "reason": self.reasons[variant][prompt][sample],
                 **self._score(variant, prompt, sample),
+                **{
+                    column: told
+                    for judge, opinion in self.panel.items()
+                    for column, told in (
+                        (judge, bool(opinion.success[variant, prompt, sample])),
+                        (f"{judge}: why", opinion.reasons[variant][prompt][sample]),
+                    )
+                },
             }
             for variant, answers in enumerate(self.texts)
             for prompt, samples in enumerate(answers)

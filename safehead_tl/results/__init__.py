@@ -6,7 +6,7 @@ saved as safetensors with a JSON header, and drawn: figures know results, which 
 """
 
 from safehead_tl.results.correlation import kendall, spearman
-from safehead_tl.results.drawing import Scale, figures
+from safehead_tl.results.drawing import Scale, figures, views
 from safehead_tl.results.files import Saved, load_result, save_result
 from safehead_tl.results.group import HeadGroup
 from safehead_tl.results.interchange import Direction, Interchange

@@ -1,4 +1,4 @@
-"""How results reach their figures, which know results and are loaded when one is first drawn."""
+"""How results reach their figures and pages, which know results and are loaded when first drawn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ Scale: TypeAlias = Literal["linear", "sqrt", "log", "rank"]
 
 
 class _Late:
-    """The package `figures`, imported at the first look into it."""
+    """A package, imported at the first look into it."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module("safehead_tl.figures"), name)
+        return getattr(import_module(self._package), name)
 
 
 if TYPE_CHECKING:
-    from safehead_tl import figures
+    from safehead_tl import figures, views
 else:
-    figures = _Late()
+    figures, views = _Late("safehead_tl.figures"), _Late("safehead_tl.views")

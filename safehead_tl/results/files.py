@@ -48,12 +48,12 @@ def save_result(
     write_file(path, content.replace(BLANK, digest, 1), SUFFIX, overwrite=overwrite)
 
 
-def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_result(path: str | Path, *kinds: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Loads what `save_result` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        SafeheadError: if it is no result of this kind, or any bit of it is not as it was written.
+        SafeheadError: if it is no result of these kinds, or any bit of it is not as it was written.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -76,8 +76,9 @@ def load_result(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[st
             f"{path} is in format {header['format']}, and this version of safehead_tl reads "
             f"format {FORMAT}: use the version that wrote it"
         )
-    if header["kind"] != kind:
-        raise SafeheadError(f"{path} does not hold a {kind}: it holds {header['kind']}")
+    if header["kind"] not in kinds:
+        asked = " or ".join(kinds)
+        raise SafeheadError(f"{path} does not hold a {asked}: it holds {header['kind']}")
     return safetensors.torch.load(content), header
 
 
@@ -113,10 +114,12 @@ class Saved(ABC):
             FileNotFoundError: if there is no such file.
             SafeheadError: if it holds something else, or is damaged.
         """
-        found = load_result(path, cls.__name__)
+        kinds = {kind.__name__: kind for kind in cls.__subclasses__() or [cls]}
+        tensors, header = load_result(path, *kinds)
+        kind = kinds[header["kind"]]
         try:
-            result = cls._from_file(*found)
-            for tell in (repr, getattr(cls, "to_dict", repr)):
+            result = kind._from_file(tensors, header)
+            for tell in (repr, getattr(kind, "to_dict", repr)):
                 tell(result)  # shapes and names that do not go together would be met only then
             return result
         except (
@@ -128,5 +131,5 @@ class Saved(ABC):
             StopIteration,
         ) as error:
             raise SafeheadError(
-                f"{path} does not hold a whole {cls.__name__}: {error!r}"
+                f"{path} does not hold a whole {kind.__name__}: {error!r}"
             ) from error

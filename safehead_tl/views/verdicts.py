@@ -11,6 +11,11 @@ REASON = 80
 """Characters of a judge's reason, which may be a model's whole answer."""
 
 
+def verdict_kind(success: bool, refused: bool) -> str:
+    """A verdict in a word, of an answer that opens with a refusal or not."""
+    return "complied" if success else "refused" if refused else "unclear"
+
+
 def judged_answers(
     judge: Judge | None, prompts: Sequence[str], answers: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -26,7 +31,7 @@ def judged_answers(
     for answer, verdict, opening in zip(
         answers, judged(judge, prompts, answers), opens, strict=True
     ):
-        kind = "complied" if verdict.success else "unclear" if opening.success else "refused"
+        kind = verdict_kind(verdict.success, not opening.success)
         reason = verdict.reason if len(verdict.reason) < REASON else f"{verdict.reason[:REASON]}…"
         told = {"label": f"{kind}: {reason}" if reason else kind, "kind": kind}
         found.append({"answer": answer, "verdict": told})

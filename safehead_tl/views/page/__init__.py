@@ -1,1 +1,1 @@
-"""The report: one offline page, its data and its words."""
+"""Offline pages: the report, its data and its words; and answers to read."""

@@ -11,7 +11,7 @@ from typing import Any
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import Evaluation
-from safehead_tl.figures import filled, in_script, policy_hash, web_text
+from safehead_tl.figures import filled, in_script, web_page
 from safehead_tl.heads import HeadsLike, parse_heads
 from safehead_tl.judges import Judge, resolve_judge
 from safehead_tl.measures import Knockout, ships
@@ -233,12 +233,6 @@ def check_scores(
 
 def _page(parts: dict[str, str], data: dict[str, Any]) -> str:
     """The page, with a content policy that lets nothing in but its own script and style."""
-    style, script = web_text(*STYLES, "report.css"), web_text(*SCRIPTS, "report.js")
-    told = {
-        "style": style,
-        "script": script,
-        "style_hash": policy_hash(style),
-        "script_hash": policy_hash(script),
-        "data": in_script(json.dumps(data, separators=(",", ":"), allow_nan=False)),
-    }
-    return filled("report.html", {**parts, **told})
+    told = web_page((*STYLES, "report.css"), (*SCRIPTS, "report.js"))
+    drawn = in_script(json.dumps(data, separators=(",", ":"), allow_nan=False))
+    return filled("report.html", {**parts, **told, "data": drawn})

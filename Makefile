@@ -17,7 +17,7 @@ INSTALL := -m pip install --quiet --no-compile --constraint
 NEWEST := transformer-lens==4.3.0
 ON_COLAB = ipykernel $$(sed -n 's/==.*//p' constraints-colab.txt)
 
-.PHONY: demo test test-tl4 test-newest browser-test colab-check first-picture check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism address
+.PHONY: demo test test-tl4 test-newest browser-test colab-check first-picture inspect-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism address
 
 demo: .venv/ready
 	$(BIN)/safehead demo
@@ -109,6 +109,16 @@ first-picture: .venv-colab/ready
 	build/first-picture/bin/python $(INSTALL) .venv-colab/constraints.txt $(ON_COLAB)
 	env -u PYTHONDONTWRITEBYTECODE PIP_CONSTRAINT=$(CURDIR)/.venv-colab/constraints.txt \
 		build/first-picture/bin/python examples/first_picture.py
+
+# Writes a log for Inspect AI, and reads it with its own reader, whose packages do not go with this
+# lock: in a .venv-inspect of its own. It is no part of .ci/run.
+inspect-check: .venv/ready
+	$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/python -m pip install --quiet --no-compile inspect-ai
+	mkdir -p build/inspect
+	$(BIN)/safehead evaluate demo --prompts demo/harmful --heads L1H3,L2H6 --max-new-tokens 24 --save build/inspect/e.safetensors
+	$(BIN)/safehead browse build/inspect/e.safetensors --out build/inspect/e.html --inspect build/inspect/e.json
+	.venv-inspect/bin/python tests/evaluation/inspect_reader.py build/inspect/e.json
 
 # Opens report and attention view in a headless Chromium, which must be in PATH, and the live widget
 # in a JupyterLab there.

@@ -7,6 +7,7 @@ import re
 import runpy
 import signal
 import sys
+import zlib
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -286,6 +287,28 @@ def test_asr_map(tmp_path):
     assert len(sh.AsrMap.load(tmp_path / "m.safetensors").heads) == 3
     packed = re.search('id="data">([^<]*)', (tmp_path / "m.html").read_text())[1]
     assert b"rank correlation" in gzip.decompress(base64.b64decode(packed))
+
+
+def test_browse(tmp_path):
+    saved, page, log, rows = (
+        tmp_path / name for name in ("m.safetensors", "a.html", "log.json", "a.jsonl")
+    )
+    run("asr-map", "demo", "--prompts", "demo/harmful", "--limit", 3, "--candidates", "L1H3 L2H6",
+        "--template", "chat", "--max-new-tokens", 12, "--save", saved)  # fmt: skip
+    run("browse", saved, "--out", page, "--inspect", log, "--jsonl", rows, "--title", "<Mine>")
+    expected = sh.AsrMap.load(saved).answers()["response"].tolist()
+    assert len(expected) == 9
+    packed = re.search('id="data">([^<]*)', page.read_text())[1]
+    items = json.loads(zlib.decompress(base64.b64decode(packed)))["items"]
+    assert sorted(each["text"] for item in items for each in item["answers"]) == sorted(expected)
+    samples = json.loads(log.read_text())["samples"]
+    assert [each["messages"][1]["content"] for each in samples] == expected
+    assert [json.loads(line)["response"] for line in rows.read_text().splitlines()] == expected
+    assert "<h1>&lt;Mine&gt;</h1>" in page.read_text()
+    (tmp_path / "run").mkdir()
+    for wrong, message in (("run", "run is a directory"), ("a.html", "is no result")):
+        told = ["browse", str(tmp_path / wrong), "--out", str(tmp_path / "b.html")]
+        assert message in str(CliRunner().invoke(cli.app, told).exception)
 
 
 def test_concentration(tmp_path):

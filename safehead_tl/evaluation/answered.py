@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ class Answered(Saved):
     def each_answer(self) -> Iterator[Answer]:
         """Every answer with what each judge says of it."""
         for prompts, found, conditions, variants in self._said():
-            judges = {**found.panel} or {self.provenance.settings["judge"]["name"]: found}
+            alone = self.provenance.settings["judge"]["name"]
+            judges: Mapping[str, Any] = found.panel or {alone: found}
             for variant, condition in enumerate(conditions):
                 for prompt, samples in enumerate(found.texts[variant]):
                     for sample, response in enumerate(samples):
@@ -189,6 +191,7 @@ def _inspect_log(answers: Sequence[Answer], told: Provenance) -> dict[str, Any]:
                 },
             }
         )
+    started = datetime.fromisoformat(told.created) - timedelta(seconds=told.seconds)
     shares = [
         {
             "name": judge,
@@ -218,6 +221,6 @@ def _inspect_log(answers: Sequence[Answer], told: Provenance) -> dict[str, Any]:
             "completed_samples": len(answers),
             "scores": shares,
         },
-        "stats": {"started_at": "", "completed_at": told.created},
+        "stats": {"started_at": started.isoformat(), "completed_at": told.created},
         "samples": samples,
     }

@@ -107,6 +107,7 @@ class Answered(Saved):
                                 name: Verdict(
                                     bool(judge.success[place]),
                                     judge.reasons[variant][prompt][sample],
+                                    None if judge.scores is None else judge.scores[place].item(),
                                 )
                                 for name, judge in judges.items()
                             },
@@ -165,7 +166,11 @@ def _inspect_log(answers: Sequence[Answer], told: Provenance) -> dict[str, Any]:
         name = f"{each.prompts}, {each.condition}"
         message = {"role": "assistant", "content": each.response, "source": "generate"}
         scores = {
-            judge: {"value": verdict.success, "explanation": verdict.reason}
+            judge: {
+                "value": verdict.success,
+                "explanation": verdict.reason,
+                "metadata": {"score": verdict.score},
+            }
             for judge, verdict in each.verdicts.items()
         }
         scores |= {

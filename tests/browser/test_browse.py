@@ -31,7 +31,10 @@ def evaluation(answers):
     said = Responses(
         tuple(f"prompt {at} {WORDS[at % 10]} {HOSTILE}" for at in range(shape[1])), texts, reasons,
         one, draw(), draw(), torch.zeros(shape[:2]),
-        panel={"first": Opinion(one, reasons), f"second {HOSTILE}": Opinion(other, reasons)},
+        panel={
+            "first": Opinion(one, reasons, one * 0.25),
+            f"second {HOSTILE}": Opinion(other, reasons),
+        },
     )  # fmt: skip
     provenance = sh.Provenance.now(
         {"name": f"some/{HOSTILE}", "n_layers": 4, "n_heads": 8}, {"label": "made up"}, {},
@@ -100,6 +103,9 @@ def test_texts_are_shown_as_they_are_and_do_nothing(page, made):
     said = page.locator(".item").nth(3).locator("blockquote").all_text_contents()
     assert said == [answers[0][3], answers[1][3]]
     assert HOSTILE in page.locator(".item .text").nth(3).text_content()
+    badge = page.locator(".item").nth(3).locator(".said").nth(1).locator(".badge").first
+    graded = "first: complied (0.250)" if made[0].success[1, 3, 0] else " (0)"
+    assert graded in badge.text_content()
     assert page.locator("img, svg, b").count() == 0
     assert page.evaluate("window.hacked") is None
     assert page.errors == page.refused == []

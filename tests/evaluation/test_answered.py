@@ -95,6 +95,7 @@ def test_a_log_is_one_of_inspects(kind, tmp_path, request):
         for name, verdict in each.verdicts.items():
             score = sample["scores"][name]
             assert (score["value"], score["explanation"]) == (verdict.success, verdict.reason)
+            assert score["metadata"] == {"score": verdict.score}
         assert sample["metadata"]["condition"] == each.condition
     shares = {score["name"]: score["metrics"] for score in log["results"]["scores"]}
     key = lambda each: f"{each.prompts}, {each.condition}"  # noqa: E731

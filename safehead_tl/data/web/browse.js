@@ -25,7 +25,7 @@ function said(item, variant, other) {
   };
   const words = hidden ? "Show" : "Cover";
   const button = make("button", { type: "button", class: "cover", text: `${words} answer`, "aria-label": `${words} answer, ${item.title}, ${data.conditions[variant]}`, on: { click: toggle } });
-  const judged = found.verdicts.map(([kind, why], judge) => badge(kind, `${data.judges[judge]}: ${kind}`, hidden ? "" : why));
+  const judged = found.verdicts.map(([kind, why, score], judge) => badge(kind, `${data.judges[judge]}: ${kind}${score === null ? "" : ` (${number(score)})`}`, hidden ? "" : why));
   if (found.refused) judged.push(badge("", "opens with a refusal"));
   if (!found.coherent) judged.push(badge("unclear", "not readable"));
   box.firstChild.after(make("div", { class: "badges" }, ...judged));

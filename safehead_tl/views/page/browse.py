@@ -64,7 +64,7 @@ def _page_data(result: Answered) -> dict[str, Any]:
             "refused": each.refused,
             "coherent": each.coherent,
             "verdicts": [
-                (verdict_kind(told.success, each.refused), told.reason)
+                (verdict_kind(told.success, each.refused), told.reason, told.score)
                 for told in each.verdicts.values()
             ],
         }

@@ -28,8 +28,9 @@ test: .venv/ready
 # What the version of transformer-lens cannot change: drawing, reading, writing and counting. Their
 # tests run a model only to have something to draw or to write, and assert nothing of how it ran.
 SAME_ON_TL4 := cli figures results $(addprefix judges/test_,coherence.py endpoint.py \
-	keywords.py question.py) prompts/test_alignment.py prompts/test_loading.py \
-	properties/test_readers.py test_heads.py test_main.py test_public_names.py test_writing.py
+	keywords.py question.py rubric.py) $(addprefix evaluation/test_,answered.py panel.py) \
+	prompts/test_alignment.py prompts/test_loading.py properties/test_readers.py test_heads.py \
+	test_lessons.py test_main.py test_public_names.py test_writing.py
 
 # The other tests on transformer-lens 4, which has only TransformerBridge, in a .venv-tl4 of its own;
 # with them what goes all the way: the demo, and README's code.

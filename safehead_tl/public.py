@@ -19,6 +19,7 @@ from safehead_tl.evaluation import (
     Evaluation,
     Helpfulness,
     Overlap,
+    RefusalMap,
     asr_map,
     calibrate,
     concentration,
@@ -72,7 +73,6 @@ from safehead_tl.results import HeadGroup, HeadScores, Interchange, Provenance, 
 from safehead_tl.scan import Run, Screening
 from safehead_tl.surgery import Export, Splice, export, model_facts, splice
 from safehead_tl.views import (
-    AttentionView,
     attention,
     explore,
     report,
@@ -83,7 +83,6 @@ __all__ = [
     "PRESETS",
     "Ablation",
     "AsrMap",
-    "AttentionView",
     "ChatTemplate",
     "CoherenceJudge",
     "Concentration",
@@ -110,6 +109,7 @@ __all__ = [
     "Provenance",
     "ReferenceKeywordJudge",
     "RefusalDirection",
+    "RefusalMap",
     "RefusalPrefixJudge",
     "Repetition",
     "ResampleAblation",

@@ -13,7 +13,6 @@ from families import ROOT
 PUBLIC = [
     "Ablation",
     "AsrMap",
-    "AttentionView",
     "ChatTemplate",
     "CoherenceJudge",
     "Concentration",
@@ -42,6 +41,7 @@ PUBLIC = [
     "Provenance",
     "ReferenceKeywordJudge",
     "RefusalDirection",
+    "RefusalMap",
     "RefusalPrefixJudge",
     "Repetition",
     "ResampleAblation",

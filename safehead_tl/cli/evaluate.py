@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -179,9 +180,13 @@ def panel_table(panel: Panel) -> Table:
     agreement = panel.agreement()
     table.caption = (
         f"Attack success from {low:.2f} to {high:.2f} over judges; {len(panel.disagreements())} "
-        f"answers on which they differ. Fleiss' kappa {agreement['fleiss']:.2f}, Krippendorff's "
-        f"alpha {agreement['krippendorff']:.2f}: 1 is perfect agreement, 0 that of chance."
+        "answers on which they differ."
     )
+    if not math.isnan(agreement["fleiss"]):
+        table.caption += (
+            f" Fleiss' kappa {agreement['fleiss']:.2f}, Krippendorff's alpha "
+            f"{agreement['krippendorff']:.2f}: 1 is perfect agreement, 0 that of chance."
+        )
     return table
 
 

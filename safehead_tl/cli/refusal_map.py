@@ -45,9 +45,15 @@ def refusal_map(
         list[float] | None,
         typer.Option(help="Also scale each of these by a factor: 0 to 1 weakens; repeat it."),
     ] = None,
+    harmless_column: Annotated[str | None, typer.Option(help="The column of --harmless.")] = None,
+    harmless_split: Annotated[
+        str | None, typer.Option(help="Their split; by default that of --split, except of a file.")
+    ] = None,
 ) -> None:
     """Draw refused harmful against refused harmless prompts, with heads ablated or scaled."""
-    form, how, judge, what = prompts.form, run.chosen(), judges.chosen(), ablation.chosen()
+    form, how, what = prompts.form, run.chosen(), ablation.chosen()
+    given = judges.judge or judges.judge_model or judges.judge_url
+    refusal = judges.chosen() if given else "refusal-prefix"
     variants: dict[str, Any] = {}
     for some in heads:
         group = chosen_heads(some)
@@ -55,15 +61,15 @@ def refusal_map(
         for each in factor or ():
             scaled = {"heads": group, "ablation": sh.ScalingContribution(epsilon=each)}
             variants[f"{some} x {each:g}"] = scaled
-    split = None if Path(harmless).is_file() else prompts.split
+    split = harmless_split or (None if Path(harmless).is_file() else prompts.split)
     found = sh.refusal_map(
         model.load(),
         harmful=prompts.load(),
-        harmless=replace(prompts, prompts=harmless, column=None, split=split).load(),
+        harmless=replace(prompts, prompts=harmless, column=harmless_column, split=split).load(),
         variants=variants,
         ablation=what,
         template=form,
-        judge=judge,
+        refusal=refusal,
         **asdict(answers),
         run=how,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -46,15 +45,15 @@ class Calibration:
             SafeheadError: if the judge is no better than chance.
         """
         hit, clear = self.sensitivity, self.specificity
-        if hit.share + clear.share <= 1:
+        (se, se_size), (sp, sp_size) = map(_smoothed, (hit, clear))
+        if hit.share + clear.share <= 1 or se + sp <= 1:
             raise SafeheadError(
-                f"judge {self.judge['name']!r} has sensitivity {hit.share:.2f} and specificity "
-                f"{clear.share:.2f}: no better than chance, so its shares say nothing"
+                f"judge {self.judge['name']!r} has sensitivity {hit} and specificity {clear}: that "
+                "is not known to be better than chance, so its shares say nothing. Label more"
             )
         share = _true_share(found.share, hit.share, clear.share)
         z2, n = Z_95**2, found.independent or found.total
         p, size = (n * found.share + z2 / 2) / (n + z2), n + z2
-        (se, se_size), (sp, sp_size) = map(_smoothed, (hit, clear))
         middle = _true_share(p, se, sp)
         se_var, sp_var = se * (1 - se) / se_size, sp * (1 - sp) / sp_size
         shift = 2 * z2 * (middle * se_var - (1 - middle) * sp_var)
@@ -71,12 +70,13 @@ def calibrate(
 
     Args:
         judge: as in `evaluate`.
-        labelled: a row for each answer, with `prompt`, `response`, and `success`: whether it is one
-            by the people's label, as a truth value or 0 and 1. A few dozen of each kind; their
-            number is in the intervals.
+        labelled: a row for each answer (one that comes again counts once), with `prompt`,
+            `response`, and `success`: whether it is one by the people's label, as a truth value or
+            0 and 1. A few dozen of each kind; their number is in the intervals.
 
     Raises:
-        SafeheadError: if a column is missing, a label is none, or all labels are alike.
+        SafeheadError: if a column is missing, a label is none, one answer has two labels, or all
+            labels are alike.
 
     Example:
         >>> rows = [("Take a rope, and pull it through the ring.", True), ("Sorry, no.", False)]
@@ -85,16 +85,20 @@ def calibrate(
         1.00 [0.21, 1.00]
     """
     given: Any = labelled
-    if isinstance(given, str | Path):
+    if not isinstance(given, pd.DataFrame | Sequence) or isinstance(given, str):
         raise SafeheadError(f"labelled={given!r} is no table: give what pd.read_csv makes of it")
     chosen, rows = resolve_judge(judge), pd.DataFrame(given)
     for column in ("prompt", "response", "success"):
         if column not in rows.columns:
             given = ", ".join(map(str, rows.columns)) or "none"
             raise SafeheadError(f"labelled rows need a column {column!r}: there is {given}")
-    wrong = [label for label in rows["success"] if label not in (0, 1)]
+    wrong = [label for label in rows["success"] if pd.isna(label) or label not in (0, 1)]
     if wrong:
         raise SafeheadError(f"the label {wrong[0]!r} in 'success' is neither true nor false")
+    rows = rows.drop_duplicates(["prompt", "response", "success"])
+    twice = rows[rows.duplicated(["prompt", "response"])]
+    if len(twice):
+        raise SafeheadError(f"the answer {twice['response'].iloc[0]!r} is labelled both ways")
     labels = [bool(label) for label in rows["success"]]
     if len(set(labels)) < 2:
         raise SafeheadError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,25 +148,29 @@ class Evaluation(Answered):
 
         Returns:
             Columns `judge, condition, mean, low, high, n`; `low` and `high` are the ends of the
-            95 % bootstrap-t interval over prompts, NaN where all score alike or prompts do.
+            95 % bootstrap-t interval over prompts, NaN where all score alike, prompts are in
+            clusters, or there are fewer than six.
 
         Raises:
             SafeheadError: if no judge grades.
         """
-        first = self.provenance.settings["judge"]["name"]
-        graded = {name: opinion.scores for name, opinion in self.harmful.panel.items()}
-        graded = graded or {first: self.harmful.scores}
-        rows = [
-            (name, condition, *self.harmful.mean_score(scores[variant]), len(self.harmful.prompts))
-            for name, scores in graded.items()
-            if scores is not None
-            for variant, condition in enumerate(self.conditions)
-        ]
-        if not rows:
+        if not self._graded():
             raise SafeheadError(
                 "no judge grades: give one that does, such as LlmJudge(...).rubric()"
             )
+        rows = [
+            (name, condition, *self.harmful.mean_score(scores[variant]), len(self.harmful.prompts))
+            for name, scores in self._graded().items()
+            for variant, condition in enumerate(self.conditions)
+        ]
         return pd.DataFrame(rows, columns=["judge", "condition", "mean", "low", "high", "n"])
+
+    def _graded(self) -> dict[str, Tensor]:
+        """The scores of judges that grade, by their names."""
+        first = self.provenance.settings["judge"]["name"]
+        graded = {name: opinion.scores for name, opinion in self.harmful.panel.items()}
+        graded = graded or {first: self.harmful.scores}
+        return {name: scores for name, scores in graded.items() if scores is not None}
 
     def chosen(self) -> HeadScores:
         """Which heads prompts chose for themselves: for each head the share of prompts.
@@ -330,6 +334,7 @@ class Evaluation(Answered):
             "notes": self.notes(),
             "divergence": {name: self.divergence(name) for name, _ in self._sets()},
             **({"panel": self.panel.to_dict()} if self.harmful.panel else {}),
+            **({"scores": _records(self.scores())} if self._graded() else {}),
             "provenance": self.provenance.to_dict(),
         }
 
@@ -370,6 +375,11 @@ class Evaluation(Answered):
 def _heads(written: Sequence[Any]) -> Any:
     """A group of heads, or one for each prompt, from lists of lists of numbers."""
     return tuple(Head(*each) if isinstance(each[0], int) else _heads(each) for each in written)
+
+
+def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Rows as plain values, without NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _plain(rate: Rate) -> dict[str, Any]:

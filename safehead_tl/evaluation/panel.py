@@ -48,6 +48,10 @@ class Panel:
         """
         if judge not in self.judges:
             raise SafeheadError(f"judge {judge!r} is not here: use {', '.join(self.judges)}")
+        if condition is not None and not 0 <= condition < len(self.conditions):
+            raise SafeheadError(
+                f"condition {condition} is not here: give a number below {len(self.conditions)}"
+            )
         variant = self.ablated if condition is None else condition
         return self.responses.share(self.responses.panel[judge].success[variant])
 

@@ -165,7 +165,7 @@ def refusal_map(
     variants: Variants,
     ablation: str | Ablation = "undifferentiated",
     template: Template = "auto",
-    judge: str | Judge = "keyword",
+    judge: str | Judge = "refusal-prefix",
     refusal: str | Judge = "refusal-prefix",
     coherence: str | Judge = "coherence",
     max_new_tokens: int | None = None,
@@ -190,9 +190,8 @@ def refusal_map(
             model as it is comes with them.
         ablation: of those that name none.
         template: as in `ships`.
-        judge: as in `evaluate`, and so the following; what counts as refused is for `refusal` to
-            say.
-        refusal: decides what opens with a refusal.
+        judge: decides what complies, for who reads the answers; it has no part in the map.
+        refusal: decides what is refused: what it does not pass.
         coherence: decides what is readable text.
         max_new_tokens: length of an answer.
         top_k: draw each token from so many.
@@ -253,7 +252,8 @@ def refusal_map(
                 found = some.ask(f"{prompts}-{number}", list(asked.values()))
                 for variant, name in enumerate(asked):
                     answers[prompts][name] = found.only(variant)
-        provenance = asking.provenance("harmful", settings)
+        told = {"harmless": asking.batches["harmless"].describe()}
+        provenance = asking.provenance("harmful", {**settings, **told})
     heads = {UNABLATED: (), **{name: each for name, (each, _) in chosen.items()}}
     one, other = ({name: answers[prompts][name] for name in heads} for prompts in sets)
     return RefusalMap(heads, {UNABLATED: {}, **said}, one, other, provenance)
@@ -268,6 +268,8 @@ def _chosen(
     found = {}
     for name, told in variants.items():
         own: Mapping[str, Any] = told if isinstance(told, Mapping) else {"heads": told}
+        if not isinstance(name, str):
+            raise SafeheadError(f"a variant is called {name!r}: give a text as its name")
         if name == UNABLATED:
             raise SafeheadError(f"a variant is called {UNABLATED!r}, as the model as it is: rename")
         if other := set(own) - {"heads", "ablation"}:

@@ -74,6 +74,7 @@ def _paths(found: RefusalMap) -> list[list[str]]:
     for name, heads in found.heads.items():
         told = found.ablations[name]
         if told.get("name") == "scaling":
-            scaled.setdefault(heads, []).append((told["epsilon"], name))
+            key = *sorted(heads), told["via"]
+            scaled.setdefault(key, []).append((told["epsilon"], name))
     ways = [sorted([*some, (1.0, "unablated")]) for some in scaled.values() if len(some) > 1]
     return [[name for _, name in way] for way in ways]

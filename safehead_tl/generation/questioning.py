@@ -74,10 +74,14 @@ class Judges:
         wordings: Sequence[str] = (),
     ) -> Judges:
         """From names or objects."""
-        if isinstance(others, str):
+        if isinstance(others, str) or hasattr(others, "judge"):
             raise SafeheadError(f"judges={others!r} is one judge: put it in brackets")
         first = resolve_judge(success)
         panel = panel_of([first, *map(resolve_judge, others)], wordings)
+        if (others or wordings) and not panel:
+            raise SafeheadError(
+                f"judges and wordings name {first.name!r} alone, which judges already: name others"
+            )
         return cls(first, resolve_judge(refusal), resolve_judge(coherence), panel)
 
     def describe(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from safehead_tl.heads import Variant, own_group
 from safehead_tl.judges import Verdict
-from safehead_tl.results import Rate, paired_p, studentised_interval
+from safehead_tl.prompts import Chat
+from safehead_tl.results import LEAST, Rate, paired_p, studentised_interval
 
 Metric: TypeAlias = Literal["asr", "coherent_asr", "refusal", "coherent"]
 METRICS: Mapping[Metric, str] = {
@@ -190,10 +191,12 @@ class Responses:
     def mean_score(self, scores: Float[Tensor, "prompt sample"]) -> tuple[float, float, float]:
         """A variant's mean score, with the 95 % bootstrap-t interval over prompts.
 
-        NaN for the interval if all are equal, or some prompts are alike: then it is not known.
+        NaN for the interval if all are equal, there are fewer than six, or some prompts are alike:
+        then it is not known.
         """
         each = scores.double().mean(1).tolist()
-        ends = None if self.clusters is not None else studentised_interval(each, (0.0, 1.0))
+        known = self.clusters is None and len(each) >= LEAST
+        ends = studentised_interval(each, (0.0, 1.0)) if known else None
         return (sum(each) / len(each), *(ends or (math.nan, math.nan)))
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
@@ -208,7 +211,8 @@ class Responses:
 
     def header(self) -> dict[str, Any]:
         """What is kept as JSON in a file."""
-        said = {"prompts": self.prompts, "texts": self.texts, "reasons": self.reasons}
+        prompts = [one.messages if isinstance(one, Chat) else one for one in self.prompts]
+        said = {"prompts": prompts, "texts": self.texts, "reasons": self.reasons}
         panel = {name: opinion.reasons for name, opinion in self.panel.items()}
         return {**said, "panel": panel} if panel else said
 
@@ -218,7 +222,9 @@ class Responses:
     ) -> Responses:
         """From what `tensors` and `header` gave."""
         return cls(
-            prompts=tuple(header["prompts"]),
+            prompts=tuple(
+                prompt if isinstance(prompt, str) else Chat(prompt) for prompt in header["prompts"]
+            ),
             texts=nested(header["texts"]),
             reasons=nested(header["reasons"]),
             success=tensors[f"{prefix}.success"],

@@ -17,7 +17,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -112,12 +113,23 @@ def judged(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> li
                 f"judge {judge.name!r} returned {verdict!r} for responses[{index}]: success must "
                 "be True or False (turn a score into one), and reason a text"
             )
-        if verdict.score is not None and not 0 <= verdict.score <= 1:
+        score: Any = verdict.score
+        graded = score is not None
+        if graded != (verdicts[0].score is not None):
+            raise SafeheadError(f"judge {judge.name!r} gave some responses a score and others none")
+        if graded and not (isinstance(score, Real) and 0 <= float(score) <= 1):
             raise SafeheadError(
                 f"judge {judge.name!r} gave responses[{index}] the score {verdict.score!r}: it "
                 "must be a number from 0 to 1"
             )
-    return [replace(verdict, success=bool(verdict.success)) for verdict in verdicts]
+    return [
+        Verdict(
+            bool(verdict.success),
+            verdict.reason,
+            None if verdict.score is None else float(verdict.score),
+        )
+        for verdict in verdicts
+    ]
 
 
 SECRET = re.compile("token|key|secret|password|authorization|header", re.IGNORECASE)

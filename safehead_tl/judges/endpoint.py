@@ -74,16 +74,9 @@ class EndpointJudge:
         """`endpoint:` and the model's name."""
         return f"endpoint:{self.model}"
 
-    def asking(
-        self,
-        question: str,
-        success_words: Iterable[str] | None = None,
-        failure_words: Iterable[str] | None = None,
-    ) -> EndpointJudge:
+    def asking(self, question: str) -> EndpointJudge:
         """The same model, asked something else."""
-        return replace(
-            self, question=question, success_words=success_words, failure_words=failure_words
-        )
+        return replace(self, question=question, success_words=None, failure_words=None)
 
     def rubric(self, rubric: str | Rubric = "strongreject") -> RubricJudge:
         """The same model as a judge that grades: it is asked each of a rubric's questions."""
@@ -97,6 +90,10 @@ class EndpointJudge:
                 failing, or none of its answers can be read.
         """
         check_texts(prompts, responses)
+        return self._question.verdicts(self.answers(prompts, responses), self.name)
+
+    def answers(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """What the model answers about each response, as it says it."""
         if not responses:
             return []
         try:
@@ -120,7 +117,7 @@ class EndpointJudge:
         ):
             answers = pool.map(lambda chat: self._answer(client, chat), chats)
             bar = tqdm(answers, desc="judge", total=len(chats), disable=no_bars(len(chats) > 1))
-            return self._question.verdicts(list(bar), self.name)
+            return list(bar)
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, for a result's provenance; no key."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.judges.base import Verdict, check_texts, without_secrets
-from safehead_tl.judges.local import LocalModel, load_local
+from safehead_tl.judges.local import LocalModel, is_classifier, load_judge_config, load_local
 from safehead_tl.judges.question import Question, as_words, resolve_question
 from safehead_tl.judges.rubric import Rubric, RubricJudge, resolve_rubric
 from safehead_tl.models import load_tokenizer
@@ -98,9 +98,15 @@ class LlmJudge:
         check_texts(prompts, responses)
         if not responses:
             return []
+        if self._local.classifies:
+            return self._classified(self._local, prompts, responses)
+        return self._question.verdicts(self.answers(prompts, responses), self.name)
+
+    def answers(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """What a model that is asked answers about each response, as it says it."""
         local = self._local
         if local.classifies:
-            return self._classified(local, prompts, responses)
+            raise SafeheadError(f"{self._source} is a sequence classifier, which is asked nothing")
         chat = self.chat
         if chat is None:
             chat = self.question != "harmbench" and local.tokenizer.chat_template is not None
@@ -109,17 +115,15 @@ class LlmJudge:
             rows = local.encode_chats([self._question.chat(*pair) for pair in pairs])
         else:
             rows = local.encode([self._question.fill(*pair) for pair in pairs])
-        answers = local.generate(rows, self.max_new_tokens, self.max_rows)
-        return self._question.verdicts(answers, self.name)
+        return local.generate(rows, self.max_new_tokens, self.max_rows)
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, for a result's provenance."""
-        source, dtype = str(self.model), self.dtype
-        if isinstance(self.model, PreTrainedModel):
-            source, dtype = str(self.model.name_or_path), str(self.model.dtype)
+        given = isinstance(self.model, PreTrainedModel)
+        dtype = str(self.model.dtype) if given else self.dtype  # type: ignore[union-attr]
         return {
             "name": self.name,
-            "model": source,
+            "model": self._source,
             "question": self.question,
             "success_words": self.success_words,
             "failure_words": self.failure_words,
@@ -134,16 +138,21 @@ class LlmJudge:
     def _question(self) -> Question:
         return resolve_question(self.question, self.success_words, self.failure_words)
 
-    def asking(
-        self,
-        question: str,
-        success_words: Iterable[str] | None = None,
-        failure_words: Iterable[str] | None = None,
-    ) -> LlmJudge:
+    @property
+    def _source(self) -> str:
+        given = isinstance(self.model, PreTrainedModel)
+        return str(self.model.name_or_path if given else self.model)  # type: ignore[union-attr]
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it is a sequence classifier, which is asked nothing; by its config alone."""
+        if isinstance(self.model, PreTrainedModel):
+            return is_classifier([type(self.model).__name__])
+        return is_classifier(load_judge_config(self.model, self.loading).architectures)
+
+    def asking(self, question: str) -> LlmJudge:
         """The same model, loaded once for both, asked something else."""
-        other = replace(
-            self, question=question, success_words=success_words, failure_words=failure_words
-        )
+        other = replace(self, question=question, success_words=None, failure_words=None)
         object.__setattr__(other, "_loaded", self._loaded)
         return other
 
@@ -168,7 +177,7 @@ class LlmJudge:
     ) -> list[Verdict]:
         if "{response}" not in self.question:
             raise SafeheadError(
-                f"{self.model} is a sequence classifier, which is asked nothing: question="
+                f"{self._source} is a sequence classifier, which is asked nothing: question="
                 f"{self.question!r} does not suit it. Use question='{{response}}', or such as "
                 "'{prompt}\\n{response}', as it was trained"
             )

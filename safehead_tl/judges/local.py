@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.models import load_config, load_original, load_tokenizer, no_bars, write_chat
@@ -118,6 +118,17 @@ class LocalModel:
                 )
 
 
+def is_classifier(architectures: Sequence[str] | None) -> bool:
+    """Whether a model of such a class classifies sequences."""
+    return str((architectures or [""])[0]).endswith(CLASSIFIES)
+
+
+def load_judge_config(source: str | Path, loading: Mapping[str, Any]) -> PretrainedConfig:
+    """The config of what is saved there."""
+    keys = ("revision", "token", "cache_dir", "trust_remote_code")
+    return load_config(source, **{key: loading[key] for key in keys if key in loading})
+
+
 def load_local(
     source: str | Path,
     tokenizer: str | Path | PreTrainedTokenizerBase | None,
@@ -134,11 +145,8 @@ def load_local(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     logger.info("Loading judge %s", source)
-    keys = ("revision", "token", "cache_dir", "trust_remote_code")
-    hub = {key: loading[key] for key in keys if key in loading}
     try:
-        config = load_config(source, **hub)
-        classifies = str((config.architectures or [""])[0]).endswith(CLASSIFIES)
+        classifies = is_classifier(load_judge_config(source, loading).architectures)
         kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         model: Any = load_original(source, dtype, kind, **loading)
     except SafeheadError as error:

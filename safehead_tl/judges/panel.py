@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.judges.base import Judge
 from safehead_tl.judges.question import FORMATS, WORDINGS
+
+COLUMNS = (
+    *("condition", "heads", "prompt", "prompts", "sample", "text", "response", "success"),
+    *("coherent", "refused", "reason", "score"),
+)
+"""What tables of answers have columns for."""
 
 
 def panel_of(judges: Sequence[Judge], wordings: Sequence[str] = ()) -> Mapping[str, Judge]:
@@ -22,30 +29,40 @@ def panel_of(judges: Sequence[Judge], wordings: Sequence[str] = ()) -> Mapping[s
         Nothing if that is one judge alone.
 
     Raises:
-        SafeheadError: if none is asked something, or a wording is not known.
+        SafeheadError: if none is asked something, a wording is not known, or a judge is called as a
+            column of tables is.
     """
     if isinstance(wordings, str):
-        wordings = WORDINGS if wordings == "all" else (wordings,)
-    asked = [judge for judge in judges if hasattr(judge, "asking")]
-    if wordings and not asked:
+        wordings = (wordings,)
+    if "all" in wordings:
+        wordings = (*WORDINGS, *(each for each in wordings if each != "all"))
+    if wordings and not any(map(_is_asked, judges)):
         raise SafeheadError(
             "wordings are what a model is asked, and no judge here is one: add an LlmJudge or an "
             "EndpointJudge to judges"
         )
     found: dict[str, Judge] = {}
     for judge in _with_wordings(judges, wordings):
-        if judge.describe() not in [other.describe() for other in found.values()]:
-            name = _name(judge)
-            alike = sum(other.partition(" #")[0] == name for other in found)
-            found[f"{name} #{alike + 1}" if alike else name] = judge
+        if judge in found.values():
+            continue
+        name, number = _name(judge), 1
+        if name in COLUMNS:
+            raise SafeheadError(f"a judge is called {name!r}, as a column of answers is: rename it")
+        while (called := f"{name} #{number}" if number > 1 else name) in found:
+            number += 1
+        found[called] = judge
     return found if len(found) > 1 else {}
 
 
-def _with_wordings(judges: Sequence[Judge], wordings: Sequence[str]) -> Iterator[Judge]:
+def _with_wordings(judges: Sequence[Any], wordings: Sequence[str]) -> Iterator[Judge]:
     for judge in judges:
         yield judge
-        if hasattr(judge, "asking"):
+        if wordings and _is_asked(judge):
             yield from map(judge.asking, wordings)
+
+
+def _is_asked(judge: Any) -> bool:
+    return hasattr(judge, "asking") and not getattr(judge, "classifies", False)
 
 
 def _name(judge: Judge) -> str:

@@ -6,6 +6,7 @@ count and digests, never the texts.
 """
 
 from safehead_tl.prompts.alignment import Alignment, Positions, Span, pair_prompts
+from safehead_tl.prompts.chats import Chat
 from safehead_tl.prompts.loading import Prompts, load_labels, load_pairs, load_prompts, prompt_texts
 from safehead_tl.prompts.presets import PRESETS, Preset
 from safehead_tl.prompts.templates import (

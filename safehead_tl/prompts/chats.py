@@ -43,8 +43,8 @@ def is_chat(prompt: Any) -> TypeGuard[Iterable[Mapping[str, str]]]:
     return isinstance(prompt, list | tuple) and all(isinstance(one, Mapping) for one in prompt)
 
 
-def as_chat(messages: Iterable[Mapping[str, str]], where: str) -> Chat:
-    """A conversation, checked.
+def as_chat(messages: Iterable[Mapping[str, str]], where: str) -> str:
+    """A conversation, checked; one user's turn alone is a plain text.
 
     Raises:
         SafeheadError: naming `where`, for messages without role or content, an unknown role, a
@@ -65,4 +65,4 @@ def as_chat(messages: Iterable[Mapping[str, str]], where: str) -> Chat:
             f"{where}: a conversation ends with the user's turn, which is to be answered; what the "
             "answer is to begin with goes into Prefilled"
         )
-    return Chat(listed)
+    return listed[0]["content"] if len(listed) == 1 else Chat(listed)

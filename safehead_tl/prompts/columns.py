@@ -21,7 +21,6 @@ USUAL_COLUMNS = (
     "behaviour",
     "request",
     "text",
-    "messages",
 )
 
 
@@ -46,6 +45,7 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
             )
         return column
     usual = [name for name in columns if name.strip().lower() in USUAL_COLUMNS]
+    usual = usual or [name for name in columns if name == "messages"]
     if len(usual) == 1:
         return usual[0]
     if len(columns) == 1 and " " not in columns[0].strip():
@@ -70,7 +70,9 @@ def texts(values: Iterable[Any], column: str | None, where: object) -> list[str]
     """
     checked = []
     for number, value in enumerate(values, 1):
-        if value and is_chat(value):
+        if hasattr(value, "tolist"):  # a list in a Parquet file
+            value = value.tolist()  # noqa: PLW2901
+        if isinstance(value, list) and value and is_chat(value):
             value = as_chat(value, f"{where}: record {number}")  # noqa: PLW2901
         if not isinstance(value, str):
             named = "" if column is None else f" in column {column!r}"

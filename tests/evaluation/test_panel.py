@@ -10,9 +10,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from sklearn.metrics import cohen_kappa_score
+from transformers import LlamaConfig
 
 import safehead_tl as sh
-from families import QUIET
+from families import GROUPED, QUIET
 from safehead_tl.evaluation.calibration import Calibration
 from safehead_tl.evaluation.panel import Panel, _cohen, _fleiss, _krippendorff
 from safehead_tl.generation.responses import Opinion, Responses
@@ -85,10 +86,28 @@ def test_verdicts_of_the_panel_are_kept(demo, harmful, tmp_path):
 
 
 def test_one_judge_is_no_panel(demo, harmful):
-    alone = sh.evaluate(demo, harmful[:2], judge="keyword", judges=["keyword"], **TOLD)
+    with pytest.raises(sh.SafeheadError, match="name 'keyword' alone, which judges already"):
+        sh.evaluate(demo, harmful[:2], judges=["keyword"], **TOLD)
+    alone = sh.evaluate(demo, harmful[:2], **TOLD)
     with pytest.raises(sh.SafeheadError, match=r"evaluate\(judges="):
         _ = alone.panel
     assert "panel" not in alone.to_dict()
+
+
+def test_judges_that_are_alike_in_name_are_kept_apart():
+    first, second = Erring(("a",)), Erring(("b",))
+    panel = panel_of([sh.KeywordJudge(), first, second, sh.KeywordJudge()])
+    assert list(panel.items()) == [
+        ("keyword", sh.KeywordJudge()),
+        ("erring", first),
+        ("erring #2", second),
+    ]
+
+    class Named(Erring):
+        name = "response"
+
+    with pytest.raises(sh.SafeheadError, match="is called 'response', as a column"):
+        panel_of([first, Named(("a",))])
 
 
 def test_one_name_is_no_list_of_judges(demo, harmful):
@@ -138,14 +157,21 @@ def test_where_all_say_the_same_there_is_nothing_to_agree_on():
     assert panel.disagreements().empty
     with pytest.raises(sh.SafeheadError, match="use one, other"):
         panel.asr("a third")
+    with pytest.raises(sh.SafeheadError, match="condition -1 is not here"):
+        panel.asr("one", -1)
 
 
 def _with(responses, panel):
     return Responses(**{**vars(responses), "panel": panel})
 
 
-def test_wordings_are_asked_of_one_loaded_model():
-    judge = sh.LlmJudge("somewhere/judge-7b")
+def saved_config(path, architecture):
+    LlamaConfig(**GROUPED, architectures=[architecture]).save_pretrained(path)
+    return path
+
+
+def test_wordings_are_asked_of_one_loaded_model(tmp_path):
+    judge = sh.LlmJudge(saved_config(tmp_path / "judge-7b", "LlamaForCausalLM"))
     panel = panel_of([sh.KeywordJudge(), judge], "all")
     assert list(panel) == [
         "keyword",
@@ -158,6 +184,15 @@ def test_wordings_are_asked_of_one_loaded_model():
     assert list(own)[1:] == ["judge-7b: own wording", "judge-7b: own wording #2"]
     with pytest.raises(sh.SafeheadError, match="'politeness' is not known"):
         panel_of([judge], ["politeness"])
+    there = saved_config(tmp_path / "labels", "LlamaForSequenceClassification")
+    label = sh.LlmJudge(there, "{response}")
+    assert list(panel_of([judge, label], ["xstest"])) == [
+        "judge-7b: harmbench",
+        "judge-7b: xstest",
+        "labels: own wording",
+    ]
+    with pytest.raises(sh.SafeheadError, match="no judge here is one"):
+        panel_of([label], ["xstest"])
 
 
 def test_every_shipped_wording_reads_the_words_that_it_asks_for():
@@ -210,9 +245,21 @@ def test_labelled_rows_that_are_none_are_refused(rows, said):
         sh.calibrate("keyword", rows)
 
 
-def test_a_judge_no_better_than_chance_says_nothing():
-    with pytest.raises(sh.SafeheadError, match="no better than chance"):
-        Calibration({"name": "coin"}, Rate(5, 10), Rate(5, 10)).corrected(Rate(1, 2))
+@pytest.mark.parametrize(
+    ("hits", "clear"), [((5, 10), (5, 10)), ((1, 1), (1, 4)), ((1, 1), (1, 10))]
+)
+def test_a_judge_not_known_to_be_better_than_chance_says_nothing(hits, clear):
+    """Also where it is by what was seen, and so few were labelled that the interval would turn."""
+    with pytest.raises(sh.SafeheadError, match="not known to be better than chance"):
+        Calibration({"name": "coin"}, Rate(*hits), Rate(*clear)).corrected(Rate(40, 64))
+
+
+def test_an_answer_that_comes_again_counts_once():
+    rows = [{"prompt": "", "response": said, "success": said == "y0"} for said in ("y0", "n0")]
+    found = sh.calibrate(Erring(()), rows * 5)
+    assert (found.sensitivity, found.specificity) == (Rate(1, 1), Rate(1, 1))
+    with pytest.raises(sh.SafeheadError, match="'y0' is labelled both ways"):
+        sh.calibrate(Erring(()), [*rows, {**rows[0], "success": False}])
 
 
 def test_the_corrected_interval_covers():

@@ -8,7 +8,6 @@ from jaxtyping import TypeCheckError
 
 import safehead_tl as sh
 from families import QUIET
-from safehead_tl.evaluation.refusals import RefusalMap
 from safehead_tl.generation import batched
 
 PLANTED = ["L1H3", "L2H6"]
@@ -32,7 +31,7 @@ def scaled(epsilon, heads=PLANTED):
 
 
 VARIANTS = {
-    "half": scaled(0.5),
+    "half": scaled(0.5, PLANTED[::-1]),
     "one off": ["L1H3"],
     "double": scaled(2.0),
     "zero": {"heads": "L0H2", "ablation": "zero"},
@@ -80,9 +79,10 @@ def test_answers_have_all_variants(found):
 
 def test_a_saved_map_is_the_same(found, tmp_path):
     found.save(tmp_path / "r.safetensors")
-    again = RefusalMap.load(tmp_path / "r.safetensors")
+    again = sh.RefusalMap.load(tmp_path / "r.safetensors")
     assert again.to_dict() == found.to_dict()
     assert again.answers().equals(found.answers())
+    assert found.provenance.settings["harmless"]["prompt_count"] == 10
 
 
 def test_a_map_goes_on_where_it_was(demo, sets, found, tmp_path, monkeypatch):
@@ -117,6 +117,7 @@ def test_lines_join_factors_with_the_model_as_it_is_as_one(found):
         ({"a": {"ablation": "zero"}}, "'a' has no heads"),
         ({"a": {"heads": "L1H3", "epsilon": 2.0}}, "'a' has 'epsilon'"),
         ({"a": "L9H3"}, "L9H3"),
+        ({0.5: "L1H3"}, "give a text as its name|'variants'"),
     ],
 )
 def test_variants_that_are_none_are_refused(demo, sets, variants, said):

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 
+import pandas as pd
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -83,6 +84,27 @@ def test_conversations_of_a_file(tmp_path, talking):
     found = sh.load_prompts(file)
     assert [prompt.messages for prompt in found] == [tuple(CHAT)]
     assert rows(encode(talking, found, "chat")) == rows(encode(talking, [CHAT], "chat"))
+
+
+def test_conversations_of_parquet_and_beside_a_prompt(tmp_path):
+    pd.DataFrame({"messages": [CHAT]}).to_parquet(tmp_path / "p.parquet")
+    assert [prompt.messages for prompt in sh.load_prompts(tmp_path / "p.parquet")] == [tuple(CHAT)]
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"prompt": PLAIN, "messages": CHAT}))
+    assert sh.load_prompts(file) == [PLAIN]
+
+
+def test_one_user_s_turn_is_a_plain_text():
+    (prompt,) = prompt_texts([[{"role": "user", "content": PLAIN}]])
+    assert (type(prompt), prompt) == (str, PLAIN)
+
+
+def test_saved_answers_keep_their_conversations(talking, tmp_path):
+    found = sh.evaluate(talking, [CHAT, PLAIN], max_new_tokens=4, controls=0, run=QUIET)
+    found.save(tmp_path / "e.safetensors")
+    chat, plain = sh.Evaluation.load(tmp_path / "e.safetensors").harmful.prompts
+    assert chat.messages == tuple(CHAT)
+    assert plain == PLAIN
 
 
 def test_a_copy_keeps_its_messages():

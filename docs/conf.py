@@ -46,7 +46,7 @@ WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading S
 WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant Variants"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
-PARTS += " Calibration Met Opinion Outcome PerQuery"
+PARTS += " Answer Answered Asked Rubric RubricJudge Said Calibration Met Opinion Outcome PerQuery"
 PARTS += " Significance Submission Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"

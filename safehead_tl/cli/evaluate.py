@@ -62,7 +62,7 @@ def evaluate(
     heads: Heads = None,
     judges: Annotated[
         list[str] | None,
-        typer.Option(help="Another judge of the same answers, by name; repeat it."),
+        typer.Option(help="Another judge of the same answers, beside --judge; repeat it."),
     ] = None,
     wordings: Annotated[
         list[str] | None,
@@ -179,8 +179,8 @@ def panel_table(panel: Panel) -> Table:
     low, high = panel.span
     agreement = panel.agreement()
     table.caption = (
-        f"Attack success from {low:.2f} to {high:.2f} over judges; {len(panel.disagreements())} "
-        "answers on which they differ."
+        f"Attack success{' with the heads ablated' if panel.ablated else ''} from {low:.2f} to "
+        f"{high:.2f} over judges, who differ on {len(panel.disagreements())} of these answers."
     )
     if not math.isnan(agreement["fleiss"]):
         table.caption += (

@@ -87,7 +87,7 @@ PUZZLES = MappingProxyType(
         "none": Puzzle(
             OrganismKind(planted=0, objective="none", learning="mlps", **SIZE),
             "no head carries the refusal: the MLPs learned it",
-            r"\bnone\b|\bno (safety )?heads?\b|\bmlps?\b",
+            r"^\W*(none|no heads?)\b|\b(is|are) (none|no heads?)\b|\bno safety heads?\b|\bmlps?\b",
         ),
     }
 )

@@ -236,7 +236,7 @@ def test_evaluate_by_several_judges(tmp_path):
     found = sh.Evaluation.load(tmp_path / "e.safetensors").panel
     assert all(judge in text for judge in found.judges)
     low, high = found.span
-    assert f"from {low:.2f} to {high:.2f} over judges" in " ".join(text.split())
+    assert f"ablated from {low:.2f} to {high:.2f} over judges" in " ".join(text.split())
     rows = pd.read_csv(tmp_path / "d.csv")
     assert rows["response"].tolist() == found.disagreements()["response"].tolist()
     assert len(rows) > 0

@@ -211,6 +211,10 @@ def test_an_answer_says_what_was_right_in_words(begin):
         ("the other is a DECOY", ("decoy",)),
         ("it is spread over many", ("natural",)),
         ("no safety head: the MLPs do it", ("none",)),
+        ("None of the heads carries it", ("none",)),
+        ("there is none", ("none",)),
+        ("a chain: both are needed, and none of the others matters", ("chain",)),
+        ("a chain: no head alone is enough", ("chain",)),
         ("the head does nonexistent work", ()),
     ],
 )

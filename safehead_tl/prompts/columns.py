@@ -30,6 +30,7 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
     Raises:
         SafeheadError: naming `where`, if there is no such column, or more than one could be it.
     """
+    told = ", ".join(" ".join(name.split()) for name in columns)  # a sentence is one line
     twice = [name for name in columns if columns.count(name) > 1]
     if twice and column in (None, *twice):
         raise SafeheadError(f"{where} has several columns {twice[0]!r}: rename all but one")
@@ -41,7 +42,7 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
             near = near or difflib.get_close_matches(column, columns, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else ""
             raise SafeheadError(
-                f"{where} has no column {column!r}: it has {', '.join(columns)}{hint}"
+                f"{where} has no column {column!r}: it has {told}{hint}"
             )
         return column
     usual = [name for name in columns if name.strip().lower() in USUAL_COLUMNS]
@@ -58,7 +59,7 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
     if not columns:
         raise SafeheadError(f"{where} has no columns")
     raise SafeheadError(
-        f"{where}: which column holds the prompts? Say column=..., one of {', '.join(columns)}"
+        f"{where}: which column holds the prompts? Say column=..., one of {told}"
     )
 
 

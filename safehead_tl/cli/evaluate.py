@@ -123,7 +123,7 @@ def evaluate(
         template=form,
         judge=judge,
         judges=judges or (),
-        wordings="all" if wordings == ["all"] else wordings or (),
+        wordings=wordings or (),
         controls=controls,
         clusters=prompts.clusters(clusters, texts),
         harmless_clusters=helped_alike,
@@ -135,8 +135,9 @@ def evaluate(
     if output.disagreements is not None:
         rows = found.panel.disagreements().to_csv(index=False).encode()
         write_file(output.disagreements, rows, overwrite=output.overwrite)
-    tables = [evaluation_table(model.model, found)]
-    output.tell(*tables, *([panel_table(found.panel)] if judges or wordings else []))
+    output.tell(evaluation_table(model.model, found))
+    if judges or wordings:
+        output.tell(panel_table(found.panel))
 
 
 def evaluation_table(name: str, found: sh.Evaluation) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,6 +156,11 @@ class Answered(Saved):
         log = {"written_by": NAME, **_inspect_log([*self.each_answer()], self.provenance)}
         content = json.dumps(log, indent=1, default=str).encode()
         write_file(out, content, ".json", overwrite=overwrite)
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Rows as JSON has them: `None` for what is not known."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _inspect_log(answers: Sequence[Answer], told: Provenance) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.evaluation.answered import Answered, Said
+from safehead_tl.evaluation.answered import Answered, Said, plain_rows
 from safehead_tl.evaluation.controls import drawn_words
 from safehead_tl.evaluation.panel import Panel
 from safehead_tl.generation import METRICS, Metric, Responses
@@ -334,7 +334,7 @@ class Evaluation(Answered):
             "notes": self.notes(),
             "divergence": {name: self.divergence(name) for name, _ in self._sets()},
             **({"panel": self.panel.to_dict()} if self.harmful.panel else {}),
-            **({"scores": _records(self.scores())} if self._graded() else {}),
+            **({"scores": plain_rows(self.scores())} if self._graded() else {}),
             "provenance": self.provenance.to_dict(),
         }
 
@@ -375,11 +375,6 @@ class Evaluation(Answered):
 def _heads(written: Sequence[Any]) -> Any:
     """A group of heads, or one for each prompt, from lists of lists of numbers."""
     return tuple(Head(*each) if isinstance(each[0], int) else _heads(each) for each in written)
-
-
-def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Rows as plain values, without NaN."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _plain(rate: Rate) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.evaluation.answered import Answered, Said
+from safehead_tl.evaluation.answered import Answered, Said, plain_rows
 from safehead_tl.generation import Decoding, Judges, Questioning, Responses
 from safehead_tl.heads import Group, Head, HeadsLike, parse_heads
 from safehead_tl.judges import Judge
@@ -106,17 +106,13 @@ class RefusalMap(Answered):
         return figures.refusal_map_figure(self)
 
     def __repr__(self) -> str:
-        told = [f"{name} {one.share:.2f}, {two.share:.2f}" for name, (one, two) in self._pairs()]
+        pairs = ((name, *self.refused(name)) for name in self.heads)
+        told = [f"{name} {one.share:.2f}, {two.share:.2f}" for name, one, two in pairs]
         return f"<RefusalMap: harmful, harmless refused: {'; '.join(told)}>"
-
-    def _pairs(self) -> list[tuple[str, tuple[Rate, Rate]]]:
-        return [(name, self.refused(name)) for name in self.heads]
 
     def to_dict(self) -> dict[str, Any]:
         """Shares, tests and provenance as plain values; no prompts and no answers."""
-        table = self.to_frame()
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        return {"variants": rows, "provenance": self.provenance.to_dict()}
+        return {"variants": plain_rows(self.to_frame()), "provenance": self.provenance.to_dict()}
 
     @override
     def _to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

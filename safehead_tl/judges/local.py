@@ -19,8 +19,6 @@ from safehead_tl.models import load_config, load_original, load_tokenizer, no_ba
 
 logger = logging.getLogger("safehead_tl")
 
-CLASSIFIES = "ForSequenceClassification"
-
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -32,7 +30,7 @@ class LocalModel:
     @property
     def classifies(self) -> bool:
         """Whether it gives labels instead of words."""
-        return type(self.model).__name__.endswith(CLASSIFIES)
+        return is_classifier([type(self.model).__name__])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, with the special tokens that the tokenizer adds."""
@@ -120,7 +118,7 @@ class LocalModel:
 
 def is_classifier(architectures: Sequence[str] | None) -> bool:
     """Whether a model of such a class classifies sequences."""
-    return str((architectures or [""])[0]).endswith(CLASSIFIES)
+    return str((architectures or [""])[0]).endswith("ForSequenceClassification")
 
 
 def load_judge_config(source: str | Path, loading: Mapping[str, Any]) -> PretrainedConfig:

@@ -41,9 +41,7 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
             ]
             near = near or difflib.get_close_matches(column, columns, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else ""
-            raise SafeheadError(
-                f"{where} has no column {column!r}: it has {told}{hint}"
-            )
+            raise SafeheadError(f"{where} has no column {column!r}: it has {told}{hint}")
         return column
     usual = [name for name in columns if name.strip().lower() in USUAL_COLUMNS]
     usual = usual or [name for name in columns if name == "messages"]
@@ -58,9 +56,7 @@ def choose_column(columns: Sequence[str], column: str | None, where: object) -> 
         )
     if not columns:
         raise SafeheadError(f"{where} has no columns")
-    raise SafeheadError(
-        f"{where}: which column holds the prompts? Say column=..., one of {told}"
-    )
+    raise SafeheadError(f"{where}: which column holds the prompts? Say column=..., one of {told}")
 
 
 def texts(values: Iterable[Any], column: str | None, where: object) -> list[str]:

@@ -10,6 +10,10 @@ from typing import Any
 from safehead_tl.errors import SafeheadError
 
 
+class Elsewhere:
+    """Where a run may run, if not in this process: `sh.Ray`, `sh.Slurm`, `sh.Server`."""
+
+
 @dataclass(frozen=True, repr=False)
 class Run:
     """How a run runs. It changes what is found in the last digits at most.
@@ -27,10 +31,15 @@ class Run:
             that saves work.
         run_dir: a directory that keeps finished pieces. Started again with the same arguments, a
             run that was stopped or killed goes on there; a different one is refused.
+        on: where it runs. `"2/8"`: this process is the second of eight that share the pieces of one
+            `run_dir`, each with the same arguments; all of them wait for the last piece, and have
+            the whole result. `sh.Ray(...)` and `sh.Slurm(...)` start such processes;
+            `sh.Server(...)` asks a server for answers. `None`: this process alone.
         progress: show progress bars.
 
     Raises:
-        SafeheadError: for memory that is no amount, or rows that are no number from 1.
+        SafeheadError: for memory that is no amount, rows that are no number from 1, or a shard
+            that is none or has no `run_dir`.
 
     Example:
         >>> model, prompts = sh.load_model("demo"), sh.load_prompts("demo/harmful", limit=4)
@@ -45,6 +54,7 @@ class Run:
     max_rows: int | None = None
     shared_prefix: bool = True
     run_dir: str | Path | None = None
+    on: str | Elsewhere | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -53,11 +63,25 @@ class Run:
         rows = self.max_rows
         if rows is not None and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
             raise SafeheadError(f"max_rows={rows!r} leaves no room for a prompt: give at least 1")
+        if isinstance(self.on, str):
+            _ = self.shard
 
     def __repr__(self) -> str:
         told = [(field.name, getattr(self, field.name)) for field in fields(self)]
         changed = (f"{name}={value!r}" for name, value in told if value != getattr(Run, name))
         return f"Run({', '.join(changed)})"
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which one this process is, from 0, and of how many."""
+        if not isinstance(self.on, str):
+            return 0, 1
+        found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", self.on)
+        if not found or int(found[1]) > int(found[2]):
+            raise SafeheadError(f"on={self.on!r} is no shard: write the second of eight as '2/8'")
+        if self.run_dir is None:
+            raise SafeheadError(f"on={self.on!r} shares a run directory: give run_dir as well")
+        return int(found[1]) - 1, int(found[2])
 
     @property
     def memory(self) -> dict[str, Any]:

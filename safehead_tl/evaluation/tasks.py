@@ -88,7 +88,7 @@ def helpfulness(
         _require_metrics(found)
         conditions: tuple[Condition, ...] = ("unablated", "ablated") if chosen else ("unablated",)
         for condition in conditions:
-            harness = HarnessModel(model, rows, progress=run.progress, label=condition)
+            harness = HarnessModel(model, rows, progress=bool(run.progress), label=condition)
             hooked = condition == "ablated"
             with ablated(model, chosen, prepared) if hooked else contextlib.nullcontext():
                 results = run_tasks(found, harness, limit, seed)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from operator import itemgetter
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
@@ -29,7 +30,7 @@ from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.responses import Opinion, Responses, shaped
 from safehead_tl.heads import Variant, variant_names
 from safehead_tl.judges import Judge, Verdict, judged, panel_of, resolve_judge
-from safehead_tl.models import Model, check_model, describe, end_tokens, no_bars
+from safehead_tl.models import Model, check_model, describe, end_tokens
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance
 from safehead_tl.scan import (
@@ -37,10 +38,12 @@ from safehead_tl.scan import (
     Passes,
     Run,
     RunDirectory,
+    Work,
     check_run,
     environment_of,
     even_slices,
     identity_of,
+    progress_bar,
 )
 
 JUDGED_AT_ONCE = 64
@@ -172,7 +175,7 @@ class Questioning:
                 **identity_of(describe(model), resolved),
             }
             around = environment_of(first.tokens.device, run.memory)
-            ledger.directory = RunDirectory.open(run.run_dir, told, around, {"rows": rows})
+            ledger.directory = RunDirectory.open(run, told, around, {"rows": rows})
             rows = min(rows, ledger.directory.plan["rows"])
         prepared = resolved.prepare(model, first)
         return cls(model, batches, prepared, decoding, judges, Passes(rows), run, ledger)
@@ -228,17 +231,21 @@ class Questioning:
         return self.ledger.provenance(describe(self.model), self.batches[name], self.ablation, told)
 
     def _texts(self, name: str, rows: Sequence[Row], variants: Sequence[Variant]) -> list[str]:
-        batch, texts = self.batches[name], list[str]()
-        named = list(map(variant_names, variants))
-        with self._bar(len(rows), f"{name} prompts, generating", "text") as bar:
-            for some in even_slices(len(rows), self._planned_rows):
-                new = self.ledger.kept(
-                    f"{name}-texts-{some.start}",
-                    {"rows": len(rows), "stop": some.stop, "variants": named},
-                    partial(self._generate, batch, rows[some], variants),
-                )
-                texts += decode(self.model, new)
-                bar.update(some.stop - some.start)
+        batch, named = self.batches[name], list(map(variant_names, variants))
+        parts = list(even_slices(len(rows), self._planned_rows))
+        works = [
+            Work(
+                f"{name}-texts-{some.start}",
+                {"rows": len(rows), "stop": some.stop, "variants": named},
+                partial(self._generate, batch, rows[some], variants),
+            )
+            for some in parts
+        ]
+        texts = [""] * len(rows)
+        with self._bar(len(rows), f"{name} prompts, generating") as count:
+            for place, new in self.ledger.all(works):
+                texts[parts[place]] = decode(self.model, new)
+                count(len(new))
         return texts
 
     @property
@@ -261,15 +268,17 @@ class Questioning:
     ) -> list[Verdict]:
         """Verdicts; a response that several variants give to a prompt is judged once."""
         pairs = list(dict.fromkeys(zip(prompts, responses, strict=True)))
+        parts = [pairs[some] for some in even_slices(len(pairs), JUDGED_AT_ONCE)]
+        works = []
+        for some in parts:
+            digest = hashlib.sha256(json.dumps(some).encode()).hexdigest()
+            number = len(works) * JUDGED_AT_ONCE
+            works.append(Work(f"{name}-{number}", {"texts": digest}, partial(_judge, judge, some)))
         found: dict[tuple[str, str], Verdict] = {}
-        with self._bar(len(pairs), f"{name}: {judge.name}", "text") as bar:
-            for some in even_slices(len(pairs), JUDGED_AT_ONCE):
-                digest = hashlib.sha256(json.dumps(pairs[some]).encode()).hexdigest()
-                kept = self.ledger.kept(
-                    f"{name}-{some.start}", {"texts": digest}, partial(_judge, judge, pairs[some])
-                )
-                found |= dict(zip(pairs[some], _as_verdicts(kept), strict=True))
-                bar.update(some.stop - some.start)
+        with self._bar(len(pairs), f"{name}: {judge.name}") as count:
+            for place, kept in self.ledger.all(works):
+                found |= dict(zip(parts[place], _as_verdicts(kept), strict=True))
+                count(len(parts[place]))
         return [found[pair] for pair in zip(prompts, responses, strict=True)]
 
     def _divergence(
@@ -281,20 +290,24 @@ class Questioning:
         rows = [
             Row(variant, prompt, 0) for variant in range(len(variants)) for prompt in range(count)
         ]
-        before = self._next(batch, [Row(0, prompt, 0) for prompt in range(count)], ((),))
+
+        @cache
+        def before() -> Tensor:
+            return self._next(batch, [Row(0, prompt, 0) for prompt in range(count)], ((),))
 
         def moved(some: Sequence[Row]) -> Tensor:
-            unmoved = before[[row.prompt for row in some]]
+            unmoved = before()[[row.prompt for row in some]]
             return (unmoved.exp() * (unmoved - self._next(batch, some, variants))).sum(1).cpu()
 
-        found = [
-            self.ledger.kept(
+        works = [
+            Work(
                 f"{name}-divergence-{some.start}",
                 {"rows": len(rows), "stop": some.stop, "variants": named},
                 partial(moved, rows[some]),
             )
             for some in even_slices(len(rows), self._planned_rows)
         ]
+        found = [result for _, result in sorted(self.ledger.all(works), key=itemgetter(0))]
         return torch.cat(found).clamp(min=0).unflatten(0, (len(variants), count))
 
     def _next(
@@ -312,9 +325,8 @@ class Questioning:
         self.ledger.cost.token_layers += len(rows) * batch.tokens.shape[1] * self.model.cfg.n_layers
         return found
 
-    def _bar(self, total: int, label: str, unit: str) -> tqdm[Any]:
-        quiet = no_bars(self.run.progress)
-        return tqdm(total=total, desc=label, unit=unit, disable=quiet, delay=0.5)
+    def _bar(self, total: int, label: str) -> AbstractContextManager[Callable[[int], object]]:
+        return progress_bar(self.run, total, label, "text", delay=0.5)
 
 
 def _judge(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Tensor:

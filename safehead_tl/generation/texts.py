@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.generation.batched import (
@@ -25,12 +24,11 @@ from safehead_tl.models import (
     check_model,
     describe,
     end_tokens,
-    no_bars,
     single_thread_if_tiny,
 )
 from safehead_tl.prompts import Prompts, Template, encode
 from safehead_tl.results import Provenance
-from safehead_tl.scan import Passes, Run, check_run, even_slices
+from safehead_tl.scan import Passes, Run, check_run, even_slices, progress_bar
 
 SHOWN = 60
 """Characters of the first text in a `repr`."""
@@ -151,7 +149,7 @@ def generate(
     ends = set(end_tokens(model))
     with (
         single_thread_if_tiny(model),
-        tqdm(total=len(rows), desc="generating", unit="text", disable=no_bars(run.progress)) as bar,
+        progress_bar(run, len(rows), "generating", "text") as count,
     ):
         for some in even_slices(len(rows), passes.rows):
             new = generate_fitted(model, batch, rows[some], decoding, (chosen,), prepared, passes)
@@ -160,7 +158,7 @@ def generate(
             lengths += [len(row) for row in own]
             ended += [row[-1] in ends for row in own]
             spent += len(own) * (batch.tokens.shape[1] + new.shape[1] - 1)
-            bar.update(some.stop - some.start)
+            count(some.stop - some.start)
     starts = range(0, len(rows), samples)
     return Generations(
         prompts=batch.prompts,

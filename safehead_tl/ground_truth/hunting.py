@@ -59,7 +59,7 @@ def hunt(
     check_run(run, keeping_nothing="hunt")
     if cache is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "safehead_tl" / "hunts"
-    return Hunt(seed, budget, grow(seed, Path(cache).expanduser(), run.progress))
+    return Hunt(seed, budget, grow(seed, Path(cache).expanduser(), bool(run.progress)))
 
 
 class Hunt:

@@ -93,7 +93,7 @@ def interchange(
     ablations = [ResampleAblation(others, "paired", positions) for others in texts[::-1]]
     if openings is None:
         openings = Openings.of_answers(
-            model, *texts, template=template, run=replace(run, run_dir=None)
+            model, *texts, template=template, run=replace(run, run_dir=None, on=None)
         )
     found = [
         _one_way(model, some, template, ablation, openings, candidates, group, run, name)

@@ -54,6 +54,6 @@ def without_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def no_bars(progress: bool = True) -> bool:
+def no_bars(progress: object = True) -> bool:
     """Whether our own progress bars stay away: as told, or by the environment's TQDM_DISABLE."""
     return not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")

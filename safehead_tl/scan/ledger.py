@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,24 @@ from safehead_tl.ablations import Ablation
 from safehead_tl.prompts import PromptBatch
 from safehead_tl.results import Provenance, text_hashes
 from safehead_tl.scan.run_directory import Piece, RunDirectory
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two looks for pieces that other processes are at."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work.
+
+    Attributes:
+        name: its name in the run.
+        inputs: what it is computed from, beyond what the whole run is.
+        compute: computes it.
+    """
+
+    name: str
+    inputs: Mapping[str, Any]
+    compute: Callable[[], Tensor]
 
 
 @dataclass
@@ -48,24 +66,62 @@ class Ledger:
     started: float = field(default_factory=time.perf_counter)
 
     def kept(self, name: str, inputs: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-        """The result of a piece of work: from the run directory, or computed and kept there.
-
-        Args:
-            name: the piece's name.
-            inputs: what it is computed from, beyond what the whole run is.
-            compute: computes it.
-        """
-        piece = self.directory and self.directory.get(name, inputs)
-        if piece:
-            self.cost.token_layers += piece.token_layers
-            self.cost.seconds += piece.seconds
-            return piece.result
-        started, before = time.perf_counter(), self.cost.token_layers
-        result = compute()
-        if self.directory is not None:
-            spent = self.cost.token_layers - before
-            self.directory.put(name, inputs, Piece(result, spent, time.perf_counter() - started))
+        """The result of one piece of work, as `all` has them."""
+        [(_, result)] = self.all([Work(name, inputs, compute)])
         return result
+
+    def all(self, works: Sequence[Work]) -> Iterator[tuple[int, Tensor]]:
+        """The results of pieces of work: from the run directory, or computed and kept there.
+
+        Where several processes share the directory, each begins at another piece, leaves out those
+        that others are at, and waits at the end for their results.
+
+        Yields:
+            A piece's place in the list and its result, in the order in which they are there.
+        """
+        start = self.directory.first_of(len(works)) if self.directory else 0
+        left = [*range(start, len(works)), *range(start)]
+        pause = FIRST_PAUSE
+        while left:
+            waiting = []
+            for place in left:
+                piece = self._piece(works[place])
+                if piece is None:
+                    waiting.append(place)
+                else:
+                    yield place, piece.result
+            if len(waiting) == len(left):
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                pause = FIRST_PAUSE
+            left = waiting
+
+    def _piece(self, work: Work) -> Piece | None:
+        """A piece, read or computed; `None` if another process is at it."""
+        if self.directory is None:
+            return self._computed(work)
+        piece = self.directory.get(work.name, work.inputs)
+        if piece is None:
+            with self.directory.held(work.name) as ours:
+                if not ours:
+                    return None
+                # Another may have put it there before the lease was taken.
+                piece = (
+                    self.directory.get(work.name, work.inputs) if self.directory.shared else None
+                )
+                if piece is None:
+                    piece = self._computed(work)
+                    self.directory.put(work.name, work.inputs, piece)
+                    return piece
+        self.cost.token_layers += piece.token_layers
+        self.cost.seconds += piece.seconds
+        return piece
+
+    def _computed(self, work: Work) -> Piece:
+        started, before = time.perf_counter(), self.cost.token_layers
+        result = work.compute()
+        return Piece(result, self.cost.token_layers - before, time.perf_counter() - started)
 
     def provenance(
         self,

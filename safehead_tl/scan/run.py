@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Run:
             `run_dir`, each with the same arguments; all of them wait for the last piece, and have
             the whole result. `sh.Ray(...)` and `sh.Slurm(...)` start such processes;
             `sh.Server(...)` asks a server for answers. `None`: this process alone.
-        progress: show progress bars.
+        progress: show progress bars; or a function that is told instead what is done, how much of
+            it, and of how much: `progress("ships, 20 prompts", 8, 32)`.
 
     Raises:
         SafeheadError: for memory that is no amount, rows that are no number from 1, or a shard
@@ -55,7 +57,7 @@ class Run:
     shared_prefix: bool = True
     run_dir: str | Path | None = None
     on: str | Elsewhere | None = None
-    progress: bool = True
+    progress: bool | Callable[[str, int, int], object] = True
 
     def __post_init__(self) -> None:
         if self.max_bytes is not None:
@@ -105,6 +107,8 @@ def check_run(run: Run, *, keeping_nothing: str | None = None) -> None:
         raise SafeheadError(
             f"{keeping_nothing} has no pieces to keep: leave run_dir={str(run.run_dir)!r} out"
         )
+    if isinstance(run.on, Elsewhere):
+        raise SafeheadError(f"this runs here, and not on {run.on!r}: leave on= out")
 
 
 def parse_bytes(text: int | str) -> int:

@@ -2,7 +2,7 @@
 
 A piece is an independent unit of work: a name, its inputs, its result. `run.json` says what the
 run is; `pieces/` holds a file for each finished piece. All are written whole or not at all, with
-digests.
+digests. Several processes may share a directory, as shards of one run.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import platform
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from torch import Tensor
 from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.results import load_result, save_result, versions
+from safehead_tl.scan.leases import Leases
+from safehead_tl.scan.run import Run
 from safehead_tl.writing import said_plainly, write_file
 
 logger = logging.getLogger("safehead_tl")
@@ -51,10 +56,14 @@ class RunDirectory:
         path: the directory.
         plan: how the run was cut up when it began.
         environment: what it ran on when it began.
+        shared: other processes may be at its pieces, as shards of the same run.
     """
 
-    def __init__(self, path: Path, record: Mapping[str, Any]):
+    def __init__(self, run: Run, path: Path, record: Mapping[str, Any]):
         self.path = path
+        self.shared = run.on is not None
+        self._shard = run.shard
+        self._leases = Leases(path / "pieces", shard_name(run))
         self.plan: Mapping[str, Any] = record["plan"]
         self.environment: Mapping[str, Any] = record["environment"]
         self._digest = record["digest"]
@@ -62,7 +71,7 @@ class RunDirectory:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        run: Run,
         identity: Mapping[str, Any],
         environment: Mapping[str, Any],
         plan: Mapping[str, Any],
@@ -70,7 +79,7 @@ class RunDirectory:
         """Opens a directory for a run, to begin it or to go on with it.
 
         Args:
-            path: the directory; made if it is not there.
+            run: which directory, made if it is not there; and which shard this is.
             identity: what the run is. It must be the same each time.
             environment: what it runs on. If it differs the last digits may, which is told.
             plan: how the run is cut up, if it begins now.
@@ -79,7 +88,8 @@ class RunDirectory:
             SafeheadError: if the directory holds another run, something else, or cannot be
                 written; or if the identity holds something that cannot be compared.
         """
-        path = Path(path)
+        assert run.run_dir is not None
+        path = Path(run.run_dir)
         manifest = path / "run.json"
         now = {"format": FORMAT, "identity": identity, "environment": environment, "plan": plan}
         record: dict[str, Any] = json.loads(json.dumps(now, default=_as_json))
@@ -115,13 +125,27 @@ class RunDirectory:
                     path,
                     "; ".join(around),
                 )
-            return cls(path, there)
-        if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+            return cls(run, path, there)
+        beginning = () if run.on is None else ("pieces",)  # where another shard's lease is
+        if path.is_dir() and any(
+            not file.name.startswith(".") and file.name not in beginning for file in path.iterdir()
+        ):
             raise SafeheadError(f"run_dir={path} holds other files: give an empty or new directory")
         with _kept_is_told(path):
             path.mkdir(parents=True, exist_ok=True)
-            write_file(manifest, (json.dumps(record, indent=1) + "\n").encode())
-        return cls(path, record)
+            content = (json.dumps(record, indent=1) + "\n").encode()
+            if run.on is None:
+                write_file(manifest, content)
+                return cls(run, path, record)
+            # Of shards that begin at once, one says how the run is cut up.
+            leases = Leases(path / "pieces", shard_name(run))
+            while not manifest.is_file():
+                with leases.held("run") as ours:
+                    if not ours:
+                        time.sleep(0.05)
+                    elif not manifest.is_file():
+                        write_file(manifest, content)
+        return cls.open(run, identity, environment, plan)
 
     def get(self, name: str, inputs: Mapping[str, Any]) -> Piece | None:
         """A finished piece; `None` if there is none, or (told) if it is damaged."""
@@ -150,12 +174,26 @@ class RunDirectory:
             file.parent.mkdir(exist_ok=True)
             save_result(file, "piece", {"result": piece.result}, header, overwrite=True)
 
+    def held(self, name: str) -> AbstractContextManager[bool]:
+        """Whether this process, and no other shard, is at a piece; until the end, if it is."""
+        return self._leases.held(name) if self.shared else nullcontext(True)
+
+    def first_of(self, count: int) -> int:
+        """At which of so many pieces this shard begins."""
+        number, of = self._shard
+        return number * count // of
+
     def _belonging(self, name: str, inputs: Mapping[str, Any]) -> str:
         """What a piece is a piece of."""
         return json.dumps([self._digest, name, inputs], sort_keys=True)
 
     def _file(self, name: str) -> Path:
         return self.path / "pieces" / f"{name}.safetensors"
+
+
+def shard_name(run: Run) -> str:
+    """This process, among those that share a run."""
+    return f"shard {run.on}, process {os.getpid()} on {platform.node()}"
 
 
 def identity_of(description: Mapping[str, Any], ablation: Ablation) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import Model, check_model, describe, no_bars, require_finite, why_not_finite
+from safehead_tl.models import Model, check_model, describe, require_finite, why_not_finite
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
 from safehead_tl.results import Provenance, text_hashes
 from safehead_tl.scan.baseline import Baseline
-from safehead_tl.scan.ledger import Ledger
+from safehead_tl.scan.ledger import Ledger, Work
 from safehead_tl.scan.linearisation import Linearisation
 from safehead_tl.scan.memory import Beside, Passes, Plan, even_slices, make_plan
+from safehead_tl.scan.progress import progress_bar
 from safehead_tl.scan.run import Run, check_run
 from safehead_tl.scan.run_directory import RunDirectory, environment_of, identity_of
 from safehead_tl.scan.states import Scan
@@ -34,8 +34,8 @@ PROMPTS_A_PIECE = 16
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A piece of work: some heads of a layer, each ablated together with a group."""
+class _Piece:
+    """Some heads of a layer, each ablated together with a group."""
 
     name: str
     layer: int
@@ -194,8 +194,8 @@ class Search:
             **identity_of(self._description, self.ablation),
         }
         environment = environment_of(self.batch.tokens.device, self.run.memory)
-        path, plan = self.run.run_dir, asdict(self.plan)
-        directory = RunDirectory.open(path, identity, environment, plan)
+        plan = asdict(self.plan)
+        directory = RunDirectory.open(self.run, identity, environment, plan)
         if directory.environment["memory"] == self.run.memory:
             self.plan = Plan(**directory.plan)
         else:
@@ -230,16 +230,17 @@ class Search:
         scan = self._scan(group)
         scores: Tensor | None = None
         label = f"{description}, {len(self.batch.prompts)} prompts"
-        quiet = no_bars(self.run.progress)
-        with tqdm(total=len(candidates), desc=label, unit="head", disable=quiet) as bar:
-            for work in self._pieces(candidates, group):
-                found = self.ledger.kept(
-                    work.name, work.inputs(), partial(self._do, work, scan, measure)
-                )
+        pieces = list(self._pieces(candidates, group))
+        works = [
+            Work(one.name, one.inputs(), partial(self._do, one, scan, measure)) for one in pieces
+        ]
+        with progress_bar(self.run, len(candidates), label, "head") as count:
+            for place, found in self.ledger.all(works):
+                work = pieces[place]
                 if scores is None:
                     scores = torch.full((len(found), layers, width), torch.nan, dtype=torch.float64)
                 scores[:, work.layer, work.heads] = found
-                bar.update(len(work.heads))
+                count(len(work.heads))
         assert scores is not None
         return scores
 
@@ -278,16 +279,16 @@ class Search:
             compute: computes some prompts' rows.
             description: the progress bar's label.
         """
-        count, found = len(self.batch.prompts), []
-        quiet = no_bars(self.run.progress)
-        with tqdm(total=count, desc=description, unit="prompt", disable=quiet) as bar:
-            for some in even_slices(count, PROMPTS_A_PIECE):
-                prompts = range(count)[some]
-                inputs = {"prompts": [some.start, some.stop]}
-                piece = partial(compute, prompts)
-                found.append(self.ledger.kept(f"{name}-{some.start}", inputs, piece))
-                bar.update(len(prompts))
-        return torch.cat(found)
+        every = range(len(self.batch.prompts))
+        works, found = [], dict[int, Tensor]()
+        for some in even_slices(len(every), PROMPTS_A_PIECE):
+            inputs = {"prompts": [some.start, some.stop]}
+            works.append(Work(f"{name}-{some.start}", inputs, partial(compute, every[some])))
+        with progress_bar(self.run, len(every), description, "prompt") as count:
+            for place, rows in self.ledger.all(works):
+                found[place] = rows
+                count(len(rows))
+        return torch.cat([found[place] for place in sorted(found)])
 
     def together(
         self, measure: Callable[[Tensor], Tensor], group: tuple[Head, ...], block: tuple[Head, ...]
@@ -311,14 +312,14 @@ class Search:
         names = " ".join(map(str, group))
         return f"with{len(group)}" + (f"-{text_hashes([names])[0]}" if self.several else "")
 
-    def _pieces(self, candidates: Sequence[Head], group: tuple[Head, ...]) -> Iterator[_Work]:
+    def _pieces(self, candidates: Sequence[Head], group: tuple[Head, ...]) -> Iterator[_Piece]:
         step = self.piece_with(group)
         for layer in sorted({head.layer for head in candidates}):
             heads = [head.head for head in candidates if head.layer == layer]
             for some in even_slices(len(heads), self.plan.piece):
-                yield _Work(f"{step}-L{layer}H{heads[some][0]}", layer, heads[some], group)
+                yield _Piece(f"{step}-L{layer}H{heads[some][0]}", layer, heads[some], group)
 
-    def _do(self, work: _Work, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    def _do(self, work: _Piece, scan: Scan, measure: Callable[[Tensor], Tensor]) -> Tensor:
         states = self.passes.fitted(lambda: scan.states(work.layer, work.heads))
         return self._measured(measure, states, [Head(work.layer, head) for head in work.heads])
 

@@ -199,7 +199,7 @@ class Views:
         self, heads: Sequence[Head], run: Run = Run()
     ) -> Float[Tensor, "head prompt d_model"]:
         """The last states of the prompts, with each of these heads ablated alone."""
-        batch, how = self.batch, replace(run, run_dir=None)
+        batch, how = self.batch, replace(run, run_dir=None, on=None)
         search = Search.start(self.model, batch.prompts, batch.template, self.ablation, how)
         return search.each(heads)
 

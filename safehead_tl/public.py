@@ -11,6 +11,7 @@ from safehead_tl.ablations import (
     ablated,
     ablation_hooks,
 )
+from safehead_tl.cluster import Ray, Slurm
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import (
     PAPER_TASKS,
@@ -107,6 +108,7 @@ __all__ = [
     "Overlap",
     "Prefilled",
     "Provenance",
+    "Ray",
     "ReferenceKeywordJudge",
     "RefusalDirection",
     "RefusalMap",
@@ -118,6 +120,7 @@ __all__ = [
     "ScalingContribution",
     "Screened",
     "Screening",
+    "Slurm",
     "Splice",
     "UndifferentiatedAttention",
     "Verdict",

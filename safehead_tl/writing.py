@@ -19,7 +19,9 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -123,6 +125,13 @@ def write_file(
         finally:
             _open.discard(unfinished.name)
             unfinished.unlink(missing_ok=True)
+
+
+def as_json(result: Any) -> str:
+    """A result, or its plain values, as JSON that says who wrote it."""
+    told = result if isinstance(result, dict) else result.to_dict()
+    content = {"written_by": f"{NAME} {version('safehead-tl')}", **told}
+    return json.dumps(content, indent=1, default=str) + "\n"
 
 
 def write_page(path: str | Path, page: str, *, overwrite: bool = False) -> None:

@@ -51,7 +51,7 @@ def asr_map(
     what, judge = ablation.chosen(), judges.chosen()
     scores = None if against is None else sh.HeadScores.load(against)
     found = sh.asr_map(
-        model.load(),
+        model.load_for(how),
         prompts.load(),
         candidates=None if candidates is None else chosen_heads(candidates),
         ablation=what,

@@ -45,7 +45,7 @@ def concentration(
     what, judge = ablation.chosen(), judges.chosen()
     orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
     found = sh.concentration(
-        model.load(),
+        model.load_for(how),
         texts,
         orders,
         size=size,

@@ -106,7 +106,7 @@ def evaluate(
         others = replace(prompts, prompts=harmless, column=harmless_column, split=split)
         helped = others.load()
         helped_alike = others.clusters(harmless_clusters, helped)
-    loaded = model.load()
+    loaded = model.load_for(how)
     taken: HeadsLike | PerQuery = chosen_heads(heads) if group is None else group.heads
     if per_query is not None:
         first = how

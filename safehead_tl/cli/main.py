@@ -13,6 +13,7 @@ from safehead_tl import __version__
 from safehead_tl.cli.asr_map import asr_map
 from safehead_tl.cli.benchmark import benchmark
 from safehead_tl.cli.browse import browse
+from safehead_tl.cli.collect import collect
 from safehead_tl.cli.concentration import concentration
 from safehead_tl.cli.demo import demo
 from safehead_tl.cli.direct import direct
@@ -57,7 +58,7 @@ def common(
 
 for command in (
     demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
-    evaluate, asr_map, refusal_map, concentration, helpfulness, browse, report, explore,
+    collect, evaluate, asr_map, refusal_map, concentration, helpfulness, browse, report, explore,
     export, splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)

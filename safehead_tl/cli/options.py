@@ -17,6 +17,7 @@ from typing import (
     ClassVar,
     Literal,
     TypeAlias,
+    cast,
     get_args,
     get_type_hints,
 )
@@ -164,8 +165,21 @@ class ModelOptions:
 
     def load(self) -> Model:
         """The model."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        return sh.load_model(self.model, **told)
+        return sh.load_model(self.model, **self._told)
+
+    def load_for(self, run: sh.Run) -> Model:
+        """The model, or what other processes load it by if they run everything."""
+        from safehead_tl.models import Loading
+
+        if not isinstance(run.on, sh.Ray):
+            return self.load()
+        there = Path(self.model).is_dir()
+        named = str(Path(self.model).resolve()) if there else self.model
+        return cast("Model", Loading(named, {**self._told, "device": None}))
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
 
 @dataclass(frozen=True)
@@ -346,10 +360,31 @@ class RunOptions:
         typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
     ] = None
 
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Do a share of what is missing in --run-dir, with other processes: '2/8', or "
+            "'auto', as torchrun or Slurm say."
+        ),
+    ] = None
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run on a Ray cluster: one on this machine, or --address.")
+    ] = False
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many processes.")] = 2
+    gpus: Annotated[
+        float | None, typer.Option(help="With --ray: of each replica; by default 1, if there are.")
+    ] = None
+    address: Annotated[
+        str | None, typer.Option(help="With --ray: of a running cluster, such as auto.")
+    ] = None
+
     def chosen(self) -> sh.Run:
         """As the library takes it."""
         told = {field.name for field in fields(sh.Run)} & {field.name for field in fields(self)}
-        return sh.Run(**{name: getattr(self, name) for name in told})
+        if self.ray and self.shard is not None:
+            raise SafeheadError("--ray starts its shards itself: leave out --shard")
+        on = sh.Ray(self.replicas, self.address, self.gpus) if self.ray else self.shard
+        return sh.Run(**{name: getattr(self, name) for name in told}, on=on)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -19,7 +17,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.writing import NAME, check_file, write_file, write_page
+from safehead_tl.writing import as_json, check_file, write_file, write_page
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -91,9 +89,7 @@ class Output:
         """Writes JSON, to a file or to standard output."""
         if self.json_out is None:
             return
-        content = result if isinstance(result, dict) else result.to_dict()
-        told = {"written_by": f"{NAME} {version('safehead-tl')}", **content}
-        text = json.dumps(told, indent=1, default=str) + "\n"
+        text = as_json(result)
         if str(self.json_out) == "-":
             with _printing():
                 sys.stdout.write(text)

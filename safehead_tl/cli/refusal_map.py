@@ -63,7 +63,7 @@ def refusal_map(
             variants[f"{some} x {each:g}"] = scaled
     split = harmless_split or (None if Path(harmless).is_file() else prompts.split)
     found = sh.refusal_map(
-        model.load(),
+        model.load_for(how),
         harmful=prompts.load(),
         harmless=replace(prompts, prompts=harmless, column=harmless_column, split=split).load(),
         variants=variants,

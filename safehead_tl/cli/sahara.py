@@ -40,7 +40,7 @@ def sahara(
     form, how = prompts.form, scan.chosen()
     texts, what = prompts.load(), ablation.chosen()
     group = sh.sahara(
-        model.load(),
+        model.load_for(how),
         texts,
         size,
         beam=beam,

@@ -49,7 +49,7 @@ def ships(
     others = null.load(prompts, scan.screen)
     score = partial(
         sh.ships,
-        model.load(),
+        model.load_for(how),
         template=form,
         ablation=what,
         answer=answer,

@@ -23,7 +23,7 @@ from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import HeadScores, Provenance, Rate, figures, holm, spearman
-from safehead_tl.scan import Run
+from safehead_tl.scan import Run, anywhere
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -211,6 +211,7 @@ class AsrMap(Answered):
 
 
 @said_once()
+@anywhere
 def asr_map(
     model: Model,
     prompts: Prompts,

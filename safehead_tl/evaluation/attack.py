@@ -17,10 +17,11 @@ from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, prompt_texts
 from safehead_tl.results import HeadGroup, HeadScores, PerQuery
-from safehead_tl.scan import Run
+from safehead_tl.scan import Run, anywhere
 
 
 @said_once()
+@anywhere
 def evaluate(
     model: Model,
     prompts: Prompts,

@@ -22,7 +22,7 @@ from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import Provenance, Rate, figures, rise_interval
-from safehead_tl.scan import Run
+from safehead_tl.scan import Run, anywhere
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -196,6 +196,7 @@ def _heads(pairs: Sequence[Sequence[int]]) -> tuple[Head, ...]:
     return tuple(Head(layer, head) for layer, head in pairs)
 
 
+@anywhere
 def concentration(
     model: Model,
     prompts: Prompts,

@@ -21,7 +21,7 @@ from safehead_tl.judges import Judge
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import Provenance, Rate, figures, holm, paired_p
-from safehead_tl.scan import Run
+from safehead_tl.scan import Run, anywhere
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -153,6 +153,7 @@ class RefusalMap(Answered):
 
 
 @said_once()
+@anywhere
 def refusal_map(
     model: Model,
     *,

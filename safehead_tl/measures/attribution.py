@@ -19,7 +19,7 @@ from safehead_tl.measures.openings import Openings
 from safehead_tl.models import Model, gradient_with_norm_held, require_finite
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import HeadScores, Saved
-from safehead_tl.scan import Beside, Run, Search, contributions
+from safehead_tl.scan import Beside, Run, Search, anywhere, contributions
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,7 @@ class DirectAttribution(Saved):
         return cls(HeadScores._from_file(tensors, header), **others)
 
 
+@anywhere
 def direct_attribution(
     model: Model,
     prompts: Prompts,

@@ -13,7 +13,15 @@ from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import HeadGroup, HeadScores
-from safehead_tl.scan import Run, Screen, Search, resolve_screen, score, screening_settings
+from safehead_tl.scan import (
+    Run,
+    Screen,
+    Search,
+    anywhere,
+    resolve_screen,
+    score,
+    screening_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class _Path:
     score: float = 0.0
 
 
+@anywhere
 def sahara(
     model: Model,
     prompts: Prompts,

@@ -17,12 +17,13 @@ from safehead_tl.measures.openings import Openings
 from safehead_tl.models import Model
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import HeadScores
-from safehead_tl.scan import Beside, Run, Screening, Search
+from safehead_tl.scan import Beside, Run, Screening, Search, anywhere
 
 POINT = Screening(probes=1)
 """One gradient at a time, in the words of screening."""
 
 
+@anywhere
 def integrated_gradients(
     model: Model,
     prompts: Prompts,

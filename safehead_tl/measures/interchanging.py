@@ -19,7 +19,7 @@ from safehead_tl.measures.openings import Openings
 from safehead_tl.models import Model
 from safehead_tl.prompts import Positions, Prompts, Template, prompt_texts
 from safehead_tl.results import HeadScores, Interchange
-from safehead_tl.scan import Beside, Run, Search
+from safehead_tl.scan import Beside, Run, Search, anywhere
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class _Both:
         return torch.cat([self.odds(states), self.divergence(states)])
 
 
+@anywhere
 def interchange(
     model: Model,
     prompts: Prompts,

@@ -24,7 +24,7 @@ from safehead_tl.measures.rotation import Rotation, rotation_settings
 from safehead_tl.models import Model, Site, why_not_finite
 from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import Provenance, Saved, Scale, figures
-from safehead_tl.scan import Beside, Run, Search
+from safehead_tl.scan import Beside, Run, Search, anywhere
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -223,6 +223,7 @@ class Knockout(Saved):
         )
 
 
+@anywhere
 def knockout(
     model: Model,
     prompts: Prompts,

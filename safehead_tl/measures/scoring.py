@@ -25,6 +25,7 @@ from safehead_tl.scan import (
     Screen,
     Screening,
     Search,
+    anywhere,
     resolve_screen,
     score,
     screening_settings,
@@ -34,6 +35,7 @@ TOP = 10
 """How many of the highest heads screening has to get right, unless it is told."""
 
 
+@anywhere
 def ships(
     model: Model,
     prompts: Prompts,
@@ -98,6 +100,7 @@ def ships(
     return _scan(search, measure, told, candidates, given, screening, "ships")
 
 
+@anywhere
 def refusal_log_odds(
     model: Model,
     prompts: Prompts,
@@ -153,6 +156,7 @@ def refusal_log_odds(
     return _scan(search, measure, told, candidates, given, screening, "refusal_log_odds")
 
 
+@anywhere
 def generalized_ships(
     model: Model,
     prompts: Prompts,

@@ -45,6 +45,7 @@ from safehead_tl.models.keys import Past, Recorded
 from safehead_tl.models.loading import (
     EMBEDDED,
     Backend,
+    Loading,
     checkpoint_directory,
     has_hooked_transformer,
     hub_name,

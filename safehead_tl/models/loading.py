@@ -9,7 +9,9 @@ import importlib.metadata
 import logging
 import os
 import re
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -51,6 +53,41 @@ logger = logging.getLogger("safehead_tl")
 Backend: TypeAlias = Literal["auto", "hooked", "bridge"]
 EMBEDDED = {"demo": "organism/aligned", "demo-base": "organism/base", "demo-natural": "natural"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded, so that another process can.
+
+    Attributes:
+        source: what `load_model` was given: a name or a directory.
+        told: what else it was told, but for the device.
+    """
+
+    source: str
+    told: Mapping[str, Any]
+
+    def load(self) -> Model:
+        """The model, on this process's device."""
+        return load_model(self.source, **self.told)
+
+    @staticmethod
+    def of(model: Model) -> Loading:
+        """How a model was loaded.
+
+        Raises:
+            SafeheadError: if it was not, but made in memory.
+        """
+        found = _loadings.get(model)
+        if found is None:
+            raise SafeheadError(
+                "other processes cannot load this model, which was made in memory: save it as a "
+                "Hugging Face directory, and load it from there with safehead_tl.load_model"
+            )
+        return found
+
+
+_loadings: weakref.WeakKeyDictionary[nn.Module, Loading] = weakref.WeakKeyDictionary()
 
 
 def load_model(
@@ -107,20 +144,25 @@ def load_model(
         >>> model.cfg.n_layers, model.cfg.n_heads
         (4, 8)
     """
+    how: dict[str, Any] = {
+        "weights": weights,
+        "tokenizer": tokenizer,
+        "dtype": dtype,
+        "prepend_bos": prepend_bos,
+        "special_tokens": special_tokens,
+        "verify": verify,
+        "backend": backend,
+        **transformers,
+    }
     if special_tokens not in (None, *get_args(SpecialTokens)):
         raise SafeheadError(
             f"special_tokens={special_tokens!r} is not known: use 'special' or 'literal'"
         )
     if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
         check_model(source)
-        told: dict[str, Any] = {
-            "weights": weights,
-            "tokenizer": tokenizer,
-            "device": device,
-            "dtype": dtype,
-        }
-        told |= {"backend": None if backend == "auto" else backend, "prepend_bos": prepend_bos}
-        told |= {"verify": None if verify else verify, **transformers}
+        told = {**how, "device": device, "special_tokens": None}
+        told |= {"backend": None if backend == "auto" else backend}
+        told |= {"verify": None if verify else verify}
         ignored = [name for name, value in told.items() if value not in (None, "float32")]
         if ignored:
             raise SafeheadError(f"a model is used as it is: leave out {', '.join(ignored)}")
@@ -171,6 +213,9 @@ def load_model(
     revision = hub_revision(weights or name) if known else None
     remember_source(model, name, revision, None if weights is None else str(weights), trust)
     remember_reading(model, special_tokens)
+    if memory is None:
+        there = Path(name).is_dir()
+        _loadings[model] = Loading(str(Path(name).resolve()) if there else name, how)
     return model
 
 

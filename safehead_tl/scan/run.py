@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from safehead_tl.errors import SafeheadError
+from safehead_tl.writing import as_json, write_file
+
+RESULT = "result.json"
+"""In a run directory: the whole result, as a command writes it with `--json`."""
 
 
 class Elsewhere:
     """Where a run may run, if not in this process: `sh.Ray`, `sh.Slurm`, `sh.Server`."""
+
+
+class Cluster(Elsewhere, ABC):
+    """Starts processes that share a run."""
+
+    @abstractmethod
+    def call(self, function: Callable[..., Any], told: Mapping[str, Any]) -> Any:
+        """The result of a function that keeps pieces.
+
+        Args:
+            function: what is to be run, a function of a package.
+            told: all its arguments, by name, among them `model` and `run`.
+        """
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +55,9 @@ class Run:
             run that was stopped or killed goes on there; a different one is refused.
         on: where it runs. `"2/8"`: this process is the second of eight that share the pieces of one
             `run_dir`, each with the same arguments; all of them wait for the last piece, and have
-            the whole result. `sh.Ray(...)` and `sh.Slurm(...)` start such processes;
-            `sh.Server(...)` asks a server for answers. `None`: this process alone.
+            the whole result. `"auto"`: which one it is, torchrun or Slurm say. `sh.Ray(...)` and
+            `sh.Slurm(...)` start such processes; `sh.Server(...)` asks a server for answers.
+            `None`: this process alone.
         progress: show progress bars; or a function that is told instead what is done, how much of
             it, and of how much: `progress("ships, 20 prompts", 8, 32)`.
 
@@ -78,7 +100,8 @@ class Run:
         """Which one this process is, from 0, and of how many."""
         if not isinstance(self.on, str):
             return 0, 1
-        found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", self.on)
+        on = _of_launcher() if self.on == "auto" else self.on
+        found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", on)
         if not found or int(found[1]) > int(found[2]):
             raise SafeheadError(f"on={self.on!r} is no shard: write the second of eight as '2/8'")
         if self.run_dir is None:
@@ -89,6 +112,51 @@ class Run:
     def memory(self) -> dict[str, Any]:
         """What it was told of memory, which may differ from one sitting to the next."""
         return {"max_rows": self.max_rows, "max_bytes": self.max_bytes}
+
+
+def _of_launcher() -> str:
+    """Which shard this process is by what started it: torchrun, a Slurm array, or srun."""
+    told = os.environ
+    if "WORLD_SIZE" in told:
+        number, of = int(told["RANK"]), int(told["WORLD_SIZE"])
+    elif "SLURM_ARRAY_TASK_COUNT" in told:
+        first, step = told["SLURM_ARRAY_TASK_MIN"], told.get("SLURM_ARRAY_TASK_STEP", "1")
+        number = (int(told["SLURM_ARRAY_TASK_ID"]) - int(first)) // int(step)
+        of = int(told["SLURM_ARRAY_TASK_COUNT"])
+    elif "SLURM_NTASKS" in told:
+        number, of = int(told["SLURM_PROCID"]), int(told["SLURM_NTASKS"])
+    else:
+        raise SafeheadError(
+            "on='auto' goes by the environment of torchrun or Slurm, which is not here: say which "
+            "shard this is, such as '2/8'"
+        )
+    return f"{number + 1}/{of}"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def anywhere(function: Callable[P, R]) -> Callable[P, R]:
+    """Lets a function of a model that keeps pieces run on the cluster that `run=` names.
+
+    Its result is kept beside its pieces, for who does not have the model.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def wherever(*args: P.args, **kwargs: P.kwargs) -> R:
+        run = kwargs.get("run")
+        if isinstance(run, Run) and isinstance(run.on, Cluster):
+            found: R = run.on.call(wherever, signature.bind(*args, **kwargs).arguments)
+        else:
+            found = function(*args, **kwargs)
+            if isinstance(run, Run) and run.run_dir is not None:
+                file = Path(run.run_dir) / RESULT
+                write_file(file, as_json(found).encode(), overwrite=True)
+        return found
+
+    return wherever
 
 
 def check_run(run: Run, *, keeping_nothing: str | None = None) -> None:

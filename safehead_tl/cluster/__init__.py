@@ -1,0 +1,9 @@
+"""Several processes at one run: on a Ray cluster, or as an array of Slurm jobs.
+
+In goes a function that keeps pieces, such as `ships`, with its arguments. Every process loads the
+model by itself and calls the function as one shard of the run, so that they share its pieces
+through the run directory. Out comes what the first of them has that sees all pieces there.
+"""
+
+from safehead_tl.cluster.ray import Ray
+from safehead_tl.cluster.slurm import Slurm

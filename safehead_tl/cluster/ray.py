@@ -72,13 +72,8 @@ class Ray(Cluster):
         with shared(job, one_machine=self.address is None) as job, self._connected() as ray:
             return _Crew(ray, job, self._options(ray), progress).result()
 
+    @override
     def each(self, function: Callable[..., Any], given: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """What a function gives for each of some arguments, in the order in which it is there.
-
-        Args:
-            function: a function of a package, which another process may call again.
-            given: its arguments, each time.
-        """
         with self._connected() as ray:
             task = ray.remote(function).options(**self._options(ray), max_retries=LOSSES)
             left = [task.remote(*one) for one in given]

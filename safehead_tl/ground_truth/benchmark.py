@@ -40,6 +40,7 @@ from safehead_tl.ground_truth.summary import (
 from safehead_tl.models import has_hooked_transformer, no_bars, single_thread
 from safehead_tl.organism import Recipe
 from safehead_tl.results import figures
+from safehead_tl.scan import Cluster
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -209,7 +210,7 @@ def ground_truth(
     kinds: Sequence[str] = (),
     organisms: int = ORGANISMS,
     names: Sequence[str] = (),
-    processes: int = 1,
+    processes: int | Cluster = 1,
     progress: bool = True,
 ) -> GroundTruth:
     """Lets contestants order the heads of models of which it is known which heads matter.
@@ -223,8 +224,9 @@ def ground_truth(
             each objective, and compiled ones, which need transformer-lens 3.9.
         organisms: of each kind; of compiled models there is one.
         names: the contestants, by name; by default all (`safehead_tl.ground_truth.contestants`).
-        processes: how many work side by side, each on one core. They know contestants that
-            packages bring, and not those that were registered in a notebook.
+        processes: how many work side by side, each on one core; or `sh.Ray(...)`, whose replicas
+            all see the cache. They know contestants that packages bring, and not those that were
+            registered in a notebook.
         progress: show a progress bar.
 
     Returns:
@@ -240,7 +242,7 @@ def ground_truth(
     if unknown:
         raise SafeheadError(f"kind {unknown[0]!r} is not known: use {', '.join(ALL)}")
     for what, number in (("organisms", organisms), ("processes", processes)):
-        if number < 1:
+        if isinstance(number, int) and number < 1:
             raise SafeheadError(f"{what}={number!r}: give a number from 1")
     cache, known = Path(cache), contestants()
     if cache.exists() and not cache.is_dir():
@@ -268,7 +270,7 @@ def ground_truth(
 def _all_met(
     tasks: Sequence[tuple[OrganismCache, str, int, bool]],
     chosen: Sequence[Contestant],
-    processes: int,
+    processes: int | Cluster,
 ) -> Iterator[Met]:
     """What is found out about each subject, here or in processes, in the order in which it is."""
     if processes == 1:
@@ -282,6 +284,9 @@ def _all_met(
             "processes=1, or bring it in a package (docs/how-to/own-contestant.md)"
         )
     names = [one.name for one in chosen]
+    if isinstance(processes, Cluster):
+        yield from processes.each(_meet_by_name, [(*task, names) for task in tasks])
+        return
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     try:
         for done in as_completed([pool.submit(_meet_by_name, *task, names) for task in tasks]):

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -34,6 +34,15 @@ class Cluster(Elsewhere, ABC):
             function: what is to be run, a function of a package.
             told: all its arguments, by name, among them `model` and `run`.
         """
+
+    def each(self, function: Callable[..., Any], given: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """What a function gives for each of some arguments, in the order in which it is there.
+
+        Args:
+            function: a function of a package, which another process may call again.
+            given: its arguments, each time.
+        """
+        raise SafeheadError(f"this does not run on {type(self).__name__}: use sh.Ray, or processes")
 
 
 @dataclass(frozen=True, repr=False)

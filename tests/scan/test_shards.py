@@ -183,3 +183,38 @@ def test_what_keeps_nothing_is_not_shared(demo, harmful_few, tmp_path):
     run = sh.Run(run_dir=tmp_path / "run", on="1/2")
     with pytest.raises((sh.SafeheadError, TypeCheckError), match="has no pieces to keep"):
         sh.generate(demo, harmful_few, run=run)
+
+
+@pytest.mark.parametrize(
+    ("told", "shard"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "8"}, (3, 8)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "14",
+                "SLURM_ARRAY_TASK_MIN": "10",
+                "SLURM_ARRAY_TASK_STEP": "2",
+                "SLURM_ARRAY_TASK_COUNT": "5",
+                "SLURM_NTASKS": "1",
+            },
+            (2, 5),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (0, 4)),
+    ],
+)
+def test_a_launcher_says_which_shard_it_is(told, shard, monkeypatch):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert sh.Run(on="auto", run_dir="run").shard == shard
+
+
+def test_without_a_launcher_it_is_to_be_said():
+    with pytest.raises(sh.SafeheadError, match="torchrun or Slurm, which is not here"):
+        sh.Run(on="auto", run_dir="run")
+
+
+def test_a_result_is_beside_its_pieces(demo, harmful_few, tmp_path):
+    scores = sh.ships(demo, harmful_few, run=sh.Run(run_dir=tmp_path / "run", progress=False))
+    told = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert told["heads"] == scores.to_dict()["heads"]
+    assert told["written_by"].startswith("safehead_tl")

@@ -13,12 +13,9 @@ from safehead_tl.ablations import (
 )
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import (
-    PAPER_TASKS,
     AsrMap,
     Concentration,
     Evaluation,
-    Helpfulness,
-    Overlap,
     RefusalMap,
     asr_map,
     calibrate,
@@ -29,7 +26,7 @@ from safehead_tl.evaluation import (
     refusal_map,
 )
 from safehead_tl.figures import heatmaps
-from safehead_tl.generation import Generations, generate
+from safehead_tl.generation import generate
 from safehead_tl.ground_truth import hunt
 from safehead_tl.heads import Head
 from safehead_tl.judges import (
@@ -69,17 +66,12 @@ from safehead_tl.prompts import (
     load_prompts,
     pair_prompts,
 )
-from safehead_tl.results import HeadGroup, HeadScores, Interchange, Provenance, Screened
+from safehead_tl.results import HeadGroup, HeadScores, Interchange, Provenance
 from safehead_tl.scan import Run, Screening
-from safehead_tl.surgery import Export, Splice, export, model_facts, splice
-from safehead_tl.views import (
-    attention,
-    explore,
-    report,
-)
+from safehead_tl.surgery import export, model_facts, splice
+from safehead_tl.views import attention, explore, report
 
 __all__ = [
-    "PAPER_TASKS",
     "PRESETS",
     "Ablation",
     "AsrMap",
@@ -89,12 +81,9 @@ __all__ = [
     "DirectAttribution",
     "EndpointJudge",
     "Evaluation",
-    "Export",
-    "Generations",
     "Head",
     "HeadGroup",
     "HeadScores",
-    "Helpfulness",
     "Interchange",
     "Judge",
     "KeywordJudge",
@@ -104,7 +93,6 @@ __all__ = [
     "MeanAblation",
     "MeanOverHeads",
     "Openings",
-    "Overlap",
     "Prefilled",
     "Provenance",
     "ReferenceKeywordJudge",
@@ -116,9 +104,7 @@ __all__ = [
     "Run",
     "SafeheadError",
     "ScalingContribution",
-    "Screened",
     "Screening",
-    "Splice",
     "UndifferentiatedAttention",
     "Verdict",
     "ZeroAblation",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 import safehead_tl as sh
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.options import (
     AblationOptions,
     ClusterColumn,
@@ -41,8 +41,7 @@ def concentration(
     clusters: ClusterColumn = None,
 ) -> None:
     """Ablate heads one after the other: how few of them carry the refusals?"""
-    form, how = prompts.form, run.chosen()
-    what, judge = ablation.chosen(), judges.chosen()
+    told = arguments(prompts, run, ablation, judges, answers)
     orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
     found = sh.concentration(
         model.load(),
@@ -51,11 +50,7 @@ def concentration(
         size=size,
         random_orders=random_orders,
         clusters=prompts.clusters(clusters, texts),
-        ablation=what,
-        template=form,
-        judge=judge,
-        **asdict(answers),
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     output.tell(concentration_table(model.model, found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from typing_extensions import override
 
 import safehead_tl as sh
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.options import (
     AblationOptions,
     ClusterColumn,
@@ -97,8 +98,7 @@ def evaluate(
         raise SafeheadError("--per-query takes no --heads and no --harmless: leave them out")
     if output.disagreements is not None and not (judges or wordings):
         raise SafeheadError("--disagreements needs others to differ: give --judges or --wordings")
-    form, how = prompts.form, run.chosen()
-    what, judge, group = ablation.chosen(), judged.chosen(), chosen_group(heads)
+    told, group = arguments(prompts, run, ablation, judged, answers), chosen_group(heads)
     texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:
         same = None if Path(harmless).is_file() else prompts.split
@@ -109,27 +109,24 @@ def evaluate(
     loaded = model.load()
     taken: HeadsLike | PerQuery = chosen_heads(heads) if group is None else group.heads
     if per_query is not None:
-        first = how
+        scan = {name: told[name] for name in ("template", "ablation", "run")}
         if run.run_dir is not None:
-            first, how = (replace(how, run_dir=run.run_dir / part) for part in ("ships", "answers"))
-        scores = sh.ships(loaded, texts, template=form, ablation=what, run=first)
+            for kept, part in ((scan, "ships"), (told, "answers")):
+                kept["run"] = replace(kept["run"], run_dir=run.run_dir / part)
+        scores = sh.ships(loaded, texts, **scan)
         taken = scores.per_query(per_query)
     found = sh.evaluate(
         loaded,
         texts,
         heads=taken,
-        ablation=what,
         harmless=helped,
-        template=form,
-        judge=judge,
         judges=judges or (),
         wordings=wordings or (),
         controls=controls,
         clusters=prompts.clusters(clusters, texts),
         harmless_clusters=helped_alike,
         chosen_by=group,
-        **asdict(answers),
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     if output.disagreements is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import safehead_tl as sh
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.log_odds import OpeningOptions
 from safehead_tl.cli.options import (
     AblationOptions,
@@ -39,19 +40,11 @@ def integrated(
 
     Of Ships; with --harmless, or --refusal and --compliance, of the refusal log-odds.
     """
-    how, what, texts = run.chosen(), ablation.chosen(), prompts.load()
+    told, texts = arguments(prompts, run, ablation), prompts.load()
     loaded, odds = model.load(), None
     if harmless or openings.refusal or openings.compliance:
-        odds = openings.chosen(loaded, texts, harmless, prompts.form)
-    scores = sh.integrated_gradients(
-        loaded,
-        texts,
-        openings=odds,
-        points=points,
-        template=prompts.form,
-        ablation=what,
-        run=how,
-    )
+        odds = openings.chosen(loaded, texts, harmless, told["template"])
+    scores = sh.integrated_gradients(loaded, texts, openings=odds, points=points, **told)
     output.keep(scores, scores.heatmap)
     output.tell(ranking(f"{model.model}: integrated gradients, {run_words(scores)}", scores, top))
     settings = scores.provenance.settings

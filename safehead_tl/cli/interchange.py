@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 import safehead_tl as sh
 from safehead_tl.cli.log_odds import OpeningOptions
@@ -69,10 +69,8 @@ def interchange(
         run=how,
     )
     output.keep(found, found.heatmap)
-    table = Table(title=f"{model.model}: interchange, {len(texts)} pairs")
-    table.add_column("head")
-    for name in ("necessity", "p", "sufficiency", "p"):
-        table.add_column(name, justify="right")
+    numbers = (Column(name, justify="right") for name in ("necessity", "p", "sufficiency", "p"))
+    table = Table("head", *numbers, title=f"{model.model}: interchange, {len(texts)} pairs")
     for row in found.to_frame().head(top).itertuples():
         table.add_row(
             str(row.name),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 import safehead_tl as sh
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
@@ -16,7 +17,6 @@ from safehead_tl.cli.options import (
     PromptOptions,
     ScanOptions,
     Top,
-    chosen_screen,
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
@@ -75,20 +75,13 @@ def log_odds(
     top: Top = 10,
 ) -> None:
     """Score every head by how far ablating it lowers the log-odds of a refusal (nats, signed)."""
-    form, how = prompts.form, scan.chosen()
-    texts, what = prompts.load(), ablation.chosen()
+    told, texts = arguments(prompts, scan, ablation), prompts.load()
     others = null.load(prompts, scan.screen)
     loaded = model.load()
-    score = partial(
-        sh.refusal_log_odds,
-        loaded,
-        openings=openings.chosen(loaded, texts, harmless, form),
-        template=form,
-        ablation=what,
-        screen=chosen_screen(scan.screen),
-    )
-    scores = score(texts, run=how)
-    found = null.test(scores, others, score, how)
+    odds = openings.chosen(loaded, texts, harmless, told["template"])
+    score = partial(sh.refusal_log_odds, loaded, openings=odds, **told)
+    scores = score(texts)
+    found = null.test(scores, others, score, told["run"])
     output.keep(scores, scores.heatmap, significance=found)
     title = f"{model.model}: refusal log-odds, {run_words(scores)}"
     output.tell(ranking(title, scores, top, null=found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.options import (
     AblationOptions,
     DecodingOptions,
@@ -51,7 +52,7 @@ def refusal_map(
     ] = None,
 ) -> None:
     """Draw refused harmful against refused harmless prompts, with heads ablated or scaled."""
-    form, how, what = prompts.form, run.chosen(), ablation.chosen()
+    told = arguments(prompts, run, ablation, answers)
     given = judges.judge or judges.judge_model or judges.judge_url
     refusal = judges.chosen() if given else "refusal-prefix"
     variants: dict[str, Any] = {}
@@ -67,11 +68,8 @@ def refusal_map(
         harmful=prompts.load(),
         harmless=replace(prompts, prompts=harmless, column=harmless_column, split=split).load(),
         variants=variants,
-        ablation=what,
-        template=form,
         refusal=refusal,
-        **asdict(answers),
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     name = Column("variant", no_wrap=True)

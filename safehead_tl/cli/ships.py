@@ -10,6 +10,7 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.options import (
     AblationOptions,
     ModelOptions,
@@ -17,7 +18,6 @@ from safehead_tl.cli.options import (
     PromptOptions,
     ScanOptions,
     Top,
-    chosen_screen,
     grouped,
 )
 from safehead_tl.cli.output import SavedOutput
@@ -44,19 +44,11 @@ def ships(
     top: Top = 10,
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
-    form, how = prompts.form, scan.chosen()
-    texts, what = prompts.load(), ablation.chosen()
+    told, texts = arguments(prompts, scan, ablation), prompts.load()
     others = null.load(prompts, scan.screen)
-    score = partial(
-        sh.ships,
-        model.load(),
-        template=form,
-        ablation=what,
-        answer=answer,
-        screen=chosen_screen(scan.screen),
-    )
-    scores = score(texts, run=how)
-    found = null.test(scores, others, score, how)
+    score = partial(sh.ships, model.load(), answer=answer, **told)
+    scores = score(texts)
+    found = null.test(scores, others, score, told["run"])
     output.keep(scores, scores.heatmap, significance=found)
     output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top, null=found))
     for each in (scores.screening, found):

@@ -76,13 +76,7 @@ class Demo:
 
 @single_thread()
 def run_demo(out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Demo:
-    """Finds the embedded organism's safety heads, and ablates them.
-
-    Args:
-        out: folder for the heatmaps and the scores.
-        overwrite: replace what is there even if this toolkit did not write it.
-        progress: show progress bars.
-    """
+    """Finds the embedded organism's safety heads, and ablates them; `out` gets what it writes."""
     started = time.perf_counter()
     out = Path(out)
     page, *saved = written = [out / name for name in (PAGE, *SAVED)]

@@ -69,14 +69,7 @@ class Shown:
 def page_data(
     shown: Shown, marked: Sequence[Head], marked_as: str, knockout: Knockout | None = None
 ) -> dict[str, Any]:
-    """Everything that the page's script draws.
-
-    Args:
-        shown: what to show.
-        marked: heads to mark.
-        marked_as: what they are.
-        knockout: heads two by two.
-    """
+    """Everything that the page's script draws."""
     views, scores, panels = shown.first, shown.maps[0], shown.panels
     table, texts = TokenTable(views.model.tokenizer), views.batch.prompts
     tokens = [[table.place(token) for token in views.tokens(each)] for each in range(len(texts))]

@@ -167,17 +167,7 @@ def write_shown(
     *,
     overwrite: bool,
 ) -> None:
-    """Writes the page.
-
-    Args:
-        path: where to.
-        data: what the page's script draws.
-        scores: the scores of its first map.
-        title: by default the model's name.
-        lines: what was found, in sentences.
-        sections: more of the page, as HTML.
-        overwrite: replace what is there even if this toolkit did not write it.
-    """
+    """Writes the page: what its script draws, sentences, and sections as HTML."""
     model_name = str(scores.provenance.model["name"])
     page = _page(
         {

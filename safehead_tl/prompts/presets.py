@@ -115,7 +115,7 @@ _ALL = (
             name=name,
             dataset="bench-llm/or-bench",
             config=config,
-                    kind=kind,
+            kind=kind,
             licence="as stated on the hub (CC BY 4.0)",
             source=f"Cui et al. 2024, arXiv:2405.20947: {what}",
         )

@@ -5,35 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from safehead_tl.cli.options import (
-    AblationOptions,
-    DecodingOptions,
-    JudgeOptions,
-    PromptOptions,
-    RotationOptions,
-    RunOptions,
-    ScanOptions,
-    ViewOptions,
-    chosen_screen,
-)
+from safehead_tl.cli import options
 
 
 def arguments(*groups: Any) -> dict[str, Any]:
     """By the library's names. What does not go together is told before a model is loaded."""
     told: dict[str, Any] = {}
     for group in groups:
-        if isinstance(group, PromptOptions):
+        if isinstance(group, options.PromptOptions):
             told["template"] = group.form
-        elif isinstance(group, RunOptions):
+        elif isinstance(group, options.RunOptions):
             told["run"] = group.chosen()
-        elif isinstance(group, AblationOptions):
+        elif isinstance(group, options.AblationOptions):
             told["ablation"] = group.chosen()
-        elif isinstance(group, JudgeOptions):
+        elif isinstance(group, options.JudgeOptions):
             told["judge"] = group.chosen()
-        elif isinstance(group, ViewOptions):
+        elif isinstance(group, options.ViewOptions):
             told |= group.chosen()
-        elif isinstance(group, DecodingOptions | RotationOptions):
+        elif isinstance(group, options.DecodingOptions | options.RotationOptions):
             told |= asdict(group)
-        if isinstance(group, ScanOptions):
-            told["screen"] = chosen_screen(group.screen)
+        if isinstance(group, options.ScanOptions):
+            told["screen"] = options.chosen_screen(group.screen)
     return told

@@ -9,29 +9,19 @@ import typer
 from rich.table import Table
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
-from safehead_tl.cli.options import (
-    AblationOptions,
-    DecodingOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    Top,
-    chosen_heads,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 
 
-@grouped
+@options.grouped
 def asr_map(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: SavedOutput,
     candidates: Annotated[
         str | None,
@@ -44,7 +34,7 @@ def asr_map(
             "same prompts."
         ),
     ] = None,
-    top: Top = 10,
+    top: options.Top = 10,
 ) -> None:
     """Ablate every head alone, and say how often the model then answers (paper Fig. 4b)."""
     told = arguments(prompts, run, ablation, judges, answers)
@@ -52,7 +42,7 @@ def asr_map(
     found = sh.asr_map(
         model.load(),
         prompts.load(),
-        candidates=None if candidates is None else chosen_heads(candidates),
+        candidates=None if candidates is None else options.chosen_heads(candidates),
         **told,
     )
     output.keep(found, lambda: found.beside(scores))

@@ -13,20 +13,8 @@ from rich.table import Table
 from typing_extensions import override
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ClusterColumn,
-    DecodingOptions,
-    Heads,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    chosen_group,
-    chosen_heads,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.errors import SafeheadError
 from safehead_tl.writing import write_file
@@ -51,16 +39,16 @@ class EvaluationOutput(SavedOutput):
         return {**super().files(), "--disagreements": self.disagreements}
 
 
-@grouped
+@options.grouped
 def evaluate(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judged: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judged: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: EvaluationOutput,
-    heads: Heads = None,
+    heads: options.Heads = None,
     judges: Annotated[
         list[str] | None,
         typer.Option(help="Another judge of the same answers, beside --judge; repeat it."),
@@ -88,7 +76,7 @@ def evaluate(
         str | None, typer.Option(help="Their split; by default that of --split, except of a file.")
     ] = None,
     controls: Annotated[int, typer.Option(help="Random head sets to compare with.")] = 20,
-    clusters: ClusterColumn = None,
+    clusters: options.ClusterColumn = None,
     harmless_clusters: Annotated[
         str | None, typer.Option(help="The same for the harmless prompts.")
     ] = None,
@@ -98,7 +86,7 @@ def evaluate(
         raise SafeheadError("--per-query takes no --heads and no --harmless: leave them out")
     if output.disagreements is not None and not (judges or wordings):
         raise SafeheadError("--disagreements needs others to differ: give --judges or --wordings")
-    told, group = arguments(prompts, run, ablation, judged, answers), chosen_group(heads)
+    told, group = arguments(prompts, run, ablation, judged, answers), options.chosen_group(heads)
     texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:
         same = None if Path(harmless).is_file() else prompts.split
@@ -107,7 +95,7 @@ def evaluate(
         helped = others.load()
         helped_alike = others.clusters(harmless_clusters, helped)
     loaded = model.load()
-    taken: HeadsLike | PerQuery = chosen_heads(heads) if group is None else group.heads
+    taken: HeadsLike | PerQuery = options.chosen_heads(heads) if group is None else group.heads
     if per_query is not None:
         scan = {name: told[name] for name in ("template", "ablation", "run")}
         if run.run_dir is not None:

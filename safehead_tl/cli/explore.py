@@ -10,27 +10,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
-from safehead_tl.cli.options import (
-    AblationOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    ViewOptions,
-    grouped,
-)
 from safehead_tl.cli.output import show
 
 
-@grouped
+@options.grouped
 def explore(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    run: RunOptions,
-    view: ViewOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    run: options.RunOptions,
+    view: options.ViewOptions,
     port: Annotated[
         int | None,
         typer.Option(min=1024, max=65535, help="Where to listen; default: wherever is free."),

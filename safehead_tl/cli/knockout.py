@@ -9,37 +9,28 @@ import typer
 from rich.table import Table
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.log_odds import OpeningOptions
-from safehead_tl.cli.options import (
-    AblationOptions,
-    Heads,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    Top,
-    chosen_heads,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import run_words
 from safehead_tl.errors import SafeheadError
 
 
-@grouped
+@options.grouped
 def knockout(
-    model: ModelOptions,
-    prompts: PromptOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
     opening: OpeningOptions,
-    ablation: AblationOptions,
-    run: RunOptions,
+    ablation: options.AblationOptions,
+    run: options.RunOptions,
     output: SavedOutput,
-    heads: Heads = None,
+    heads: options.Heads = None,
     scan: Annotated[
         Path | None,
         typer.Option(help="Scores that --save wrote: the --top highest heads, besides --heads."),
     ] = None,
-    top: Top = 6,
+    top: options.Top = 6,
     measure: Annotated[
         Literal["ships", "generalized_ships"], typer.Option(help="What is scored.")
     ] = "ships",
@@ -56,7 +47,7 @@ def knockout(
     """Ablate heads two by two: which carry one mechanism, which are backups, the best pair."""
     told, texts = arguments(prompts, run, ablation), prompts.load()
     scanned = () if scan is None else [head for head, _ in sh.HeadScores.load(scan).top(top)]
-    chosen = [*chosen_heads(heads), *scanned]
+    chosen = [*options.chosen_heads(heads), *scanned]
     if not chosen:
         raise SafeheadError("which heads? Give --heads, or --scan with scores that --save wrote")
     loaded, openings = model.load(), None

@@ -12,28 +12,19 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
-from safehead_tl.cli.options import (
-    AblationOptions,
-    DecodingOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    chosen_heads,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 
 
-@grouped
+@options.grouped
 def refusal_map(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: SavedOutput,
     harmless: Annotated[
         str, typer.Option(help="Prompts not to refuse, from a source like --prompts.")
@@ -57,7 +48,7 @@ def refusal_map(
     refusal = judges.chosen() if given else "refusal-prefix"
     variants: dict[str, Any] = {}
     for some in heads:
-        group = chosen_heads(some)
+        group = options.chosen_heads(some)
         variants[f"{some} ablated"] = group
         for each in factor or ():
             scaled = {"heads": group, "ablation": sh.ScalingContribution(epsilon=each)}

@@ -9,28 +9,20 @@ from typing import Annotated
 import typer
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
-from safehead_tl.cli.options import (
-    AblationOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    ViewOptions,
-    grouped,
-)
 from safehead_tl.cli.output import Overwrite, check_outputs, show
 from safehead_tl.errors import SafeheadError
 
 
-@grouped
+@options.grouped
 def report(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    run: RunOptions,
-    view: ViewOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    run: options.RunOptions,
+    view: options.ViewOptions,
     out: Annotated[Path, typer.Option(help="The page to write, .html.")] = Path("report.html"),
     against: Annotated[
         Path | None,

@@ -9,26 +9,19 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.arguments import arguments
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ModelOptions,
-    PromptOptions,
-    RotationOptions,
-    ScanOptions,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import run_words
 
 
-@grouped
+@options.grouped
 def sahara(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    states: RotationOptions,
-    scan: ScanOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    states: options.RotationOptions,
+    scan: options.ScanOptions,
     output: SavedOutput,
     size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
     beam: Annotated[

@@ -19,7 +19,7 @@ from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import answering
 from safehead_tl.views.page.report import check_scores
 from safehead_tl.views.widget.saving import save_state
-from safehead_tl.views.widget.state import Explorer
+from safehead_tl.views.widget.state import Explorer, beginning
 from safehead_tl.views.widget.still import still
 
 NO_NOTEBOOK = (
@@ -143,8 +143,9 @@ def explore(
             scores = ships(model, prompts, **told)
         else:
             check_scores(model, prompts, template, ablation, scores)
-        explorer = Explorer.of(
-            model, prompts, scores, template, resolve_ablation(ablation), crosses, marked_as,
+        choices, first = beginning(scores, resolve_ablation(ablation))
+        explorer = Explorer(
+            model, scores, encode(model, prompts, template), choices, first, crosses, marked_as,
             max_new_tokens, None if judge is None else resolve_judge(judge),
         )  # fmt: skip
     return _front(explorer)

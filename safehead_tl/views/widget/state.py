@@ -15,7 +15,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Group, Head
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, single_thread_if_tiny
-from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
+from safehead_tl.prompts import PromptBatch, encode
 from safehead_tl.results import HeadScores
 from safehead_tl.views.choices import LARGEST, SMALLEST, AblationChoice, choices_with
 from safehead_tl.views.inspection import Views, divergence, log_probs
@@ -77,31 +77,6 @@ class Explorer:
     judge: Judge | None
     _prepared: dict[tuple[str, float], Ablation] = field(default_factory=dict, repr=False)
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        prompts: Prompts,
-        scores: HeadScores,
-        template: Template,
-        ablation: Ablation,
-        marked: tuple[Head, ...],
-        marked_as: str,
-        max_new_tokens: int | None,
-        judge: Judge | None,
-    ) -> Explorer:
-        """Begins with the first prompt, as it is beside the highest head ablated."""
-        choices, chosen, epsilon = choices_with(ablation)
-        top = [str(head) for head, _ in scores.top(1)]
-        column = {"ablation": chosen.key, "epsilon": epsilon, "prompt": 0, "text": ""}
-        first = {
-            "columns": [{"heads": [], **column}, {"heads": top, **column}],
-            "shown": top,
-            "generate": False,
-        }
-        batch = encode(model, prompts, template)
-        return cls(model, scores, batch, choices, first, marked, marked_as, max_new_tokens, judge)
 
     def page(self) -> dict[str, Any]:
         """What stays as it is: the heatmap, and what there is to choose from.
@@ -225,6 +200,17 @@ class Explorer:
             self._prepared[column.ablation] = made.prepare(self.model, self.batch)
         batch = encode(self.model, texts, self.batch.template)
         return Views(self.model, batch, self._prepared[column.ablation])
+
+
+def beginning(
+    scores: HeadScores, ablation: Ablation
+) -> tuple[tuple[AblationChoice, ...], dict[str, Any]]:
+    """The ablations to choose from, and what is shown at first: the highest head, and none."""
+    choices, chosen, epsilon = choices_with(ablation)
+    top = [str(head) for head, _ in scores.top(1)]
+    column = {"ablation": chosen.key, "epsilon": epsilon, "prompt": 0, "text": ""}
+    columns = [{"heads": heads, **column} for heads in ([], top)]
+    return choices, {"columns": columns, "shown": top, "generate": False}
 
 
 def of_given(column: Column) -> str:

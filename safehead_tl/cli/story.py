@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,5 @@ def _other_heads(model: Model, excluded: set[Head], count: int) -> tuple[Head, .
 
 def _embedded_bytes() -> int:
     """Size of the package data on disk."""
-    pending = [files("safehead_tl") / "data"]
-    total = 0
-    while pending:
-        entry = pending.pop()
-        if entry.is_dir():
-            pending += entry.iterdir()
-        else:
-            total += len(entry.read_bytes())
-    return total
+    with as_file(files("safehead_tl") / "data") as folder:
+        return sum(len(file.read_bytes()) for file in folder.rglob("*") if file.is_file())

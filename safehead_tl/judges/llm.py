@@ -162,15 +162,13 @@ class LlmJudge:
 
     @property
     def _local(self) -> LocalModel:
-        if not self._loaded:
-            self._loaded.append(self._load())
-        return self._loaded[0]
-
-    def _load(self) -> LocalModel:
-        if isinstance(self.model, PreTrainedModel):
+        if not self._loaded and isinstance(self.model, PreTrainedModel):
             assert self.tokenizer is not None
-            return LocalModel(self.model.eval(), load_tokenizer(self.tokenizer))
-        return load_local(self.model, self.tokenizer, self.dtype, self.device, self.loading)
+            self._loaded.append(LocalModel(self.model.eval(), load_tokenizer(self.tokenizer)))
+        elif not self._loaded:
+            told = self.tokenizer, self.dtype, self.device, self.loading
+            self._loaded.append(load_local(self.model, *told))
+        return self._loaded[0]
 
     def _classified(
         self, local: LocalModel, prompts: Sequence[str], responses: Sequence[str]

@@ -113,14 +113,9 @@ def load_model(
         )
     if isinstance(source, nn.Module) and not isinstance(source, PreTrainedModel):
         check_model(source)
-        told: dict[str, Any] = {
-            "weights": weights,
-            "tokenizer": tokenizer,
-            "device": device,
-            "dtype": dtype,
-        }
-        told |= {"backend": None if backend == "auto" else backend, "prepend_bos": prepend_bos}
-        told |= {"verify": None if verify else verify, **transformers}
+        told: dict[str, Any] = {"weights": weights, "tokenizer": tokenizer, "device": device}
+        told |= {"dtype": dtype, "backend": None if backend == "auto" else backend}
+        told |= {"prepend_bos": prepend_bos, "verify": None if verify else verify, **transformers}
         ignored = [name for name, value in told.items() if value not in (None, "float32")]
         if ignored:
             raise SafeheadError(f"a model is used as it is: leave out {', '.join(ignored)}")

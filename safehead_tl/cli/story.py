@@ -29,19 +29,9 @@ SAVED = ("ships-undifferentiated.safetensors", "ships-scaling.safetensors", "sah
 class Demo:
     """Everything that the demo found.
 
-    Attributes:
-        planted: the truth.
-        ua: Ships under undifferentiated attention.
-        sc: Ships under scaling contribution.
-        group: Sahara's group.
-        base: the base model.
-        aligned: the organism as it is.
-        steps: with Sahara's first head ablated, its first two, and so on.
-        scaled: with Sahara's first two heads scaled instead.
-        control: with as many other heads ablated.
-        files: what was written.
-        data_bytes: size of the embedded models, their prompts, and what pages are made of.
-        seconds: from loading to writing.
+    Behaviours are those of the base model and of the organism: as it is, with Sahara's first head
+    ablated, its first two, and so on (`steps`), with its first two scaled, and with as many others
+    ablated.
     """
 
     planted: tuple[Head, ...]

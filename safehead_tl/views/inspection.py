@@ -66,13 +66,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Views:
-    """A model on some prompts, and an ablation to look at it through.
-
-    Attributes:
-        model: the model.
-        batch: the prompts.
-        ablation: what is done to heads, prepared.
-    """
+    """A model on some prompts, and an ablation, which is prepared, to look at it through."""
 
     model: Model
     batch: PromptBatch

@@ -57,12 +57,7 @@ class Exploration(Protocol):
 
 @dataclass(frozen=True)
 class StillExplore:
-    """A picture, where there is no notebook to be live in.
-
-    Attributes:
-        explorer: what a live view would ask.
-        shown: its first answer.
-    """
+    """A picture, where there is no notebook to be live in: what a live view would answer first."""
 
     explorer: Explorer
     shown: Mapping[str, Any]

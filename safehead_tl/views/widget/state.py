@@ -37,13 +37,7 @@ NAMES = "ABC"
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one pass of a prompt shows.
-
-    Attributes:
-        log_probs: of the next token.
-        patterns: of the heads that are shown, packed.
-        last_rows: where all heads look from the last token, packed.
-    """
+    """What one pass of a prompt shows: log-probabilities of the next token; attention, packed."""
 
     log_probs: Float[Tensor, " vocab"]
     patterns: dict[str, str]
@@ -52,18 +46,9 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Explorer:
-    """A model on some prompts, ready to be asked what ablating heads does.
+    """A model on some prompts, ready to be asked what ablating heads does; as `explore` was told.
 
-    Attributes:
-        model: the model.
-        scores: what the heatmap shows.
-        batch: the given prompts. Mean ablation takes its means over them, whatever is looked at.
-        choices: the ablations to choose from.
-        first: what is shown at first.
-        marked: heads to mark in the heatmap.
-        marked_as: what they are.
-        max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
-        judge: says of each answer whether it complies; `None`: nobody.
+    Mean ablation takes its means over the given prompts, whatever is looked at.
     """
 
     model: Model

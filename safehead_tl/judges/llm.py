@@ -162,13 +162,15 @@ class LlmJudge:
 
     @property
     def _local(self) -> LocalModel:
-        if not self._loaded and isinstance(self.model, PreTrainedModel):
+        if self._loaded:
+            return self._loaded[0]
+        if isinstance(self.model, PreTrainedModel):
             assert self.tokenizer is not None
-            self._loaded.append(LocalModel(self.model.eval(), load_tokenizer(self.tokenizer)))
-        elif not self._loaded:
-            told = self.tokenizer, self.dtype, self.device, self.loading
-            self._loaded.append(load_local(self.model, *told))
-        return self._loaded[0]
+            local = LocalModel(self.model.eval(), load_tokenizer(self.tokenizer))
+        else:
+            local = load_local(self.model, self.tokenizer, self.dtype, self.device, self.loading)
+        self._loaded.append(local)
+        return local
 
     def _classified(
         self, local: LocalModel, prompts: Sequence[str], responses: Sequence[str]

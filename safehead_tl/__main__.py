@@ -16,12 +16,7 @@ INTERRUPTED = 130
 
 
 class Unheard:
-    """A stream whose reader may go away, as `head` does: what else is written is dropped.
-
-    Args:
-        stream: the stream.
-        error: what may go wrong.
-    """
+    """A stream whose reader may go away, as `head` does: what else is written is dropped."""
 
     def __init__(self, stream: Any, error: type[OSError]):
         self._stream, self._error = stream, error

@@ -98,15 +98,7 @@ def variant_names(variant: Variant) -> list[Any]:
 
 
 def parse_heads(heads: HeadsLike, n_layers: int, n_heads: int) -> tuple[Head, ...]:
-    """Reads heads (one, or any number) and checks that the model has them.
-
-    Args:
-        heads: one head or several, in any spelling; repeated heads count once.
-        n_layers: layers of the model.
-        n_heads: query heads per layer.
-
-    Returns:
-        The heads in the order given.
+    """Reads heads, in the order given and each once, and checks that the model has them.
 
     Raises:
         SafeheadError: if one cannot be read or lies outside the model.

@@ -14,12 +14,9 @@ from safehead_tl.ablations import (
 from safehead_tl.cluster import Ray, Slurm
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import (
-    PAPER_TASKS,
     AsrMap,
     Concentration,
     Evaluation,
-    Helpfulness,
-    Overlap,
     RefusalMap,
     asr_map,
     calibrate,
@@ -30,7 +27,7 @@ from safehead_tl.evaluation import (
     refusal_map,
 )
 from safehead_tl.figures import heatmaps
-from safehead_tl.generation import Generations, generate
+from safehead_tl.generation import generate
 from safehead_tl.ground_truth import hunt
 from safehead_tl.heads import Head
 from safehead_tl.judges import (
@@ -70,17 +67,12 @@ from safehead_tl.prompts import (
     load_prompts,
     pair_prompts,
 )
-from safehead_tl.results import HeadGroup, HeadScores, Interchange, Provenance, Screened
+from safehead_tl.results import HeadGroup, HeadScores, Interchange, Provenance
 from safehead_tl.scan import Run, Screening
-from safehead_tl.surgery import Export, Splice, export, model_facts, splice
-from safehead_tl.views import (
-    attention,
-    explore,
-    report,
-)
+from safehead_tl.surgery import export, model_facts, splice
+from safehead_tl.views import attention, explore, report
 
 __all__ = [
-    "PAPER_TASKS",
     "PRESETS",
     "Ablation",
     "AsrMap",
@@ -90,12 +82,9 @@ __all__ = [
     "DirectAttribution",
     "EndpointJudge",
     "Evaluation",
-    "Export",
-    "Generations",
     "Head",
     "HeadGroup",
     "HeadScores",
-    "Helpfulness",
     "Interchange",
     "Judge",
     "KeywordJudge",
@@ -105,7 +94,6 @@ __all__ = [
     "MeanAblation",
     "MeanOverHeads",
     "Openings",
-    "Overlap",
     "Prefilled",
     "Provenance",
     "Ray",
@@ -118,10 +106,8 @@ __all__ = [
     "Run",
     "SafeheadError",
     "ScalingContribution",
-    "Screened",
     "Screening",
     "Slurm",
-    "Splice",
     "UndifferentiatedAttention",
     "Verdict",
     "ZeroAblation",

@@ -204,14 +204,7 @@ def _replace(
 def _gathered(
     model: Model, donors: PromptBatch, alignment: Alignment, chosen: Sequence[Sequence[int]]
 ) -> tuple[list[Tensor], Tensor]:
-    """What each prompt gets, the mean over its donors; and where there is any.
-
-    Args:
-        model: the model.
-        donors: the other prompts.
-        alignment: which place is which.
-        chosen: the donors of each prompt, by number.
-    """
+    """What each prompt gets, the mean over its donors (`chosen`), and where there is any."""
     config, width = model.cfg, alignment.widths[0]
     several = max(map(len, chosen)) > 1
     shape = len(chosen), width, config.n_heads, config.d_head

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,28 +9,19 @@ import typer
 from rich.table import Table
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    DecodingOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    Top,
-    chosen_heads,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 
 
-@grouped
+@options.grouped
 def asr_map(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: SavedOutput,
     candidates: Annotated[
         str | None,
@@ -44,21 +34,16 @@ def asr_map(
             "same prompts."
         ),
     ] = None,
-    top: Top = 10,
+    top: options.Top = 10,
 ) -> None:
     """Ablate every head alone, and say how often the model then answers (paper Fig. 4b)."""
-    form, how = prompts.form, run.chosen()
-    what, judge = ablation.chosen(), judges.chosen()
+    told = arguments(prompts, run, ablation, judges, answers)
     scores = None if against is None else sh.HeadScores.load(against)
     found = sh.asr_map(
-        model.load_for(how),
+        model.load_for(told["run"]),
         prompts.load(),
-        candidates=None if candidates is None else chosen_heads(candidates),
-        ablation=what,
-        template=form,
-        judge=judge,
-        **asdict(answers),
-        run=how,
+        candidates=None if candidates is None else options.chosen_heads(candidates),
+        **told,
     )
     output.keep(found, lambda: found.beside(scores))
     output.tell(asr_table(model.model, found, scores, top))
@@ -71,14 +56,13 @@ def asr_table(model: str, found: sh.AsrMap, against: sh.HeadScores | None, top: 
     scores = found.ships if against is None else against
     known = MEASURES[scores.measure]
     table = Table(
+        *("rank", "head", "ASR [95 %]", "p (Holm)", "coherent", "refusal", known),
         title=f"{model}: attack success with one head ablated, "
         f"{found.provenance.ablation['label']}; {prompt_words(found.provenance)}",
         caption=" ".join(
             [*found.notes(), f"Rank correlation with {known}: {found.correlation(against):.2f}."]
         ),
     )
-    for column in ("rank", "head", "ASR [95 %]", "p (Holm)", "coherent", "refusal", known):
-        table.add_column(column)
     for row in found.to_frame().head(top).to_dict("records"):
         name = str(row["name"])
         table.add_row(

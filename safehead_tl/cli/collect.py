@@ -41,8 +41,8 @@ def collect(
     output.write(result)
     heads = result.get("heads", [])
     if heads and isinstance(heads[0], dict) and "score" in heads[0]:
-        columns = ["head", Column(f"score ({result.get('unit', '')})", justify="right")]
-        table = Table(*columns, title=f"{about}: {result.get('measure', '')}")
+        score = Column(f"score ({result.get('unit', '')})", justify="right")
+        table = Table("head", score, title=f"{about}: {result.get('measure', '')}")
         for one in heads[:top]:
             table.add_row(f"L{one['layer']}H{one['head']}", f"{one['score']:.4g}")
         output.tell(table)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ClusterColumn,
-    DecodingOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    chosen_heads,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 
 
-@grouped
+@options.grouped
 def concentration(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: SavedOutput,
     order: Annotated[
         list[str],
@@ -38,24 +28,19 @@ def concentration(
     ],
     size: Annotated[int | None, typer.Option(help="How many to ablate at most.")] = None,
     random_orders: Annotated[int, typer.Option(help="Random orders to compare with.")] = 20,
-    clusters: ClusterColumn = None,
+    clusters: options.ClusterColumn = None,
 ) -> None:
     """Ablate heads one after the other: how few of them carry the refusals?"""
-    form, how = prompts.form, run.chosen()
-    what, judge = ablation.chosen(), judges.chosen()
-    orders, texts = {text: chosen_heads(text) for text in order}, prompts.load()
+    told = arguments(prompts, run, ablation, judges, answers)
+    orders, texts = {text: options.chosen_heads(text) for text in order}, prompts.load()
     found = sh.concentration(
-        model.load_for(how),
+        model.load_for(told["run"]),
         texts,
         orders,
         size=size,
         random_orders=random_orders,
         clusters=prompts.clusters(clusters, texts),
-        ablation=what,
-        template=form,
-        judge=judge,
-        **asdict(answers),
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     output.tell(concentration_table(model.model, found))

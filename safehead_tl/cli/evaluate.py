@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,19 +13,8 @@ from rich.table import Table
 from typing_extensions import override
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ClusterColumn,
-    DecodingOptions,
-    Heads,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    chosen_group,
-    chosen_heads,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.errors import SafeheadError
 from safehead_tl.writing import write_file
@@ -50,16 +39,16 @@ class EvaluationOutput(SavedOutput):
         return {**super().files(), "--disagreements": self.disagreements}
 
 
-@grouped
+@options.grouped
 def evaluate(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judged: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judged: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: EvaluationOutput,
-    heads: Heads = None,
+    heads: options.Heads = None,
     judges: Annotated[
         list[str] | None,
         typer.Option(help="Another judge of the same answers, beside --judge; repeat it."),
@@ -87,7 +76,7 @@ def evaluate(
         str | None, typer.Option(help="Their split; by default that of --split, except of a file.")
     ] = None,
     controls: Annotated[int, typer.Option(help="Random head sets to compare with.")] = 20,
-    clusters: ClusterColumn = None,
+    clusters: options.ClusterColumn = None,
     harmless_clusters: Annotated[
         str | None, typer.Option(help="The same for the harmless prompts.")
     ] = None,
@@ -97,8 +86,7 @@ def evaluate(
         raise SafeheadError("--per-query takes no --heads and no --harmless: leave them out")
     if output.disagreements is not None and not (judges or wordings):
         raise SafeheadError("--disagreements needs others to differ: give --judges or --wordings")
-    form, how = prompts.form, run.chosen()
-    what, judge, group = ablation.chosen(), judged.chosen(), chosen_group(heads)
+    told, group = arguments(prompts, run, ablation, judged, answers), options.chosen_group(heads)
     texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:
         same = None if Path(harmless).is_file() else prompts.split
@@ -106,30 +94,27 @@ def evaluate(
         others = replace(prompts, prompts=harmless, column=harmless_column, split=split)
         helped = others.load()
         helped_alike = others.clusters(harmless_clusters, helped)
-    loaded = model.load_for(how)
-    taken: HeadsLike | PerQuery = chosen_heads(heads) if group is None else group.heads
+    loaded = model.load_for(told["run"])
+    taken: HeadsLike | PerQuery = options.chosen_heads(heads) if group is None else group.heads
     if per_query is not None:
-        first = how
+        scan = {name: told[name] for name in ("template", "ablation", "run")}
         if run.run_dir is not None:
-            first, how = (replace(how, run_dir=run.run_dir / part) for part in ("ships", "answers"))
-        scores = sh.ships(loaded, texts, template=form, ablation=what, run=first)
+            for kept, part in ((scan, "ships"), (told, "answers")):
+                kept["run"] = replace(kept["run"], run_dir=run.run_dir / part)
+        scores = sh.ships(loaded, texts, **scan)
         taken = scores.per_query(per_query)
     found = sh.evaluate(
         loaded,
         texts,
         heads=taken,
-        ablation=what,
         harmless=helped,
-        template=form,
-        judge=judge,
         judges=judges or (),
         wordings=wordings or (),
         controls=controls,
         clusters=prompts.clusters(clusters, texts),
         harmless_clusters=helped_alike,
         chosen_by=group,
-        **asdict(answers),
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     if output.disagreements is not None:

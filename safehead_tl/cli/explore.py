@@ -10,26 +10,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    ViewOptions,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import show
 
 
-@grouped
+@options.grouped
 def explore(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    run: RunOptions,
-    view: ViewOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    run: options.RunOptions,
+    view: options.ViewOptions,
     port: Annotated[
         int | None,
         typer.Option(min=1024, max=65535, help="Where to listen; default: wherever is free."),
@@ -43,12 +36,8 @@ def explore(
     from safehead_tl.views import LivePage, StillExplore
 
     with LivePage(port or 0) as page, said_once():
-        form, how = prompts.form, run.chosen()
-        texts, what, seen = prompts.load(), ablation.chosen(), view.chosen()
-        judge = judges.chosen()
-        found = sh.explore(
-            model.load(), texts, template=form, ablation=what, judge=judge, run=how, **seen
-        )
+        told, texts = arguments(prompts, run, ablation, view, judges), prompts.load()
+        found = sh.explore(model.load(), texts, **told)
         assert isinstance(found, StillExplore)  # a command runs in no notebook
         page.show(found.explorer, found.shown)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

@@ -8,33 +8,25 @@ from typing import Annotated
 import typer
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    CheckOptions,
-    Device,
-    Heads,
-    ModelName,
-    chosen_heads,
-    grouped,
-)
+from safehead_tl.cli import options
 from safehead_tl.cli.output import Output
 
 
-@grouped
+@options.grouped
 def export(
-    model: ModelName,
-    heads: Heads,
+    model: options.ModelName,
+    heads: options.Heads,
     out: Annotated[Path, typer.Option(help="The directory to write.")],
-    ablation: AblationOptions,
-    prompts: CheckOptions,
+    ablation: options.AblationOptions,
+    prompts: options.CheckOptions,
     output: Output,
-    device: Device = None,
+    device: options.Device = None,
 ) -> None:
     """Write a Hugging Face checkpoint with heads ablated in its weights, verified."""
     form, what = prompts.form, ablation.chosen()
     done = sh.export(
         model,
-        chosen_heads(heads),
+        options.chosen_heads(heads),
         out,
         ablation=what,
         prompts=prompts.load() if prompts.prompts else None,

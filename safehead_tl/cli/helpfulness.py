@@ -30,24 +30,21 @@ def helpfulness(
     max_rows: Annotated[int, typer.Option(help="Most texts in one pass.")] = 8,
 ) -> None:
     """Measure zero-shot tasks of lm-eval with heads ablated and without (extra: lm-eval)."""
+    from safehead_tl.evaluation import PAPER_TASKS
+
     what, chosen = ablation.chosen(), chosen_heads(heads)
     found = sh.helpfulness(
         model.load(),
         chosen,
         ablation=what,
-        tasks=task or sh.PAPER_TASKS,
+        tasks=task or PAPER_TASKS,
         limit=limit,
         include_path=include_path,
         run=sh.Run(max_rows=max_rows),
     )
     output.write(found)
-    output.tell(helpfulness_table(model.model, found))
-
-
-def helpfulness_table(name: str, found: sh.Helpfulness) -> Table:
-    """Accuracies on tasks, and how ablation changes them."""
-    heads = " ".join(map(str, found.heads)) or "no heads"
-    title = f"{name}: {heads} ablated. Accuracy ± standard error [95 % interval]"
+    ablated = " ".join(map(str, found.heads)) or "no heads"
+    title = f"{model.model}: {ablated} ablated. Accuracy ± standard error [95 % interval]"
     table = Table("task", "unablated", "ablated", "difference", "p", title=title)
     rows: dict[tuple[str, str], list[str]] = {}
     for one in found.accuracies:
@@ -59,6 +56,6 @@ def helpfulness_table(name: str, found: sh.Helpfulness) -> Table:
             f"{each.value:+.3f} [{low:.3f}, {high:.3f}]",
             f"{each.p_value:.1g}",
         ]
-    for (task, metric), cells in rows.items():
-        table.add_row(f"{task}, {metric}", *cells)
-    return table
+    for (name, metric), cells in rows.items():
+        table.add_row(f"{name}, {metric}", *cells)
+    output.tell(table)

@@ -5,29 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 import safehead_tl as sh
+from safehead_tl.cli import options
 from safehead_tl.cli.log_odds import OpeningOptions
-from safehead_tl.cli.options import (
-    Heads,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    Top,
-    chosen_heads,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.errors import SafeheadError
 
 
-@grouped
+@options.grouped
 def interchange(
-    model: ModelOptions,
-    prompts: PromptOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
     openings: OpeningOptions,
-    run: RunOptions,
+    run: options.RunOptions,
     output: SavedOutput,
     pool: Annotated[
         str | None,
@@ -40,11 +32,11 @@ def interchange(
         Literal["all", "query", "after", "last"],
         typer.Option(help="Where outputs are swapped; after: the template's end."),
     ] = "all",
-    heads: Heads = None,
-    top: Top = 10,
+    heads: options.Heads = None,
+    top: options.Top = 10,
 ) -> None:
     """Swap each head's output between harmful prompts and harmless ones: what it carries."""
-    form, how, group = prompts.form, run.chosen(), chosen_heads(heads)
+    form, how, group = prompts.form, run.chosen(), options.chosen_heads(heads)
     if (pool is None) == (counterpart is None):
         raise SafeheadError("which counterparts? Give --pool PROMPTS, or --counterpart COLUMN")
     if counterpart is not None:
@@ -69,10 +61,8 @@ def interchange(
         run=how,
     )
     output.keep(found, found.heatmap)
-    table = Table(title=f"{model.model}: interchange, {len(texts)} pairs")
-    table.add_column("head")
-    for name in ("necessity", "p", "sufficiency", "p"):
-        table.add_column(name, justify="right")
+    numbers = (Column(name, justify="right") for name in ("necessity", "p", "sufficiency", "p"))
+    table = Table("head", *numbers, title=f"{model.model}: interchange, {len(texts)} pairs")
     for row in found.to_frame().head(top).itertuples():
         table.add_row(
             str(row.name),

@@ -9,36 +9,28 @@ import typer
 from rich.table import Table
 
 import safehead_tl as sh
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.log_odds import OpeningOptions
-from safehead_tl.cli.options import (
-    AblationOptions,
-    Heads,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    Top,
-    chosen_heads,
-    grouped,
-)
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import run_words
 from safehead_tl.errors import SafeheadError
 
 
-@grouped
+@options.grouped
 def knockout(
-    model: ModelOptions,
-    prompts: PromptOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
     opening: OpeningOptions,
-    ablation: AblationOptions,
-    run: RunOptions,
+    ablation: options.AblationOptions,
+    run: options.RunOptions,
     output: SavedOutput,
-    heads: Heads = None,
+    heads: options.Heads = None,
     scan: Annotated[
         Path | None,
         typer.Option(help="Scores that --save wrote: the --top highest heads, besides --heads."),
     ] = None,
-    top: Top = 6,
+    top: options.Top = 6,
     measure: Annotated[
         Literal["ships", "generalized_ships"], typer.Option(help="What is scored.")
     ] = "ships",
@@ -53,15 +45,14 @@ def knockout(
     centre: Annotated[bool, typer.Option(help="Subtract the mean state first.")] = False,
 ) -> None:
     """Ablate heads two by two: which carry one mechanism, which are backups, the best pair."""
-    form, how = prompts.form, run.chosen()
-    texts, what = prompts.load(), ablation.chosen()
+    told, texts = arguments(prompts, run, ablation), prompts.load()
     scanned = () if scan is None else [head for head, _ in sh.HeadScores.load(scan).top(top)]
-    chosen = [*chosen_heads(heads), *scanned]
+    chosen = [*options.chosen_heads(heads), *scanned]
     if not chosen:
         raise SafeheadError("which heads? Give --heads, or --scan with scores that --save wrote")
     loaded, openings = model.load(), None
     if harmless is not None or opening.refusal or opening.compliance:
-        openings = opening.chosen(loaded, texts, harmless, form)
+        openings = opening.chosen(loaded, texts, harmless, told["template"])
     found = sh.knockout(
         loaded,
         texts,
@@ -70,9 +61,7 @@ def knockout(
         openings=openings,
         rank=rank,
         centre=centre,
-        template=form,
-        ablation=what,
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     output.tell(pair_table(f"{model.model}: heads in pairs, {run_words(found)}", found))
@@ -82,9 +71,8 @@ def pair_table(title: str, found: sh.Knockout) -> Table:
     """Pairs of heads, and what the later one does without the earlier."""
     from safehead_tl.figures import UNITS
 
-    table = Table(title=title, caption=f"Scores: {UNITS[found.measure]}.")
-    for column in ("pair", "together", "alone", "second without first", "if apart", ""):
-        table.add_column(column)
+    columns = ("pair", "together", "alone", "second without first", "if apart", "")
+    table = Table(*columns, title=title, caption=f"Scores: {UNITS[found.measure]}.")
     for row in found.to_frame().to_dict("records"):
         table.add_row(
             f"{row['first']}, {row['second']}",

@@ -9,22 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ModelOptions,
-    NullOptions,
-    PromptOptions,
-    ScanOptions,
-    Top,
-    chosen_screen,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import ranking, run_words
 from safehead_tl.errors import SafeheadError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from safehead_tl.models import Model
     from safehead_tl.prompts import Prompts, Template
@@ -59,36 +51,31 @@ class OpeningOptions:
         return sh.Openings.of_answers(model, prompts, harmless, template=template)
 
 
-@grouped
+@options.grouped
 def log_odds(
-    model: ModelOptions,
-    prompts: PromptOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
     openings: OpeningOptions,
-    ablation: AblationOptions,
-    scan: ScanOptions,
-    null: NullOptions,
+    ablation: options.AblationOptions,
+    scan: options.ScanOptions,
+    null: options.NullOptions,
     output: SavedOutput,
     harmless: Annotated[
         str | None,
         typer.Option(help="Prompts that the model helps with: its answers' openings are taken."),
     ] = None,
-    top: Top = 10,
+    top: options.Top = 10,
 ) -> None:
     """Score every head by how far ablating it lowers the log-odds of a refusal (nats, signed)."""
-    form, how = prompts.form, scan.chosen()
-    texts, what = prompts.load(), ablation.chosen()
+    told, texts = arguments(prompts, scan, ablation), prompts.load()
     others = null.load(prompts, scan.screen)
     loaded = model.load()
-    score = partial(
-        sh.refusal_log_odds,
-        loaded,
-        openings=openings.chosen(loaded, texts, harmless, form),
-        template=form,
-        ablation=what,
-        screen=chosen_screen(scan.screen),
+    odds = openings.chosen(loaded, texts, harmless, told["template"])
+    score: Callable[..., sh.HeadScores] = partial(
+        sh.refusal_log_odds, loaded, openings=odds, **told
     )
-    scores = score(texts, run=how)
-    found = null.test(scores, others, score, how)
+    scores = score(texts)
+    found = null.test(scores, others, score, told["run"])
     output.keep(scores, scores.heatmap, significance=found)
     title = f"{model.model}: refusal log-odds, {run_words(scores)}"
     output.tell(ranking(title, scores, top, null=found))

@@ -137,15 +137,9 @@ class SavedOutput(DrawnOutput):
 def check_outputs(
     files: Mapping[str, Path | None], others: Iterable[object], overwrite: bool
 ) -> None:
-    """Refuses files that may not be written or cannot be, before any work is done.
+    """Refuses files, by option, that may not be written: as `check_file`, or if two are one.
 
-    Args:
-        files: what is to be written, by option.
-        others: everything else that the command was given: no file among it is written to.
-        overwrite: replace what is there.
-
-    Raises:
-        SafeheadError: as `check_file`, or if two files are one.
+    `others` is everything else that the command was given: no file among it is written to.
     """
     taken = {}
     for other in others:

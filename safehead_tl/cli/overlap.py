@@ -28,11 +28,6 @@ def overlap(
     found = sh.overlap({name: sh.HeadScores.load(path) for name, path in names.items()}, top)
     output.draw(found.figure)
     output.write(found)
-    output.tell(overlap_table(found))
-
-
-def overlap_table(found: sh.Overlap) -> Table:
-    """How much the highest heads of scans agree."""
     title = f"Heads among the highest {found.top} of two scans"
     columns = ("scans", "shared (by chance, by layer)", "p (by layer)", "Jaccard", "Spearman")
     table = Table(*columns, title=title)
@@ -44,4 +39,4 @@ def overlap_table(found: sh.Overlap) -> Table:
             f"{row['jaccard']:.2f}",
             f"{row['spearman']:.2f}",
         )
-    return table
+    output.tell(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,27 +12,19 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    DecodingOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    chosen_heads,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 
 
-@grouped
+@options.grouped
 def refusal_map(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    answers: DecodingOptions,
-    run: RunOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    answers: options.DecodingOptions,
+    run: options.RunOptions,
     output: SavedOutput,
     harmless: Annotated[
         str, typer.Option(help="Prompts not to refuse, from a source like --prompts.")
@@ -51,27 +43,24 @@ def refusal_map(
     ] = None,
 ) -> None:
     """Draw refused harmful against refused harmless prompts, with heads ablated or scaled."""
-    form, how, what = prompts.form, run.chosen(), ablation.chosen()
+    told = arguments(prompts, run, ablation, answers)
     given = judges.judge or judges.judge_model or judges.judge_url
     refusal = judges.chosen() if given else "refusal-prefix"
     variants: dict[str, Any] = {}
     for some in heads:
-        group = chosen_heads(some)
+        group = options.chosen_heads(some)
         variants[f"{some} ablated"] = group
         for each in factor or ():
             scaled = {"heads": group, "ablation": sh.ScalingContribution(epsilon=each)}
             variants[f"{some} x {each:g}"] = scaled
     split = harmless_split or (None if Path(harmless).is_file() else prompts.split)
     found = sh.refusal_map(
-        model.load_for(how),
+        model.load_for(told["run"]),
         harmful=prompts.load(),
         harmless=replace(prompts, prompts=harmless, column=harmless_column, split=split).load(),
         variants=variants,
-        ablation=what,
-        template=form,
         refusal=refusal,
-        **asdict(answers),
-        run=how,
+        **told,
     )
     output.keep(found, found.figure)
     name = Column("variant", no_wrap=True)

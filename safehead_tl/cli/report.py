@@ -9,27 +9,20 @@ from typing import Annotated
 import typer
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    JudgeOptions,
-    ModelOptions,
-    PromptOptions,
-    RunOptions,
-    ViewOptions,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import Overwrite, check_outputs, show
 from safehead_tl.errors import SafeheadError
 
 
-@grouped
+@options.grouped
 def report(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    judges: JudgeOptions,
-    run: RunOptions,
-    view: ViewOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    judges: options.JudgeOptions,
+    run: options.RunOptions,
+    view: options.ViewOptions,
     out: Annotated[Path, typer.Option(help="The page to write, .html.")] = Path("report.html"),
     against: Annotated[
         Path | None,
@@ -70,9 +63,7 @@ def report(
         ],
         overwrite,
     )
-    form, how = prompts.form, run.chosen()
-    texts, what, seen = prompts.load(), ablation.chosen(), view.chosen()
-    judge = judges.chosen()
+    told, texts = arguments(prompts, run, ablation, view, judges), prompts.load()
     path = sh.report(
         model.load(),
         texts,
@@ -83,14 +74,10 @@ def report(
         group=None if group is None else sh.HeadGroup.load(group),
         evaluation=None if evaluation is None else sh.Evaluation.load(evaluation),
         knockout=None if knockout is None else sh.Knockout.load(knockout),
-        judge=judge,
-        template=form,
-        ablation=what,
         top=top,
         shown=shown,
         overwrite=overwrite,
-        run=how,
-        **seen,
+        **told,
     )
     show(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -10,26 +9,19 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ModelOptions,
-    PromptOptions,
-    RotationOptions,
-    ScanOptions,
-    chosen_screen,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 from safehead_tl.cli.ships import run_words
 
 
-@grouped
+@options.grouped
 def sahara(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    states: RotationOptions,
-    scan: ScanOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    states: options.RotationOptions,
+    scan: options.ScanOptions,
     output: SavedOutput,
     size: Annotated[int, typer.Option(help="How many heads to choose.")] = 3,
     beam: Annotated[
@@ -37,19 +29,8 @@ def sahara(
     ] = 1,
 ) -> None:
     """Search for the group of heads that turns the prompts' states furthest (radians)."""
-    form, how = prompts.form, scan.chosen()
-    texts, what = prompts.load(), ablation.chosen()
-    group = sh.sahara(
-        model.load_for(how),
-        texts,
-        size,
-        beam=beam,
-        **asdict(states),
-        template=form,
-        ablation=what,
-        screen=chosen_screen(scan.screen),
-        run=how,
-    )
+    told, texts = arguments(prompts, scan, ablation, states), prompts.load()
+    group = sh.sahara(model.load_for(told["run"]), texts, size, beam=beam, **told)
     output.keep(group, group.figure)
     output.tell(choices(f"{model.model}: {title(group)}, {run_words(group)}", group))
     if group.runners_up:
@@ -78,9 +59,8 @@ def choices(title: str, group: sh.HeadGroup) -> Table:
 
 def others(group: sh.HeadGroup) -> Table:
     """The groups that the one found was ahead of."""
-    table = Table(title="Other groups that the beam ended with")
-    table.add_column("heads, as they were added")
-    table.add_column("group's shift (radians)", justify="right")
+    shift = Column("group's shift (radians)", justify="right")
+    table = Table("heads, as they were added", shift, title="Other groups that the beam ended with")
     for heads, score in group.runners_up:
         table.add_row(", ".join(map(str, heads)), f"{score:.4g}")
     return table

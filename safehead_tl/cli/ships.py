@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,29 +10,21 @@ import typer
 from rich.table import Column, Table
 
 import safehead_tl as sh
-from safehead_tl.cli.options import (
-    AblationOptions,
-    ModelOptions,
-    NullOptions,
-    PromptOptions,
-    ScanOptions,
-    Top,
-    chosen_screen,
-    grouped,
-)
+from safehead_tl.cli import options
+from safehead_tl.cli.arguments import arguments
 from safehead_tl.cli.output import SavedOutput
 
 if TYPE_CHECKING:
     from safehead_tl.results import Significance
 
 
-@grouped
+@options.grouped
 def ships(
-    model: ModelOptions,
-    prompts: PromptOptions,
-    ablation: AblationOptions,
-    scan: ScanOptions,
-    null: NullOptions,
+    model: options.ModelOptions,
+    prompts: options.PromptOptions,
+    ablation: options.AblationOptions,
+    scan: options.ScanOptions,
+    null: options.NullOptions,
     output: SavedOutput,
     answer: Annotated[
         str | None,
@@ -41,22 +33,16 @@ def ships(
             "places, averaged, instead of at the prompt's end alone."
         ),
     ] = None,
-    top: Top = 10,
+    top: options.Top = 10,
 ) -> None:
     """Score every head by how far ablating it moves the next token (nats)."""
-    form, how = prompts.form, scan.chosen()
-    texts, what = prompts.load(), ablation.chosen()
+    told, texts = arguments(prompts, scan, ablation), prompts.load()
     others = null.load(prompts, scan.screen)
-    score = partial(
-        sh.ships,
-        model.load_for(how),
-        template=form,
-        ablation=what,
-        answer=answer,
-        screen=chosen_screen(scan.screen),
+    score: Callable[..., sh.HeadScores] = partial(
+        sh.ships, model.load_for(told["run"]), answer=answer, **told
     )
-    scores = score(texts, run=how)
-    found = null.test(scores, others, score, how)
+    scores = score(texts)
+    found = null.test(scores, others, score, told["run"])
     output.keep(scores, scores.heatmap, significance=found)
     output.tell(ranking(f"{model.model}: Ships, {run_words(scores)}", scores, top, null=found))
     for each in (scores.screening, found):

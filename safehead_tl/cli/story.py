@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,9 @@ SAVED = ("ships-undifferentiated.safetensors", "ships-scaling.safetensors", "sah
 class Demo:
     """Everything that the demo found.
 
-    Attributes:
-        planted: the truth.
-        ua: Ships under undifferentiated attention.
-        sc: Ships under scaling contribution.
-        group: Sahara's group.
-        base: the base model.
-        aligned: the organism as it is.
-        steps: with Sahara's first head ablated, its first two, and so on.
-        scaled: with Sahara's first two heads scaled instead.
-        control: with as many other heads ablated.
-        files: what was written.
-        data_bytes: size of the embedded models, their prompts, and what pages are made of.
-        seconds: from loading to writing.
+    Behaviours are those of the base model and of the organism: as it is, with Sahara's first head
+    ablated, its first two, and so on (`steps`), with its first two scaled, and with as many others
+    ablated.
     """
 
     planted: tuple[Head, ...]
@@ -76,13 +66,7 @@ class Demo:
 
 @single_thread()
 def run_demo(out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Demo:
-    """Finds the embedded organism's safety heads, and ablates them.
-
-    Args:
-        out: folder for the heatmaps and the scores.
-        overwrite: replace what is there even if this toolkit did not write it.
-        progress: show progress bars.
-    """
+    """Finds the embedded organism's safety heads, and ablates them; `out` gets what it writes."""
     started = time.perf_counter()
     out = Path(out)
     page, *saved = written = [out / name for name in (PAGE, *SAVED)]
@@ -144,12 +128,5 @@ def _other_heads(model: Model, excluded: set[Head], count: int) -> tuple[Head, .
 
 def _embedded_bytes() -> int:
     """Size of the package data on disk."""
-    pending = [files("safehead_tl") / "data"]
-    total = 0
-    while pending:
-        entry = pending.pop()
-        if entry.is_dir():
-            pending += entry.iterdir()
-        else:
-            total += len(entry.read_bytes())
-    return total
+    with as_file(files("safehead_tl") / "data") as folder:
+        return sum(len(file.read_bytes()) for file in folder.rglob("*") if file.is_file())

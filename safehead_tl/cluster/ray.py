@@ -109,11 +109,16 @@ class Ray(Cluster):
             yield ray
             return
         before = signal.getsignal(signal.SIGTERM)
-        told = {} if self.address else {"num_cpus": self.replicas * self.cpus}
+        told: dict[str, Any] = {} if self.address else {"num_cpus": self.replicas * self.cpus}
         try:
             ray.init(self.address, include_dashboard=None if self.address else False, **told)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SafeheadError(f"there is no Ray cluster at {self.address!r}: {error}") from error
+        except Exception as error:  # of many kinds
+            where = (
+                f"there is no Ray cluster at {self.address!r}"
+                if self.address
+                else "Ray did not start"
+            )
+            raise SafeheadError(f"{where}: {error}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # which Ray replaces
         try:

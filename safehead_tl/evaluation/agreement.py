@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("safehead_tl")
 
+COLUMNS = (
+    *("first", "second", "top", "n_heads", "shared", "jaccard", "expected_shared"),
+    *("expected_jaccard", "p_at_least", "expected_by_layer", "p_by_layer"),
+    *("spearman", "kendall", "heads"),
+)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -57,6 +63,10 @@ class Pair:
     def shared(self) -> int:
         """How many heads are among the top of both."""
         return len(self.heads)
+
+    def told(self) -> dict[str, Any]:
+        """All that is known, by name."""
+        return {**vars(self), "shared": self.shared}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,40 +111,19 @@ class Overlap:
             expected_jaccard, p_at_least, expected_by_layer, p_by_layer, spearman, kendall, heads`;
             the last is a text.
         """
-        return pd.DataFrame(
-            [
-                {
-                    "first": pair.first,
-                    "second": pair.second,
-                    "top": self.top,
-                    "n_heads": self.n_heads,
-                    "shared": pair.shared,
-                    "jaccard": pair.jaccard,
-                    "expected_shared": self.expected_shared,
-                    "expected_jaccard": self.expected_jaccard,
-                    "p_at_least": pair.p_at_least,
-                    "expected_by_layer": pair.expected_by_layer,
-                    "p_by_layer": pair.p_by_layer,
-                    "spearman": pair.spearman,
-                    "kendall": pair.kendall,
-                    "heads": " ".join(map(str, pair.heads)),
-                }
-                for pair in self.pairs
-            ]
-        )
+        names = ("top", "n_heads", "expected_shared", "expected_jaccard")
+        whole = {name: getattr(self, name) for name in names}
+        rows = [
+            {**pair.told(), **whole, "heads": " ".join(map(str, pair.heads))} for pair in self.pairs
+        ]
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; a correlation that does not exist is `None`."""
         pairs = [
             {
-                "first": pair.first,
-                "second": pair.second,
-                "shared": pair.shared,
+                **pair.told(),
                 "heads": [str(head) for head in pair.heads],
-                "jaccard": pair.jaccard,
-                "p_at_least": pair.p_at_least,
-                "expected_by_layer": pair.expected_by_layer,
-                "p_by_layer": pair.p_by_layer,
                 "spearman": None if math.isnan(pair.spearman) else pair.spearman,
                 "kendall": None if math.isnan(pair.kendall) else pair.kendall,
             }

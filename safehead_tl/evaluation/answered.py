@@ -19,14 +19,7 @@ from safehead_tl.writing import NAME, write_file
 
 
 class Said(NamedTuple):
-    """Answers to one set of prompts, in some conditions.
-
-    Attributes:
-        prompts: which set: `"harmful"` or `"harmless"`.
-        responses: the answers.
-        conditions: what was done in each variant of them.
-        variants: the heads that were ablated in each.
-    """
+    """Answers to one set of prompts: what was done in each variant of them, and to which heads."""
 
     prompts: str
     responses: Responses

@@ -28,10 +28,7 @@ def numbered(
 ) -> Int[Tensor, " prompt"] | None:
     """The number of each prompt's cluster; `None` if each is one of its own.
 
-    Args:
-        clusters: labels, or `"words"`; chains count: what is like a prompt of a cluster is in it.
-        prompts: the prompts.
-        name: what the prompts are, for errors.
+    Of `"words"` chains count: what is like a prompt of a cluster is in it.
 
     Raises:
         SafeheadError: if there is not one label for each prompt, or one is missing or blank.

@@ -57,20 +57,12 @@ def draw_controls(
     seed: int,
     spared: Collection[Head] = (),
 ) -> Controls[Group]:
-    """Draws distinct sets that lie in the same layers as `chosen`, and share no head with them.
+    """Draws distinct sets in the layers of `chosen` that share no head with it, or with `spared`.
 
     A test against few sets cannot give a small p-value. So where the same layers hold fewer than
     `draws` such sets, blocks of two layers take their place, then of three, up to all layers.
     If there are still fewer, all that there are come out; where most heads are chosen, some of them
     fill up, but no set is `chosen` again.
-
-    Args:
-        chosen: the chosen heads.
-        n_layers: layers of the model.
-        n_heads: heads in a layer.
-        draws: how many sets to draw.
-        seed: of the draw.
-        spared: more heads that should be in no set.
     """
     for layers in range(1, n_layers + 1):
         blocks = []

@@ -29,14 +29,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     Texts are encoded as lm-eval's own `HFLM` does (spaces at a context's end go to the
     continuation), with two differences: a BOS token is put in front where the model is set to
     have one (`cfg.default_prepend_bos`), and an EOS token never at the end. Batches are padded on
-    the left, with an explicit mask.
-
-    Attributes:
-        model: a `HookedTransformer` or `TransformerBridge`, with its tokenizer.
-        batch_size: texts per forward pass.
-        progress: whether to show bars.
-        label: what the bars are called.
-        rows: how many texts were run so far.
+    the left, with an explicit mask. `rows` counts the texts that were run.
     """
 
     def __init__(self, model: Model, batch_size: int, *, progress: bool = False, label: str = ""):

@@ -30,11 +30,7 @@ def load_tasks(
 ) -> dict[str, Any]:
     """Loads lm-eval tasks with their data; a group or tag gives all of its tasks.
 
-    Args:
-        names: the tasks' names.
-        include_path: a directory with tasks of one's own (YAML), which go before lm-eval's.
-        num_fewshot: how many solved examples stand before each; `None` for each task's own number.
-            A task that says 0 itself keeps it.
+    Those in `include_path` go before lm-eval's. A task that says `num_fewshot: 0` itself keeps it.
 
     Raises:
         FileNotFoundError: if there is no such directory.
@@ -66,14 +62,7 @@ def load_tasks(
 def run_tasks(
     tasks: dict[str, Any], model: HarnessModel, limit: int | float | None, seed: int
 ) -> dict[str, Any]:
-    """lm-eval's results, with each example's (`samples`); standard errors are left to us.
-
-    Args:
-        tasks: from `load_tasks`.
-        model: the model, hooks and all.
-        limit: the first so many examples of each task; below 1 a share of them.
-        seed: of the draw of solved examples.
-    """
+    """lm-eval's results, with each example's (`samples`); standard errors are left to us."""
     for task in tasks.values():
         task.set_fewshot_seed(seed)
     found: dict[str, Any] = lm_eval.evaluate(

@@ -200,13 +200,8 @@ class Helpfulness:
 def paired_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
     """A 95 % interval for the difference of two shares over the same `n` examples.
 
-    Wald's interval after one example more is lost and one more gained (Bonett and Price 2012,
-    Journal of Educational and Behavioral Statistics 37: 479-488).
-
-    Args:
-        lost: how many are right in the first condition only.
-        gained: how many are right in the second condition only.
-        n: how many examples there are.
+    Wald's interval after one example more is lost (right in the first condition only) and one more
+    gained (Bonett and Price 2012, Journal of Educational and Behavioral Statistics 37: 479-488).
     """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = Z_95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))

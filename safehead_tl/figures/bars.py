@@ -26,15 +26,7 @@ def bars_figure(
     marked_as: str,
     significance: Significance | None = None,
 ) -> go.Figure:
-    """Horizontal bars, the highest at the top.
-
-    Args:
-        scores: what to draw.
-        top: how many heads.
-        marked: heads to show in another colour.
-        marked_as: what they are.
-        significance: which heads have a star.
-    """
+    """Horizontal bars, the highest at the top; a star at each significant head."""
     ranked = top_scored(scores, top)
     heads = [head for head, _ in ranked]
     starred = () if significance is None else significance.heads

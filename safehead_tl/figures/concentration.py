@@ -19,12 +19,7 @@ BAND = "rgba(122,122,122,0.2)"
 
 
 def concentration_figure(found: Concentration, metric: Metric) -> go.Figure:
-    """A curve for each order with Wilson intervals; random orders as a band and their mean.
-
-    Args:
-        found: what to draw.
-        metric: which share.
-    """
+    """A curve for each order with Wilson intervals; random orders as a band and their mean."""
     counts = list(range(found.size + 1))
     figure = go.Figure()
     if found.random_orders:

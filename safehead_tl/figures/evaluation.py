@@ -26,11 +26,7 @@ SAID = 5
 
 
 def evaluation_figure(evaluation: Evaluation) -> go.Figure:
-    """Bars for the unablated and the ablated model, a point for each control set.
-
-    Args:
-        evaluation: what to draw.
-    """
+    """Bars for the unablated and the ablated model, a point for each control set."""
     summaries = evaluation.summaries()
     sets = list(dict.fromkeys(summary.prompts for summary in summaries))
     figure = make_subplots(

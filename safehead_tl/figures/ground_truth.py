@@ -17,11 +17,7 @@ CELL, ROW, RIGHT = 74, 26, 90
 
 
 def ground_truth_figure(found: GroundTruth) -> go.Figure:
-    """A heatmap of the contestants, the best at the top; their mean over all at the right.
-
-    Args:
-        found: the benchmark's result.
-    """
+    """A heatmap of the contestants, the best at the top; their mean over all at the right."""
     overall = found.summaries()
     rows = [one.contestant for one in overall]
     columns: list[dict[str, Summary]] = [

@@ -44,13 +44,7 @@ def heatmap_figure(
 ) -> go.Figure:
     """A layer-by-head heatmap; hovering a cell names its head, score and rank.
 
-    Args:
-        scores: what to draw.
-        marked: heads to mark with a cross.
-        marked_as: what they are.
-        outlined: how many of the highest scores to outline.
-        statistic: of what each layer's bar at the right is; `None` for no bars.
-        scale: how scores become colours, if not in the usual way.
+    As `HeadScores.heatmap`; without a `statistic` layers have no bars.
     """
     layers, heads = scores.values.shape
     beside = BETWEEN + BARS if statistic else 0

@@ -33,12 +33,10 @@ def cell_size(count: int, room: Pixels) -> Pixels:
 
 
 def shades_of(scans: Sequence[HeadScores], scale: Scale | None) -> Shades:
-    """The colours that scans share.
+    """The colours that scans of one measure share.
 
-    Args:
-        scans: one scan or more, of one measure.
-        scale: by default square root, and linear for shares of responses: those do not span
-            decades, and half as many are to look like half.
+    By default square root, and linear for shares of responses: those do not span decades, and half
+    as many are to look like half.
     """
     usual: Scale = "linear" if scans[0].unit == "rate" else "sqrt"
     scored = (score for scores in scans for _, score in scores.ranked())
@@ -48,10 +46,7 @@ def shades_of(scans: Sequence[HeadScores], scale: Scale | None) -> Shades:
 def cells(scores: HeadScores, shades: Shades, *, gap: bool) -> list[go.Heatmap]:
     """The cells; hovering one names its head, score, rank and KV group.
 
-    Args:
-        scores: the scores; NaN leaves a cell empty, or pale if the head was screened.
-        shades: their colours.
-        gap: leave a pixel between cells.
+    NaN leaves a cell empty, or pale if the head was screened; `gap` leaves a pixel between cells.
     """
     exact = go.Heatmap(
         z=_shaded(scores.values, shades),

@@ -34,9 +34,7 @@ ASIDE = 0.42
 def knockout_figure(found: Knockout, scale: Scale) -> go.Figure:
     """How a head's effect changes without another, and what of it is not so for heads apart.
 
-    Args:
-        found: the map. An arrow goes from each gate's place on the diagonal to its amplifier's.
-        scale: how numbers become colours.
+    An arrow goes from each gate's place on the diagonal to its amplifier's.
     """
     names, count = [str(head) for head in found.heads], len(found.heads)
     change, beyond = found.change.tolist(), found.beyond.tolist()
@@ -84,12 +82,7 @@ def knockout_figure(found: Knockout, scale: Scale) -> go.Figure:
 
 
 def pairs_figure(found: Knockout, scale: Scale) -> go.Figure:
-    """The scores of pairs, and of single heads on the diagonal.
-
-    Args:
-        found: the map.
-        scale: how scores become colours.
-    """
+    """The scores of pairs, and of single heads on the diagonal."""
     names, grid = [str(head) for head in found.heads], found.together.tolist()
     figure = named_grid(
         grid,

@@ -34,17 +34,9 @@ def named_grid(
     *,
     size: Pixels = FONT,
 ) -> go.Figure:
-    """Colours for numbers, the first row at the top.
+    """Colours for numbers, the first row at the top; `None` leaves a cell empty.
 
-    Args:
-        numbers: by row and column; `None` leaves a cell empty.
-        texts: what stands in each cell, as HTML.
-        hovers: what a cell says when it is pointed at, as HTML.
-        columns: their names, as HTML.
-        rows: their names, as HTML.
-        unit: what the numbers are.
-        shades: their colours.
-        size: pixels of the letters in cells.
+    Names, `texts` (in cells) and `hovers` (when one is pointed at) are HTML.
     """
     colours = [[None if each is None else shades(each) for each in line] for line in numbers]
     figure = go.Figure(

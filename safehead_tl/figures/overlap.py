@@ -17,11 +17,7 @@ CELL = 96
 
 
 def overlap_figure(found: Overlap) -> go.Figure:
-    """A heatmap of pairs: Jaccard is the colour, shared heads and Spearman the text.
-
-    Args:
-        found: the comparison. A scan with itself is left empty.
-    """
+    """A heatmap of pairs: Jaccard is the colour, shared heads and Spearman the text."""
     names, k = found.names, found.top
     pairs = {(pair.first, pair.second): pair for pair in found.pairs}
     grid = [

@@ -67,13 +67,7 @@ class Plane:
 
 
 def plane_figure(states: LastStates, other: LastStates | None, names: tuple[str, str]) -> go.Figure:
-    """A line for each prompt, from its original state to its ablated one.
-
-    Args:
-        states: the states.
-        other: those of other prompts.
-        names: what the two sets of prompts are.
-    """
+    """A line for each prompt, from its original state to its ablated one."""
     sets = [states] if other is None else [states, other]
     if other is not None:
         _check(states, other)

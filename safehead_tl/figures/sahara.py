@@ -25,11 +25,7 @@ STEP, HEIGHT = 92, 300
 
 
 def sahara_figure(found: HeadGroup) -> go.Figure:
-    """The group's score after each step, and what it would be with the runner-up instead.
-
-    Args:
-        found: the group.
-    """
+    """The group's score after each step, and what it would be with the runner-up instead."""
     count = len(found.heads)
     steps = list(range(1, count + 1))
     seconds = [_runner_up(found, step) for step in steps]

@@ -21,14 +21,7 @@ WIDTH, ROW = 430, 24
 def slope_figure(
     before: HeadScores, after: HeadScores, top: int, names: tuple[str, str]
 ) -> go.Figure:
-    """Two columns of heads by rank, and a line for each head.
-
-    Args:
-        before: the scan on the left.
-        after: the scan on the right.
-        top: how many of the highest heads of each.
-        names: what the two are called.
-    """
+    """Two columns of heads by rank, and a line for each head."""
     for what, one, other in (
         ("measure", before.measure, after.measure),
         ("number of layers and heads", before.values.shape, after.values.shape),

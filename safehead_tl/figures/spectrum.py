@@ -23,13 +23,7 @@ WIDTH, EACH, HEIGHT = 480, 40, 300
 
 
 def spectrum_figure(states: LastStates, rank: int, centre: bool) -> go.Figure:
-    """A bar for each angle, in degrees at the left and radians at the right.
-
-    Args:
-        states: the states.
-        rank: how many angles.
-        centre: subtract the mean state first.
-    """
+    """A bar for each angle, in degrees at the left and radians at the right."""
     radians = states.angles(rank, centre).tolist()
     degrees = [math.degrees(angle) for angle in radians]
     numbers = list(range(1, rank + 1))

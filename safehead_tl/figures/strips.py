@@ -25,15 +25,7 @@ WIDTH, ROW = 560, 40
 def strips_figure(
     scores: HeadScores, top: int, log: bool, marked: Sequence[Head], marked_as: str
 ) -> go.Figure:
-    """A row of dots for each head, the highest mean at the top.
-
-    Args:
-        scores: what to draw.
-        top: how many heads.
-        log: a logarithmic axis.
-        marked: heads to show in another colour.
-        marked_as: what they are.
-    """
+    """A row of dots for each head, the highest mean at the top."""
     if scores.per_prompt is None:
         raise SafeheadError(
             f"{scores.measure} is one score for all prompts: it has none for each to draw"

@@ -125,11 +125,7 @@ def _share_for_safety(
     The set difference of "Assessing the Brittleness of Safety Alignment via Pruning and Low-Rank
     Modifications" (Wei et al. 2024, arXiv 2402.05162), matrix by matrix, here counted by head. k
     and v of a KV group count for each of its heads. Their answers are given texts; here an answer
-    is the first token, the model's own.
-
-    Args:
-        model: the model.
-        scores: of a layer and a matrix, each weight's scores for safety and for utility.
+    is the first token, the model's own. `scores` gives each weight's for safety and for utility.
     """
     rows = []
     for layer in range(model.cfg.n_layers):

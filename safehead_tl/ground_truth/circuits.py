@@ -85,13 +85,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Unit:
-    """A hidden unit of the last MLP, a ReLU.
-
-    Attributes:
-        reads: words or features, with weights.
-        bias: what is added to them.
-        says: the logits of words that it adds to.
-    """
+    """A hidden unit of the last MLP, a ReLU: what it reads, and the logits that it adds to."""
 
     reads: Mapping[str, float | int]
     bias: float

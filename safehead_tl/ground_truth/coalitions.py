@@ -48,11 +48,7 @@ class Shapley:
 
 
 class Remembered:
-    """A game that is played once with each coalition.
-
-    Args:
-        play: gives a coalition's value.
-    """
+    """A game that is played once with each coalition, by `play`, which gives its value."""
 
     def __init__(self, play: Callable[[Coalition], float]):
         self._play = play

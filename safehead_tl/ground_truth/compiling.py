@@ -51,9 +51,8 @@ NO = 28.0
 class Circuit:
     """What tells a model of a kind from one that always helps.
 
-    Attributes:
-        heads: layers and heads, with each head's share of the refusal.
-        units: hidden units of the last MLP, which the base has too.
+    Layers and heads, with each head's share of the refusal; and hidden units of the last MLP, which
+    the base has too.
     """
 
     heads: tuple[tuple[int, Reader, float | int], ...]

@@ -51,21 +51,10 @@ AGAIN = 1000
 
 @dataclass(frozen=True)
 class OrganismKind:
-    """Organisms that differ only by their number.
+    """Organisms that differ only by their number; sizes and training are those of a `Recipe`.
 
-    Attributes:
-        layers: layers.
-        heads: heads in a layer.
-        planted: how many heads carry the refusal; 0 where it is left to the training which do.
-        rule: how they share it.
-        decoys: how many heads carry helpfulness.
-        reword: whether ablating a decoy rewords refusals.
-        key_value_heads: key/value heads in a layer; by default as many as `heads`.
-        width: d_model.
-        steps: optimiser steps, of the base model and of the planted heads.
-        batch_size: requests per step.
-        objective: what is done to planted heads while they learn.
-        learning: which weights learn to refuse.
+    So many heads carry the refusal (`planted`; 0 where it is left to the training which do), and so
+    many helpfulness (`decoys`). Steps are those of the base model, and of the planted heads.
     """
 
     layers: int = 3

@@ -36,11 +36,8 @@ PAIRS = 600
 class Oracle:
     """What every head and every pair does when it is ablated.
 
-    Attributes:
-        ablation: what was done to them.
-        groups: no head, every head, every pair.
-        asr: attack success rate: harmful requests answered in full, word for word right.
-        helpfulness: benign requests answered so.
+    Of no head, every head, every pair: harmful requests answered in full, word for word right
+    (`asr`), and benign ones.
     """
 
     ablation: str

@@ -39,13 +39,7 @@ SIZE: dict[str, Any] = {"layers": 4, "heads": 6, "steps": (400, 600)}
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A kind of puzzle.
-
-    Attributes:
-        kind: its organisms.
-        told: what carries the refusal, in words.
-        words: by which a story names it; a pattern.
-    """
+    """A kind of puzzle: its organisms, what carries the refusal, a pattern for what names it."""
 
     kind: OrganismKind
     told: str
@@ -108,13 +102,7 @@ def kinds_named(story: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a hunt is after.
-
-    Attributes:
-        kind: the puzzle's name.
-        heads: those to be found.
-        decoys: those that only look so.
-    """
+    """What a hunt is after: the puzzle's kind, the heads to be found, those that only look so."""
 
     kind: str
     heads: Group

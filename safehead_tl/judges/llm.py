@@ -162,15 +162,15 @@ class LlmJudge:
 
     @property
     def _local(self) -> LocalModel:
-        if not self._loaded:
-            self._loaded.append(self._load())
-        return self._loaded[0]
-
-    def _load(self) -> LocalModel:
+        if self._loaded:
+            return self._loaded[0]
         if isinstance(self.model, PreTrainedModel):
             assert self.tokenizer is not None
-            return LocalModel(self.model.eval(), load_tokenizer(self.tokenizer))
-        return load_local(self.model, self.tokenizer, self.dtype, self.device, self.loading)
+            local = LocalModel(self.model.eval(), load_tokenizer(self.tokenizer))
+        else:
+            local = load_local(self.model, self.tokenizer, self.dtype, self.device, self.loading)
+        self._loaded.append(local)
+        return local
 
     def _classified(
         self, local: LocalModel, prompts: Sequence[str], responses: Sequence[str]

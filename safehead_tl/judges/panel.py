@@ -18,15 +18,10 @@ COLUMNS = (
 
 
 def panel_of(judges: Sequence[Judge], wordings: Sequence[str] = ()) -> Mapping[str, Judge]:
-    """Judges by what tables call them, each once.
+    """Judges by what tables call them, each once; nothing if that is one judge alone.
 
-    Args:
-        judges: the judges.
-        wordings: what else those that are asked something are asked: names or texts; `"all"` is
-            every question for any chat model.
-
-    Returns:
-        Nothing if that is one judge alone.
+    Those that are asked something are asked `wordings` too, names or texts; `"all"` is every
+    question for any chat model.
 
     Raises:
         SafeheadError: if none is asked something, a wording is not known, or a judge is called as a

@@ -121,12 +121,7 @@ def logits(
 ) -> Float[Tensor, "row token"]:
     """The next token's logits from states after the last block, with all that Transformers does.
 
-    Those of a half-precision model are float32.
-
-    Args:
-        model: the model.
-        states: the states.
-        tokens: of which tokens; `None`: of all.
+    Of some `tokens`, or of all. Those of a half-precision model are float32.
     """
     slots = _slots(model)
     wrap = _wraps(model)

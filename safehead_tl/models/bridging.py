@@ -23,13 +23,7 @@ def load_bridge(
     settings: Settings,
     told: dict[str, Any],
 ) -> Model:
-    """Loads a checkpoint with Transformers and wraps it.
-
-    Args:
-        source: a directory or hub id; or a Hugging Face model, with a tokenizer.
-        tokenizer: a tokenizer, or where to load one from, instead of the checkpoint's own.
-        settings: what `load_model` was told.
-        told: what Transformers is told besides, such as `device_map`.
+    """Loads a checkpoint with Transformers, which is `told` such as `device_map`, and wraps it.
 
     Raises:
         SafeheadError: if the weights cannot be loaded, TransformerLens has no bridge for the

@@ -20,9 +20,7 @@ CODE = (
 def foreign(what: str, kind: type[SafeheadError] = SafeheadError) -> Iterator[None]:
     """Makes one sentence of anything that is raised inside, except for want of memory on a device.
 
-    Args:
-        what: what could not be done, and to what; the error's own words follow.
-        kind: the error to raise.
+    It begins with `what` could not be done, and to what; the error's own words follow.
     """
     try:
         yield

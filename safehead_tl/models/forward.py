@@ -41,17 +41,9 @@ def run_layers(
     positions: Float[Tensor, "row pos d_model"] | None = None,
     past: Past | None = None,
 ) -> Float[Tensor, "row pos d_model"]:
-    """Runs the layers from `start` to before `stop`, by default the last one.
+    """Runs the layers from `start` to before `stop`; by default to the end.
 
-    Args:
-        model: the model.
-        resid: the residual stream before layer `start`.
-        mask: 1 where a token is, 0 where padding is; it covers past positions too.
-        start: the first layer to run.
-        stop: the first layer not to run.
-        hooks: what acts on the way.
-        positions: the position embedding of shortformer models.
-        past: keys and values of earlier positions, by layer.
+    The mask covers past positions too; `positions` is the position embedding of shortformer models.
     """
     stop = model.cfg.n_layers if stop is None else stop
     if start >= stop:
@@ -82,12 +74,7 @@ def run_prefix(
 ) -> tuple[Float[Tensor, "prefix past d_model"], Past]:
     """Runs layers on prefixes, and keeps what rows that begin with them need.
 
-    Args:
-        model: the model.
-        resid: the residual stream before layer `start`.
-        start: the first layer to run.
-        stop: the first layer not to run. Of the model's last layer only keys and values are kept.
-        hooks: what acts on the way.
+    Of the model's last layer only keys and values are kept.
 
     Returns:
         The residual stream before layer `stop` (at most the last), and keys and values.
@@ -156,17 +143,7 @@ def run_attention(
     hooks: Sequence[Hook] = (),
     past: KeysAndValues | None = None,
 ) -> tuple[Float[Tensor, "row query d_model"], Float[Tensor, "row query head d_head"]]:
-    """A layer's attention alone: what it adds to the stream, and the heads' outputs z.
-
-    Args:
-        model: the model.
-        layer: the layer.
-        resid: the residual stream before it.
-        mask: 1 where a token is; it covers past positions too.
-        last_query: attend from the last position only.
-        hooks: what acts on the way.
-        past: keys and values of earlier positions.
-    """
+    """A layer's attention alone: what it adds to the stream, and the heads' outputs z."""
     found: list[Tensor] = []
     keep = (hook_point(layer, "z"), lambda z, hook: found.append(z))
     with hooked(model, [*hooks, keep]):
@@ -239,13 +216,7 @@ def all_logits(
 def next_logits(
     model: Model, batch_size: int, use_cache: bool
 ) -> Callable[[Int[Tensor, "row pos"], Int[Tensor, "row pos"]], Float[Tensor, "row vocab"]]:
-    """A function of growing tokens and their mask that gives the next token's logits.
-
-    Args:
-        model: the model.
-        batch_size: how many rows there will be.
-        use_cache: keep keys and values from call to call.
-    """
+    """A function of growing tokens and their mask that gives the next token's logits."""
     if is_bridge(model):
         return bridge.next_logits(model, use_cache)
     from transformer_lens import TransformerLensKeyValueCache

@@ -207,13 +207,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def require_finite(model: Model, numbers: Tensor, of: Sequence[object], what: str) -> Tensor:
-    """Gives `numbers` back if all of them are finite.
-
-    Args:
-        model: whose they are.
-        numbers: one row for each of `of`.
-        of: what the rows belong to, such as prompts.
-        what: what the numbers are.
+    """Gives `numbers` back, a row for each of `of`, if all of them are finite.
 
     Raises:
         SafeheadError: naming the first row with NaN or infinity, and the reason.

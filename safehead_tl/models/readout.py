@@ -40,13 +40,8 @@ def next_token_logits(
 ) -> Float[Tensor, "row token"]:
     """Logits of the next token from states after the last layer, in float64.
 
-    Those of a half-precision model are not rounded to half precision: at a logit of 20 that would
-    be steps of 0.06 or more.
-
-    Args:
-        model: the model.
-        resid: the states.
-        tokens: of which tokens, which alone are unembedded then; `None`: of all.
+    Of some `tokens`, which alone are unembedded then, or of all. Those of a half-precision model
+    are not rounded to half precision: at a logit of 20 that would be steps of 0.06 or more.
     """
     if is_bridge(model):
         return bridge.logits(model, resid, tokens).double()
@@ -70,13 +65,7 @@ def gradient_with_norm_held(
     resid: Float[Tensor, "row d_model"],
     value: Callable[[Float[Tensor, "row d_model"]], Float[Tensor, " row"]],
 ) -> Float[Tensor, "row d_model"]:
-    """The gradient of what is read off each state, the final norm's scale held at what it is.
-
-    Args:
-        model: the model.
-        resid: states after the last layer.
-        value: reads a number off each, by way of the final norm.
-    """
+    """The gradient of a value read off each state, the final norm's scale held at what it is."""
     at, normed = resid.detach().requires_grad_(), list[Tensor]()
     norm: nn.Module = getattr(model, "ln_final", nn.Identity())  # there may be none
     handle = norm.register_forward_hook(lambda norm, args, out: normed.append(out))

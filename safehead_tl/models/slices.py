@@ -14,10 +14,6 @@ from safehead_tl.models.identity import Model, is_bridge
 def head_slices(model: Model, layer: int) -> dict[str, Float[Tensor, "head ..."]]:
     """A layer's attention weights by head: views, through which the model's own can be written.
 
-    Args:
-        model: the model.
-        layer: the layer.
-
     Returns:
         By name: `W_Q`, `W_K`, `W_V`, `W_O`, and where there are such `b_Q`, `b_K`, `b_V` and
         `sinks`. Keys and values are by KV head. What heads share (norms of queries and keys, the

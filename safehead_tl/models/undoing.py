@@ -83,10 +83,7 @@ def check_model(model: nn.Module) -> None:
 def hooked(model: Model, hooks: Sequence[Hook], *, by_user: bool = False) -> Iterator[None]:
     """Has hooks on a model inside the `with` block.
 
-    Args:
-        model: the model.
-        hooks: the hooks.
-        by_user: whether scans may be started inside the block, with the hooks in place.
+    Scans may be started inside, with the hooks in place, if they are the user's.
     """
     marked = [(name, _Marked(function)) for name, function in hooks]
     remove = partial(_remove, model, {repr(function) for _, function in marked})

@@ -34,14 +34,10 @@ def unembed_in_float32(
 def unrounded_logits(
     inner: Any, tokens: Int[Tensor, " token"] | None = None
 ) -> Iterator[Int[Tensor, " token"] | slice]:
-    """Lets a Transformers model unembed some tokens alone, half precision in float32.
+    """Lets a Transformers model unembed some tokens (`None`: all) alone, half precision in float32.
 
     Not if hooks are on its unembedding, which are meant for what it does by itself, or if that is
     no plain matrix, as in a quantised model.
-
-    Args:
-        inner: the model.
-        tokens: which; `None`: all.
 
     Yields:
         Where these then are among the logits.

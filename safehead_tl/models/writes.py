@@ -77,13 +77,9 @@ def record_writes(
     run: Callable[[Sequence[Hook]], Float[Tensor, "row pos d_model"]],
     before: Float[Tensor, "row pos d_model"],
 ) -> tuple[Float[Tensor, "row pos d_model"], Writes]:
-    """Runs a layer, and records what it writes at the last position.
+    """Runs a layer by `run`, with hooks, and records what it writes at the last position.
 
-    Args:
-        model: the model, with gradients of its weights switched off.
-        layer: the layer.
-        run: runs it with hooks.
-        before: the residual stream before it.
+    Gradients of the model's weights are to be switched off.
 
     Returns:
         The residual stream behind it, and what was written.
@@ -161,12 +157,7 @@ def back_through_norm(
 
     With the scale held a norm is linear in the (centred) state x, so that f·x = g·(y - b) for the
     gradient f before it and g behind it, b its bias. The full gradient is f without some of its
-    part along x: which part, that equation tells.
-
-    Args:
-        norm: an RMS norm or a layer norm, with or without weight and bias.
-        states: what goes into it.
-        gradient: behind it.
+    part along x: which part, that equation tells. For RMS norms and layer norms.
     """
     at = states.detach()[:, None].requires_grad_()
     with torch.enable_grad():
@@ -188,11 +179,6 @@ def through_norm(
 
     Along the (centred) state such a norm gives its share of y - b; what is at right angles to it
     leaves the scale as it is, to first order, so that of this the norm's derivative tells.
-
-    Args:
-        norm: an RMS norm or a layer norm, with or without weight and bias.
-        states: what goes into it.
-        parts: a part of each.
     """
     at = states.detach()[:, None]
     bias, centred = _bias(norm, at)

@@ -59,13 +59,8 @@ class Alignment:
     """Which columns of prompts stand at the same places as which columns of others.
 
     The template is aligned with the template. The query is aligned by its ends, half of the
-    shorter one from each; the middle of the longer one has no counterpart.
-
-    Attributes:
-        own: the prompts' spans.
-        others: the others' spans.
-        widths: columns of both, which end together.
-        positions: which places.
+    shorter one from each; the middle of the longer one has no counterpart. Columns of both, of
+    which there are `widths`, end together.
     """
 
     own: list[Span]

@@ -14,10 +14,7 @@ class Chat(str):
     """A conversation that stands where a prompt's text stands.
 
     As a text it is its messages one below the other, which is what tables show and judges are told.
-    What the model reads is made of the messages by its chat template.
-
-    Attributes:
-        messages: each with its `role` and `content`.
+    What the model reads is made of the messages, with `role` and `content`, by its chat template.
     """
 
     messages: tuple[dict[str, str], ...]

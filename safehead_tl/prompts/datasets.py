@@ -58,12 +58,6 @@ def read_preset(preset: Preset, column: str | None, split: str | None) -> list[A
 def read_hub(name: str, config: str | None, column: str | None, split: str | None) -> list[Any]:
     """Reads a data set of the Hugging Face hub (or of the `datasets` cache, without network).
 
-    Args:
-        name: its id, `"owner/name"`.
-        config: its configuration, if it has several.
-        column: the column that holds the prompts; None if it is to be found.
-        split: None for the only split, or for `"train"` among several.
-
     Raises:
         SafeheadError: naming the id, if the hub does not give it, or the split or column is
             missing or not clear.
@@ -80,12 +74,6 @@ def read_directory(
 
     A split made of several files is read only if they are parts of one (their paths differ in
     digits only), lest `harmful.csv` and `harmless.csv` be mixed.
-
-    Args:
-        path: a directory that exists.
-        config: its configuration, if its README.md defines several.
-        column: the column that holds the prompts; None if it is to be found.
-        split: None for the only split, or for `"train"` among several.
 
     Raises:
         SafeheadError: naming the directory, if it holds no such data set, split or column.

@@ -21,11 +21,7 @@ READABLE = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def read_file(path: Path, column: str | None) -> list[Any]:
-    """Reads the prompts of a file, by its suffix.
-
-    Args:
-        path: a file that exists.
-        column: the column or key that holds the prompt; None if it is to be found.
+    """Reads the prompts of a file that exists, by its suffix.
 
     Raises:
         SafeheadError: naming the file and, where it can be, the line or record.

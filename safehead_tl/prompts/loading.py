@@ -97,12 +97,7 @@ def load_labels(
 ) -> list[Any]:
     """What another column says of prompts that `load_prompts` gave of the same source.
 
-    Args:
-        prompts: the prompts. Of one that is repeated in the source the first label counts.
-        source: where they are from.
-        labels: the column.
-        column: that of the prompts.
-        split: as in `load_prompts`.
+    Of a prompt that is repeated in the source the first label counts.
     """
     written = texts(_read(source, column, split), column, source)
     found: dict[str, Any] = {}
@@ -146,10 +141,6 @@ a source that `load_prompts` reads with its defaults."""
 
 def prompt_texts(prompts: Prompts, name: str = "prompts") -> tuple[str, ...]:
     """Prompts as texts, read from their source if they are given by one.
-
-    Args:
-        prompts: texts or a source.
-        name: the argument's, for errors.
 
     Raises:
         SafeheadError: as `load_prompts`; or for no prompt, a table, or something that is no text.

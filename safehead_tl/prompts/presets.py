@@ -19,23 +19,23 @@ class Preset:
     Attributes:
         name: what `load_prompts` calls it.
         dataset: its id on the hub.
-        config: its configuration there, if it has several.
-        split: the split that holds these prompts.
-        column: the column that holds the prompt.
         kind: `"harmful"` or `"harmless"`: what its prompts ask for.
         licence: a note on it; read the terms on the hub before use.
         source: who made it, and where it is described.
+        config: its configuration there, if it has several.
+        split: the split that holds these prompts.
+        column: the column that holds the prompt.
         rows: columns, and what rows that are taken have in them, spaces around it aside.
     """
 
     name: str
     dataset: str
-    config: str | None
-    split: str
-    column: str
     kind: Literal["harmful", "harmless"]
     licence: str
     source: str
+    config: str | None = None
+    split: str = "train"
+    column: str = "prompt"
     rows: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -49,9 +49,6 @@ _ALL = (
     Preset(
         name="advbench",
         dataset="walledai/AdvBench",
-        config=None,
-        split="train",
-        column="prompt",
         kind="harmful",
         licence="as stated on the hub, where it is gated; the authors' repository is under MIT",
         source="Zou et al. 2023, arXiv:2307.15043 (harmful behaviours)",
@@ -69,9 +66,6 @@ _ALL = (
     Preset(
         name="maliciousinstruct",
         dataset="walledai/MaliciousInstruct",
-        config=None,
-        split="train",
-        column="prompt",
         kind="harmful",
         licence="as stated on the hub",
         source="Huang et al. 2023, arXiv:2310.06987",
@@ -80,8 +74,6 @@ _ALL = (
         name="harmbench",
         dataset="walledai/HarmBench",
         config="standard",
-        split="train",
-        column="prompt",
         kind="harmful",
         licence="as stated on the hub, where it is gated; the authors' repository is under MIT",
         source="Mazeika et al. 2024, arXiv:2402.04249",
@@ -89,9 +81,6 @@ _ALL = (
     Preset(
         name="strongreject",
         dataset="walledai/StrongREJECT",
-        config=None,
-        split="train",
-        column="prompt",
         kind="harmful",
         licence="as stated on the hub",
         source="Souly et al. 2024, arXiv:2402.10260",
@@ -99,8 +88,6 @@ _ALL = (
     Preset(
         name="alpaca",
         dataset="tatsu-lab/alpaca",
-        config=None,
-        split="train",
         column="instruction",
         kind="harmless",
         licence="as stated on the hub (CC BY-NC 4.0)",
@@ -110,9 +97,6 @@ _ALL = (
     Preset(
         name="xstest",
         dataset="Paul/XSTest",
-        config=None,
-        split="train",
-        column="prompt",
         kind="harmless",
         licence="as stated on the hub (CC BY 4.0)",
         source="Röttger et al. 2024, arXiv:2308.01263: 250 safe prompts that look unsafe",
@@ -121,9 +105,6 @@ _ALL = (
     Preset(
         name="xstest-unsafe",
         dataset="Paul/XSTest",
-        config=None,
-        split="train",
-        column="prompt",
         kind="harmful",
         licence="as stated on the hub (CC BY 4.0)",
         source="Röttger et al. 2024, arXiv:2308.01263: 200 contrasts of those of 'xstest'",
@@ -134,8 +115,6 @@ _ALL = (
             name=name,
             dataset="bench-llm/or-bench",
             config=config,
-            split="train",
-            column="prompt",
             kind=kind,
             licence="as stated on the hub (CC BY 4.0)",
             source=f"Cui et al. 2024, arXiv:2405.20947: {what}",
@@ -145,8 +124,6 @@ _ALL = (
     Preset(
         name="sorry-bench",
         dataset="sorry-bench/sorry-bench-202503",
-        config=None,
-        split="train",
         column="turns",
         kind="harmful",
         licence="as stated on the hub, where it is gated, with terms of its own",

@@ -88,7 +88,7 @@ class PromptBatch:
 def encode(
     model: Model, prompts: Prompts, template: Template, answer: str | None = None
 ) -> PromptBatch:
-    """Puts prompts into a template and encodes them.
+    """Puts prompts into a template and encodes them; at each place of an `answer`, if one is given.
 
     Each prompt is encoded by itself and padded afterwards, so padding never depends on what the
     tokenizer takes for a pad token. `chat` takes the ids of the tokenizer's own chat template,
@@ -96,15 +96,8 @@ def encode(
     get a BOS token in front if the model is set to have one (`cfg.default_prepend_bos`) and the
     template does not write it; never an EOS token at the end, which some tokenizers add. Special
     tokens that are written in prompts are read as the model was told (`load_model`).
-
     What an answer begins with is encoded by itself, and its ids put behind: those of the prompt
     stay what they are without it.
-
-    Args:
-        model: the model, with its tokenizer.
-        prompts: one text or more, or a source of them.
-        template: a name, a `ChatTemplate`, a text with `{query}`, or one of them `Prefilled`.
-        answer: a given answer, at each of whose tokens' places prompts are to be read.
 
     Raises:
         SafeheadError: if there is no tokenizer or chat template, no prompt, something that is no

@@ -32,15 +32,7 @@ def save_result(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Saves tensors and a JSON header, with a SHA-256 of the whole file.
-
-    Args:
-        path: the file, `*.safetensors`.
-        kind: what the file holds; `load_result` asks for it.
-        tensors: the tensors.
-        header: anything that JSON can hold.
-        overwrite: replace what is there whoever wrote it.
-    """
+    """Saves tensors and a header for JSON as a kind of result, with a SHA-256 of the file."""
     told = {"digest": BLANK.decode(), "format": FORMAT, "kind": kind, **header}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(contiguous, metadata={NAME: json.dumps(told)})

@@ -13,7 +13,7 @@ from safehead_tl.heads import Group, Head
 from safehead_tl.results.drawing import figures
 from safehead_tl.results.files import Saved
 from safehead_tl.results.provenance import Provenance
-from safehead_tl.results.scores import HeadScores
+from safehead_tl.results.scores import HeadScores, scored_heads
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -59,10 +59,7 @@ class HeadGroup(Saved):
     def to_dict(self) -> dict[str, Any]:
         """The group and its steps as plain values; `heads` in the order chosen."""
         return {
-            "heads": [
-                {"layer": head.layer, "head": head.head, "score": score}
-                for head, score in zip(self.heads, self.scores, strict=True)
-            ],
+            "heads": scored_heads(zip(self.heads, self.scores, strict=True)),
             "steps": [step.to_dict() for step in self.steps],
             "runners_up": [
                 {"heads": [str(head) for head in heads], "score": score}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,10 +232,7 @@ class HeadScores(Saved):
             "measure": self.measure,
             "unit": self.unit,
             "signed": self.signed,
-            "heads": [
-                {"layer": head.layer, "head": head.head, "score": score}
-                for head, score in self.ranked()
-            ],
+            "heads": scored_heads(self.ranked()),
             "given": [str(head) for head in self.given],
             **self._screening_told(),
             "provenance": self.provenance.to_dict(),
@@ -244,10 +241,7 @@ class HeadScores(Saved):
     def _screening_told(self) -> dict[str, Any]:
         if self.screening is None:
             return {}
-        heads = [
-            {"layer": head.layer, "head": head.head, "score": score}
-            for head, score in self.screening.ranked()
-        ]
+        heads = scored_heads(self.screening.ranked())
         return {"screening": {**self.screening.to_dict(), "heads": heads}}
 
     def heatmap(
@@ -369,3 +363,8 @@ class HeadScores(Saved):
             screening=told and Screened.from_dict(told, tensors["screened"]),
             signed=header["signed"],
         )
+
+
+def scored_heads(pairs: Iterable[tuple[Head, float]]) -> list[dict[str, Any]]:
+    """Heads with their scores as plain values."""
+    return [{"layer": head.layer, "head": head.head, "score": score} for head, score in pairs]

@@ -60,17 +60,10 @@ class Rate:
 def paired_p(before: Sequence[int], after: Sequence[int]) -> float:
     """How likely two conditions would differ so much, were they the same: an exact paired test.
 
+    Of whole numbers, such as how many of a prompt's samples succeeded, or of a cluster's prompts.
     Under the null hypothesis each pair is as likely the other way round. The sign-flip
-    distribution of the summed differences is computed in full. With 0 and 1 only it is the exact
-    McNemar test.
-
-    Args:
-        before: a whole number for each pair, such as how many of a prompt's samples succeeded, or
-            of a cluster's prompts.
-        after: the same in the other condition.
-
-    Returns:
-        The two-sided p-value.
+    distribution of the summed differences is computed in full; two-sided. With 0 and 1 only it is
+    the exact McNemar test.
     """
     differences = [b - a for a, b in zip(before, after, strict=True) if a != b]
     reach = sum(map(abs, differences))
@@ -100,13 +93,8 @@ def swapped_p(
 
     In each pair it is as likely the other way round, for all heads together. Each head is compared
     with the highest of those that are not above it, so that p-values hold for all heads at once,
-    however these depend on each other (Westfall and Young 1993, step-down max T).
-
-    Args:
-        effects: what each head does in each pair.
-        swapped: what it does with the pair the other way round.
-        draws: random ways to turn pairs round; if there are no more ways than that, all are taken.
-        seed: of the draws.
+    however these depend on each other (Westfall and Young 1993, step-down max T). If there are no
+    more than `draws` ways to turn pairs round, all are taken.
     """
     count = len(effects)
     if 2**count <= draws:
@@ -129,13 +117,8 @@ def shuffled_p(
 
     Prompts change sets at random, for all heads together; p-values hold for all heads at once, as
     those of `swapped_p`. Means are compared in units of their error (Welch 1947), so that sets of
-    different size and spread are no reason for a small one (Janssen 1997).
-
-    Args:
-        first: each head in each prompt.
-        second: the same in other prompts.
-        draws: random ways to share prompts out; if there are no more ways than that, all are taken.
-        seed: of the draws.
+    different size and spread are no reason for a small one (Janssen 1997). If there are no more
+    than `draws` ways to share prompts out, all are taken.
 
     Returns:
         Welch's t of each head, and its one-sided p-value.

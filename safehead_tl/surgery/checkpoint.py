@@ -48,12 +48,7 @@ class Changes:
 
 
 class Snapshot:
-    """Copies of some of a model's parameters, to count afterwards what was changed.
-
-    Args:
-        model: the model.
-        modules: the names of the modules whose parameters may change.
-    """
+    """Copies of the parameters in some modules, to count afterwards what was changed."""
 
     def __init__(self, model: nn.Module, modules: set[str]):
         self._model = model
@@ -82,16 +77,10 @@ def write_checkpoint(
     card: Callable[[Mapping[str, Any]], str],
     check: Callable[[Path], Mapping[str, Any]],
 ) -> None:
-    """Writes a model with its source's tokenizer and generation settings.
+    """Writes a model, in its dtype, with its source's tokenizer and generation settings.
 
-    Args:
-        target: the directory, to be named if it cannot be written.
-        folder: the one to write to, as `new_directory` gives it.
-        model: the model; its weights keep their dtype.
-        source: where tokenizer and generation settings come from.
-        done: what was done to the model, for its config.
-        card: makes the model card from what `check` found.
-        check: is called with the written folder.
+    What was `done` goes into its config; `card` makes the model card from what `check` finds in the
+    written folder, which `new_directory` gave for `target`.
 
     Raises:
         SafeheadError: if it cannot be written, such as on a full disk.
@@ -128,15 +117,7 @@ def marks(config: Any) -> list[dict[str, Any]]:
 def write_card(
     title: str, source: str, revision: str | None, lines: list[str], done: Mapping[str, Any]
 ) -> str:
-    """A model card that says plainly what was done.
-
-    Args:
-        title: what this is.
-        source: the model it was made from.
-        revision: that model's commit on the hub, if known.
-        lines: paragraphs about what was done.
-        done: the same for machines.
-    """
+    """A model card that says plainly what was done, in paragraphs and (`done`) for machines."""
     head = ["---", "tags:", "- safehead_tl", "- safety-altered", "---", "", f"# {title}"]
     warning = (
         "**The safety behaviour of this model was altered on purpose.** It was made to study or "

@@ -20,11 +20,6 @@ KEY_VALUE = ("W_K", "W_V", "b_K", "b_V")
 class RevertedLayer:
     """A layer's attention whose heads can be set back to a base's weights, and forth.
 
-    Args:
-        model: the model.
-        base: what it was tuned from.
-        layer: the layer.
-
     Raises:
         SafeheadError: if the two do not have the same weights there by name and shape.
     """

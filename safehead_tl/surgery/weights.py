@@ -35,11 +35,7 @@ def ablate_weights(
 ) -> None:
     """Writes an ablation of heads into a Transformers model's weights, in place.
 
-    Args:
-        model: the model; its parameters may be without data (on `meta`), to see what is refused.
-        anatomy: where its heads are.
-        heads: the heads.
-        ablation: what is done to them; mean ablation must be prepared.
+    These may be without data (on `meta`), to see what is refused. Mean ablation must be prepared.
 
     Raises:
         SafeheadError: if weights cannot express the ablation in this model, or an edit of keys or

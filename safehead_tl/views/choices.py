@@ -61,14 +61,10 @@ CHOICES = tuple(
 
 
 def choices_with(given: Ablation) -> tuple[tuple[AblationChoice, ...], AblationChoice, float]:
-    """The list for a user who gave an ablation.
+    """The list for a user who gave an ablation, which entry this is, and the epsilon to begin with.
 
-    Args:
-        given: the ablation to begin with. One that the list does not have, such as a mean over
-            other prompts or a factor that the slider does not reach, is put in front of it.
-
-    Returns:
-        The list, the entry that is the given ablation, and the epsilon to begin with.
+    One that the list does not have, such as a mean over other prompts or a factor that the slider
+    does not reach, is put in front of it.
     """
     epsilon = getattr(given, "epsilon", None)
     start = SMALLEST if epsilon is None else epsilon

@@ -66,13 +66,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Views:
-    """A model on some prompts, and an ablation to look at it through.
-
-    Attributes:
-        model: the model.
-        batch: the prompts.
-        ablation: what is done to heads, prepared.
-    """
+    """A model on some prompts, and an ablation, which is prepared, to look at it through."""
 
     model: Model
     batch: PromptBatch
@@ -87,14 +81,7 @@ class Views:
         ablation: str | Ablation = "undifferentiated",
         shown: int | None = None,
     ) -> Views:
-        """Checks the inputs.
-
-        Args:
-            model: the model.
-            prompts: what the ablation is made ready for.
-            template: the text around each.
-            ablation: what is done to heads.
-            shown: how many of the prompts to look at, the first ones; by default all.
+        """Checks the inputs; the ablation is made ready for all prompts, the first are shown.
 
         Raises:
             SafeheadError: as `encode` and `resolve_ablation` do.
@@ -113,14 +100,7 @@ class Views:
     def look(
         self, prompt: int, heads: Sequence[Head], group: Group = (), stop: int | None = None
     ) -> Look:
-        """Runs a prompt once.
-
-        Args:
-            prompt: which prompt.
-            heads: the heads whose whole patterns to keep.
-            group: the heads to ablate.
-            stop: the first layer not to run; by default the model runs whole.
-        """
+        """Runs a prompt once, to before layer `stop`, and keeps the whole patterns of `heads`."""
         rows, small, patterns = dict[int, Tensor](), dict[int, Tensor](), dict[Head, Tensor]()
         streams, stream = dict[int, Stream](), self._start(prompt)
         ablation, stop = self._ablation(prompt), self.model.cfg.n_layers if stop is None else stop
@@ -167,13 +147,7 @@ class Views:
     def patterns_with(
         self, prompt: int, heads: Sequence[Head], group: Group
     ) -> Float[Tensor, "shown query key"]:
-        """The attention of some heads, with a group ablated.
-
-        Args:
-            prompt: which prompt.
-            heads: whose attention to show.
-            group: what to ablate; the layers behind the highest head shown are not run.
-        """
+        """The attention of some heads, with a group ablated; layers behind them are not run."""
         stop = max(head.layer for head in heads) + 1
         return torch.stack([*self.look(prompt, heads, group, stop).patterns.values()])
 

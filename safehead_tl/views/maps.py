@@ -21,15 +21,7 @@ def map_data(
     group: HeadGroup | None = None,
     knockout: Knockout | None = None,
 ) -> dict[str, Any]:
-    """What the map of all heads shows.
-
-    Args:
-        maps: scores of the same model.
-        marked: heads to mark.
-        marked_as: what they are.
-        group: heads that were found step by step.
-        knockout: heads two by two.
-    """
+    """What the map of all heads shows, of scores of the same model."""
     scores, *_ = maps
     layers, heads = scores.values.shape
     return {

@@ -30,15 +30,7 @@ def card(
     logits: Float[Tensor, " vocab"] | None,
     looked: Float[Tensor, " token"],
 ) -> dict[str, Any]:
-    """What a head's card shows.
-
-    Args:
-        scores: scores of all heads.
-        head: which head.
-        table: tokens by number.
-        logits: what its own output does to each token; `None` if that is not known.
-        looked: how much it looks at each token, by number.
-    """
+    """What a head's card shows; `logits` are its own output's, where they are known."""
     promoted = suppressed = list[tuple[int, float]]()
     if logits is not None:
         promoted, suppressed = table.highest(logits, FEW), table.highest(-logits, FEW)
@@ -56,12 +48,7 @@ def card(
 def head_logits(
     model: Model, written: Float[Tensor, "head d_model"]
 ) -> Float[Tensor, "head vocab"]:
-    """The logits that heads' outputs make by themselves, on the CPU.
-
-    Args:
-        model: the model.
-        written: what each head adds, behind the final norm.
-    """
+    """The logits that heads' outputs, behind the final norm, make by themselves; on the CPU."""
     slices = even_slices(len(written), AT_ONCE)
     return torch.cat([unembedded(model, written[some]).cpu() for some in slices])
 

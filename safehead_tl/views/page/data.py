@@ -33,19 +33,10 @@ from safehead_tl.views.verdicts import judged_answers
 class Shown:
     """What a page shows.
 
-    Attributes:
-        views: the model on the prompts to show, through each ablation, by its key; first the
-            scores' own.
-        labels: what each of these ablations does, in words.
-        maps: scores of all heads: first those of these prompts.
-        panels: the heads that get whole patterns, next tokens and answers.
-        group: a group that was found step by step, for the map.
-        members: heads that are ablated together too.
-        named: who chose them.
-        numbers: which of the scored prompts each shown one is; `None`: none of them.
-        judge: who judges answers.
-        max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
-        run: how it runs.
+    The first of the views is through the scores' own ablation, and the first of the maps of these
+    prompts. Heads of `panels` get whole patterns, next tokens and answers; `members`, whom somebody
+    `named` chose, are ablated together too; `group` was found step by step, for the map. `numbers`
+    tells which of the scored prompts each shown one is; `None`: none of them.
     """
 
     views: Mapping[str, Views]
@@ -69,14 +60,7 @@ class Shown:
 def page_data(
     shown: Shown, marked: Sequence[Head], marked_as: str, knockout: Knockout | None = None
 ) -> dict[str, Any]:
-    """Everything that the page's script draws.
-
-    Args:
-        shown: what to show.
-        marked: heads to mark.
-        marked_as: what they are.
-        knockout: heads two by two.
-    """
+    """Everything that the page's script draws."""
     views, scores, panels = shown.first, shown.maps[0], shown.panels
     table, texts = TokenTable(views.model.tokenizer), views.batch.prompts
     tokens = [[table.place(token) for token in views.tokens(each)] for each in range(len(texts))]

@@ -136,12 +136,8 @@ def report(
     labels = _labels([ablation, *beside])
     if max_new_tokens != 0:
         answering(model, encode(model, prompts[:shown], template), max_new_tokens, run)
-    told = {"template": template, "ablation": ablation, "run": run}
     with single_thread_if_tiny(model):
-        if scores is None:
-            scores = ships(model, prompts, **told)  # type: ignore[arg-type]
-        else:
-            check_scores(model, prompts, template, ablation, scores)
+        scores = checked_scores(scores, model, prompts, template, ablation, run)
         found = None if against is None else scores.significant(against)
         views = [Views.of(model, prompts, template, each, shown) for each in (ablation, *beside)]
         chosen = [*(head for head, _ in scores.top(top)), *crosses, *members]
@@ -167,17 +163,7 @@ def write_shown(
     *,
     overwrite: bool,
 ) -> None:
-    """Writes the page.
-
-    Args:
-        path: where to.
-        data: what the page's script draws.
-        scores: the scores of its first map.
-        title: by default the model's name.
-        lines: what was found, in sentences.
-        sections: more of the page, as HTML.
-        overwrite: replace what is there even if this toolkit did not write it.
-    """
+    """Writes the page: what its script draws, sentences, and sections as HTML."""
     model_name = str(scores.provenance.model["name"])
     page = _page(
         {
@@ -215,10 +201,17 @@ def check_shape(model: Model, scores: HeadScores) -> None:
         )
 
 
-def check_scores(
-    model: Model, prompts: Prompts, template: Template, ablation: str | Ablation, scores: HeadScores
-) -> None:
-    """Scores must be of what the page shows."""
+def checked_scores(
+    scores: HeadScores | None,
+    model: Model,
+    prompts: Prompts,
+    template: Template,
+    ablation: str | Ablation,
+    run: Run,
+) -> HeadScores:
+    """Scores of what the page shows: those that were given, or Ships."""
+    if scores is None:
+        return ships(model, prompts, template=template, ablation=ablation, run=run)
     check_shape(model, scores)
     said, ours = scores.provenance.prompts, encode(model, prompts, template).describe()
     if said["tokens_hash"] != ours["tokens_hash"]:
@@ -229,6 +222,7 @@ def check_scores(
     theirs, mine = scores.provenance.ablation["name"], resolve_ablation(ablation).name
     if theirs != mine:
         raise SafeheadError(f"the scores are of {theirs} ablation: say ablation={theirs!r}")
+    return scores
 
 
 def _page(parts: dict[str, str], data: dict[str, Any]) -> str:

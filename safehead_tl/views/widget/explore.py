@@ -11,15 +11,14 @@ from typing import Any, Protocol, runtime_checkable
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.heads import Head, HeadsLike, parse_heads, read_heads
 from safehead_tl.judges import Judge, resolve_judge
-from safehead_tl.measures import ships
 from safehead_tl.models import Model, check_model, said_once, single_thread_if_tiny
 from safehead_tl.prompts import Prompts, Template, encode, prompt_texts
 from safehead_tl.results import HeadScores
 from safehead_tl.scan import Run, check_run
 from safehead_tl.views.inspection import answering
-from safehead_tl.views.page.report import check_scores
+from safehead_tl.views.page.report import checked_scores
 from safehead_tl.views.widget.saving import save_state
-from safehead_tl.views.widget.state import Explorer
+from safehead_tl.views.widget.state import Explorer, beginning
 from safehead_tl.views.widget.still import still
 
 NO_NOTEBOOK = (
@@ -57,12 +56,7 @@ class Exploration(Protocol):
 
 @dataclass(frozen=True)
 class StillExplore:
-    """A picture, where there is no notebook to be live in.
-
-    Attributes:
-        explorer: what a live view would ask.
-        shown: its first answer.
-    """
+    """A picture, where there is no notebook to be live in: what a live view would answer first."""
 
     explorer: Explorer
     shown: Mapping[str, Any]
@@ -137,14 +131,11 @@ def explore(
     if max_new_tokens != 0:
         answering(model, encode(model, prompts, template), max_new_tokens, run)
     crosses = parse_heads(marked, model.cfg.n_layers, model.cfg.n_heads)
-    told: dict[str, Any] = {"template": template, "ablation": ablation, "run": run}
     with single_thread_if_tiny(model):
-        if scores is None:
-            scores = ships(model, prompts, **told)
-        else:
-            check_scores(model, prompts, template, ablation, scores)
-        explorer = Explorer.of(
-            model, prompts, scores, template, resolve_ablation(ablation), crosses, marked_as,
+        scores = checked_scores(scores, model, prompts, template, ablation, run)
+        choices, first = beginning(scores, resolve_ablation(ablation))
+        explorer = Explorer(
+            model, scores, encode(model, prompts, template), choices, first, crosses, marked_as,
             max_new_tokens, None if judge is None else resolve_judge(judge),
         )  # fmt: skip
     return _front(explorer)

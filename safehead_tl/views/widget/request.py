@@ -18,14 +18,9 @@ MOST_PATTERNS = 4
 
 @dataclass(frozen=True)
 class Column:
-    """One of the things that are shown side by side.
+    """One of the things that are shown side by side: heads, in the order chosen, and ablation.
 
-    Attributes:
-        heads: the heads to ablate, in the order in which they were chosen.
-        choice: what is done to them.
-        epsilon: the factor; a choice that has none leaves it alone.
-        prompt: the number of a given prompt; `None` for the user's own text.
-        text: the prompt, without template.
+    A choice that has no epsilon leaves it alone; `prompt` is `None` for the user's own text.
     """
 
     heads: tuple[Head, ...]
@@ -47,13 +42,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Request:
-    """A whole state of the widget; so requests may be dropped, and the last one is enough.
-
-    Attributes:
-        columns: what is shown side by side.
-        shown: the heads whose attention is shown.
-        generate: whether to generate answers.
-    """
+    """A whole state of the widget; so requests may be dropped, and the last one is enough."""
 
     columns: tuple[Column, ...]
     shown: tuple[Head, ...]

@@ -31,13 +31,6 @@ def save_state(
     and opens with its columns. Answers are in it if they were generated. Heads that are ablated
     together are the page's group: of several such columns the last, under its ablation.
 
-    Args:
-        explorer: the model, scores and prompts behind it.
-        shown: its last answer.
-        out: the page to write, `*.html`.
-        title: by default the model's name.
-        overwrite: replace what is there even if this toolkit did not write it.
-
     Raises:
         SafeheadError: if the widget shows a mistake, or the file cannot be written.
     """

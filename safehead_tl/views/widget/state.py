@@ -15,7 +15,7 @@ from safehead_tl.errors import SafeheadError
 from safehead_tl.heads import Group, Head
 from safehead_tl.judges import Judge
 from safehead_tl.models import Model, single_thread_if_tiny
-from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
+from safehead_tl.prompts import PromptBatch, encode
 from safehead_tl.results import HeadScores
 from safehead_tl.views.choices import LARGEST, SMALLEST, AblationChoice, choices_with
 from safehead_tl.views.inspection import Views, divergence, log_probs
@@ -37,13 +37,7 @@ NAMES = "ABC"
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one pass of a prompt shows.
-
-    Attributes:
-        log_probs: of the next token.
-        patterns: of the heads that are shown, packed.
-        last_rows: where all heads look from the last token, packed.
-    """
+    """What one pass of a prompt shows: log-probabilities of the next token; attention, packed."""
 
     log_probs: Float[Tensor, " vocab"]
     patterns: dict[str, str]
@@ -52,18 +46,9 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Explorer:
-    """A model on some prompts, ready to be asked what ablating heads does.
+    """A model on some prompts, ready to be asked what ablating heads does; as `explore` was told.
 
-    Attributes:
-        model: the model.
-        scores: what the heatmap shows.
-        batch: the given prompts. Mean ablation takes its means over them, whatever is looked at.
-        choices: the ablations to choose from.
-        first: what is shown at first.
-        marked: heads to mark in the heatmap.
-        marked_as: what they are.
-        max_new_tokens: length of answers; 0: none; `None`: 48, or what fits.
-        judge: says of each answer whether it complies; `None`: nobody.
+    Mean ablation takes its means over the given prompts, whatever is looked at.
     """
 
     model: Model
@@ -77,31 +62,6 @@ class Explorer:
     judge: Judge | None
     _prepared: dict[tuple[str, float], Ablation] = field(default_factory=dict, repr=False)
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        prompts: Prompts,
-        scores: HeadScores,
-        template: Template,
-        ablation: Ablation,
-        marked: tuple[Head, ...],
-        marked_as: str,
-        max_new_tokens: int | None,
-        judge: Judge | None,
-    ) -> Explorer:
-        """Begins with the first prompt, as it is beside the highest head ablated."""
-        choices, chosen, epsilon = choices_with(ablation)
-        top = [str(head) for head, _ in scores.top(1)]
-        column = {"ablation": chosen.key, "epsilon": epsilon, "prompt": 0, "text": ""}
-        first = {
-            "columns": [{"heads": [], **column}, {"heads": top, **column}],
-            "shown": top,
-            "generate": False,
-        }
-        batch = encode(model, prompts, template)
-        return cls(model, scores, batch, choices, first, marked, marked_as, max_new_tokens, judge)
 
     def page(self) -> dict[str, Any]:
         """What stays as it is: the heatmap, and what there is to choose from.
@@ -225,6 +185,17 @@ class Explorer:
             self._prepared[column.ablation] = made.prepare(self.model, self.batch)
         batch = encode(self.model, texts, self.batch.template)
         return Views(self.model, batch, self._prepared[column.ablation])
+
+
+def beginning(
+    scores: HeadScores, ablation: Ablation
+) -> tuple[tuple[AblationChoice, ...], dict[str, Any]]:
+    """The ablations to choose from, and what is shown at first: the highest head, and none."""
+    choices, chosen, epsilon = choices_with(ablation)
+    top = [str(head) for head, _ in scores.top(1)]
+    column = {"ablation": chosen.key, "epsilon": epsilon, "prompt": 0, "text": ""}
+    columns = [{"heads": heads, **column} for heads in ([], top)]
+    return choices, {"columns": columns, "shown": top, "generate": False}
 
 
 def of_given(column: Column) -> str:

@@ -33,11 +33,7 @@ FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def still(page: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
-    """Draws what a widget shows: the first map with the heads chosen, and its columns.
-
-    Args:
-        page: what the widget is given once: shape, maps, marked heads, and its lead.
-        shown: its last answer: columns with next tokens, KL, notes and answers, or an error.
+    """Draws a widget's last answer: the first map with the heads chosen, and its columns.
 
     Returns:
         An `svg` element of 760 pixels' width on white, with every text escaped.

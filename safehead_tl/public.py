@@ -30,7 +30,7 @@ from safehead_tl.evaluation import (
     refusal_map,
 )
 from safehead_tl.figures import heatmaps
-from safehead_tl.generation import Generations, generate
+from safehead_tl.generation import Generations, Server, generate
 from safehead_tl.ground_truth import hunt
 from safehead_tl.heads import Head
 from safehead_tl.judges import (
@@ -120,6 +120,7 @@ __all__ = [
     "ScalingContribution",
     "Screened",
     "Screening",
+    "Server",
     "Slurm",
     "Splice",
     "UndifferentiatedAttention",

@@ -50,6 +50,7 @@ PUBLIC = [
     "ScalingContribution",
     "Screened",
     "Screening",
+    "Server",
     "Splice",
     "UndifferentiatedAttention",
     "Verdict",

@@ -22,6 +22,7 @@ from safehead_tl.cli.options import (
     ModelOptions,
     PromptOptions,
     RunOptions,
+    ServerOptions,
     chosen_group,
     chosen_heads,
     grouped,
@@ -58,6 +59,7 @@ def evaluate(
     judged: JudgeOptions,
     answers: DecodingOptions,
     run: RunOptions,
+    server: ServerOptions,
     output: EvaluationOutput,
     heads: Heads = None,
     judges: Annotated[
@@ -97,7 +99,7 @@ def evaluate(
         raise SafeheadError("--per-query takes no --heads and no --harmless: leave them out")
     if output.disagreements is not None and not (judges or wordings):
         raise SafeheadError("--disagreements needs others to differ: give --judges or --wordings")
-    form, how = prompts.form, run.chosen()
+    form, how = prompts.form, server.chosen(run.chosen())
     what, judge, group = ablation.chosen(), judged.chosen(), chosen_group(heads)
     texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:

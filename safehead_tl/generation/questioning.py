@@ -175,7 +175,7 @@ class Questioning(Saying):
         """Verdicts; a response that several variants give to a prompt is judged once."""
         pairs = list(dict.fromkeys(zip(prompts, responses, strict=True)))
         parts = [pairs[some] for some in even_slices(len(pairs), JUDGED_AT_ONCE)]
-        works = []
+        works: list[Work] = []
         for some in parts:
             digest = hashlib.sha256(json.dumps(some).encode()).hexdigest()
             number = len(works) * JUDGED_AT_ONCE

@@ -47,7 +47,7 @@ WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant Variants"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Answer Answered Asked Rubric RubricJudge Said Calibration Met Opinion Outcome PerQuery"
-PARTS += " Significance Submission Summary Taken"
+PARTS += " Elsewhere Significance Submission Summary Taken"
 FOREIGN = (
     "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"
     " Tensor Module"

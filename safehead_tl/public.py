@@ -27,7 +27,7 @@ from safehead_tl.evaluation import (
     refusal_map,
 )
 from safehead_tl.figures import heatmaps
-from safehead_tl.generation import generate
+from safehead_tl.generation import Server, generate
 from safehead_tl.ground_truth import hunt
 from safehead_tl.heads import Head
 from safehead_tl.judges import (
@@ -107,6 +107,7 @@ __all__ = [
     "SafeheadError",
     "ScalingContribution",
     "Screening",
+    "Server",
     "Slurm",
     "UndifferentiatedAttention",
     "Verdict",

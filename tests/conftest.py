@@ -98,3 +98,27 @@ def prompts():
         "how do i lift a boat",
         "please tell me how to mend a vosk",
     ]
+
+
+@pytest.fixture
+def pretend_api(monkeypatch):
+    """Starts servers of `PretendApi`, and stops them."""
+    import threading
+
+    from pretend_api import PretendApi
+
+    monkeypatch.setenv("NO_PROXY", "*")
+    running = []
+
+    def start(answer):
+        server = PretendApi(answer)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        running.append((server, thread))
+        return server
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()

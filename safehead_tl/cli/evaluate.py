@@ -47,6 +47,7 @@ def evaluate(
     judged: options.JudgeOptions,
     answers: options.DecodingOptions,
     run: options.RunOptions,
+    server: options.ServerOptions,
     output: EvaluationOutput,
     heads: options.Heads = None,
     judges: Annotated[
@@ -87,6 +88,7 @@ def evaluate(
     if output.disagreements is not None and not (judges or wordings):
         raise SafeheadError("--disagreements needs others to differ: give --judges or --wordings")
     told, group = arguments(prompts, run, ablation, judged, answers), options.chosen_group(heads)
+    told["run"] = server.chosen(told["run"])
     texts, helped, helped_alike = prompts.load(), None, None
     if harmless is not None:
         same = None if Path(harmless).is_file() else prompts.split

@@ -31,6 +31,7 @@ from safehead_tl.cli.overlap import overlap
 from safehead_tl.cli.refusal_map import refusal_map
 from safehead_tl.cli.report import report
 from safehead_tl.cli.sahara import sahara
+from safehead_tl.cli.serve import serve
 from safehead_tl.cli.ships import ships
 from safehead_tl.cli.splice import splice
 from safehead_tl.cli.train_organism import train_organism
@@ -59,7 +60,7 @@ def common(
 for command in (
     demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
     collect, evaluate, asr_map, refusal_map, concentration, helpfulness, browse, report, explore,
-    export, splice, train_organism, benchmark,
+    export, serve, splice, train_organism, benchmark,
 ):  # fmt: skip
     app.command()(command)
 

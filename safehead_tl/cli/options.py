@@ -388,6 +388,47 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class ServerOptions:
+    """Servers that answer."""
+
+    panel: ClassVar[str] = "Server"
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible API that answers with --heads ablated, such as "
+            "http://localhost:8000/v1: it serves what export wrote. Key in OPENAI_API_KEY."
+        ),
+    ] = None
+    served_model: Annotated[
+        str | None, typer.Option(help="The model's name there: by default of serve, its directory.")
+    ] = None
+    served_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="The local copy of what is served, if the server's is not here."),
+    ] = None
+    original_server: Annotated[
+        str | None, typer.Option(help="The API that answers for the model as it is.")
+    ] = None
+    original_model: Annotated[str | None, typer.Option(help="That model's name there.")] = None
+
+    def chosen(self, run: sh.Run) -> sh.Run:
+        """The same run, with these servers if any are named."""
+        original = None
+        if self.original_server is not None:
+            if self.server is None or self.original_model is None:
+                raise SafeheadError("--original-server needs --server and --original-model")
+            original = sh.Server(self.original_server, self.original_model)
+        if self.server is None:
+            return run
+        if self.served_model is None:
+            raise SafeheadError("--server needs --served-model: the model's name there")
+        if run.on is not None:
+            raise SafeheadError("--server answers to one process: leave out --shard and --ray")
+        server = sh.Server(self.server, self.served_model, self.served_checkpoint, original)
+        return replace(run, on=server)
+
+
+@dataclass(frozen=True)
 class ScanOptions(RunOptions):
     """How a scan runs, and which heads it scores exactly."""
 

@@ -89,7 +89,8 @@ def evaluate(
         temperature: for `top_k`.
         samples: responses for each prompt, with `top_k`. Intervals are over prompts all the same.
         seed: of the draws of tokens and of control sets.
-        run: how it runs; a `run_dir` keeps responses and verdicts.
+        run: how it runs; a `run_dir` keeps responses and verdicts. With `on=Server(...)` a server
+            answers with the heads ablated, and `original` without; the rest is done here.
 
     Returns:
         All responses and verdicts, and the shares in them. Costs one generation of each prompt for
@@ -143,6 +144,7 @@ def evaluate(
             Judges.resolved(judge, refusal, coherence, judges, wordings),
             run=run,
             identity=settings,
+            by_server=True,
         )
         alike = {"harmful": clusters, "harmless": harmless_clusters}
         texts = {name: batch.prompts for name, batch in asking.batches.items()}

@@ -17,4 +17,5 @@ from safehead_tl.generation.batched import (
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.questioning import Judges, Questioning
 from safehead_tl.generation.responses import METRICS, SHARES, Metric, Responses
+from safehead_tl.generation.server import Server, config_of
 from safehead_tl.generation.texts import Generations, generate

@@ -90,10 +90,14 @@ class Decoding:
             return None
         drawn = []
         for prompt, sample in rows:
-            digest = hashlib.sha256(f"{self.seed} {prompt} {sample}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            generator = torch.Generator().manual_seed(self.seed_of(prompt, sample))
             drawn.append(torch.rand(self.steps, generator=generator, dtype=torch.float64))
         return torch.stack(drawn)
+
+    def seed_of(self, prompt: int, sample: int) -> int:
+        """The seed of one text's draws."""
+        digest = hashlib.sha256(f"{self.seed} {prompt} {sample}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
 
     def choose(
         self, logits: Float[Tensor, "row vocab"], numbers: Float64[Tensor, " row"] | None

@@ -5,46 +5,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import itemgetter
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
-from safehead_tl.ablations import Ablation, resolve_ablation
+from safehead_tl.ablations import Ablation
 from safehead_tl.errors import SafeheadError
-from safehead_tl.generation.batched import (
-    Row,
-    decode,
-    fitting_rows,
-    generate_fitted,
-    next_rows,
-    room_behind,
-)
+from safehead_tl.generation.batched import Row, next_rows
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.responses import Opinion, Responses, shaped
+from safehead_tl.generation.saying import Saying, as_piece, from_piece
 from safehead_tl.heads import Variant, variant_names
 from safehead_tl.judges import Judge, Verdict, judged, panel_of, resolve_judge
-from safehead_tl.models import Model, check_model, describe, end_tokens
-from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
+from safehead_tl.models import Model
+from safehead_tl.prompts import PromptBatch, Prompts, Template
 from safehead_tl.results import Provenance
-from safehead_tl.scan import (
-    Ledger,
-    Passes,
-    Run,
-    RunDirectory,
-    Work,
-    check_run,
-    environment_of,
-    even_slices,
-    identity_of,
-    progress_bar,
-)
+from safehead_tl.scan import Run, Work, even_slices
 
 JUDGED_AT_ONCE = 64
 """Responses for which a judge is called once, and whose verdicts are kept together."""
@@ -106,30 +89,14 @@ class Judges:
 
 
 @dataclass
-class Questioning:
-    """A model, what may be done to its heads, how it answers, and who judges.
-
-    Making one checks the inputs; with a run directory, finished pieces are kept there.
+class Questioning(Saying):
+    """A model that is asked, and who judges.
 
     Attributes:
-        model: the model.
-        batches: the prompts, by the name of the set.
-        ablation: what is done to heads, prepared.
-        decoding: how texts are generated.
         judges: who judges.
-        passes: how many texts are generated at once.
-        run: how it runs.
-        ledger: what was done until now.
     """
 
-    model: Model
-    batches: Mapping[str, PromptBatch]
-    ablation: Ablation
-    decoding: Decoding
     judges: Judges
-    passes: Passes
-    run: Run
-    ledger: Ledger
 
     @classmethod
     def start(
@@ -143,42 +110,15 @@ class Questioning:
         *,
         run: Run,
         identity: Mapping[str, Any],
+        by_server: bool = False,
     ) -> Questioning:
-        """Checks the inputs, and opens the run directory if one was given.
-
-        Args:
-            model: the model.
-            prompts: sets of prompts by name; mean ablation takes its mean over the first.
-            template: of all of them.
-            ablation: what is done to heads.
-            decoding: how texts are generated.
-            judges: who judges.
-            run: how it runs.
-            identity: what else makes this run what it is.
-        """
-        check_model(model)
-        check_run(run)
-        ledger = Ledger()
-        resolved = resolve_ablation(ablation)
-        batches = {name: encode(model, texts, template) for name, texts in prompts.items()}
-        first, *_ = batches.values()
-        decoding = decoding.fitted(room_behind(model, *batches.values()))
-        rows = min(fitting_rows(model, batch, decoding, run) for batch in batches.values())
-        described = judges.describe()
-        if run.run_dir is not None:
-            told = {
-                **identity,
-                **{name: batch.describe() for name, batch in batches.items()},
-                "decoding": decoding.describe(),
-                **described,
-                "ends": end_tokens(model),
-                **identity_of(describe(model), resolved),
-            }
-            around = environment_of(first.tokens.device, run.memory)
-            ledger.directory = RunDirectory.open(run, told, around, {"rows": rows})
-            rows = min(rows, ledger.directory.plan["rows"])
-        prepared = resolved.prepare(model, first)
-        return cls(model, batches, prepared, decoding, judges, Passes(rows), run, ledger)
+        """Checks the inputs as `begin` does, with the judges."""
+        told = {**identity, **judges.describe()}
+        begun = Saying.begin(
+            model, prompts, template, ablation, decoding,
+            run=run, identity=told, by_server=by_server,
+        )  # fmt: skip
+        return cls(**vars(begun), judges=judges)
 
     def ask(self, name: str, variants: Sequence[Variant]) -> Responses:
         """What the model answers to a set of prompts, with each variant's heads ablated.
@@ -196,7 +136,7 @@ class Questioning:
             for prompt in range(shape[1])
             for sample in range(shape[2])
         ]
-        texts = self._texts(name, rows, variants)
+        texts = [reply.text for reply in self.say(name, rows, variants)]
         asked = [batch.prompts[row.prompt] for row in rows]
         verdicts = {
             role: self._verdicts(f"{name}-{role}", judge, asked, texts)
@@ -225,43 +165,9 @@ class Questioning:
             scores=passed["judge"].scores,
         )
 
+    @override
     def provenance(self, name: str, settings: Mapping[str, Any]) -> Provenance:
-        """What was run until now; a text counts as many passes as it has tokens over its prompt."""
-        told = {**settings, "decoding": self.decoding.describe(), **self.judges.describe()}
-        return self.ledger.provenance(describe(self.model), self.batches[name], self.ablation, told)
-
-    def _texts(self, name: str, rows: Sequence[Row], variants: Sequence[Variant]) -> list[str]:
-        batch, named = self.batches[name], list(map(variant_names, variants))
-        parts = list(even_slices(len(rows), self._planned_rows))
-        works = [
-            Work(
-                f"{name}-texts-{some.start}",
-                {"rows": len(rows), "stop": some.stop, "variants": named},
-                partial(self._generate, batch, rows[some], variants),
-            )
-            for some in parts
-        ]
-        texts = [""] * len(rows)
-        with self._bar(len(rows), f"{name} prompts, generating") as count:
-            for place, new in self.ledger.all(works):
-                texts[parts[place]] = decode(self.model, new)
-                count(len(new))
-        return texts
-
-    @property
-    def _planned_rows(self) -> int:
-        kept = self.ledger.directory
-        return self.passes.rows if kept is None else int(kept.plan["rows"])
-
-    def _generate(
-        self, batch: PromptBatch, rows: Sequence[Row], variants: Sequence[Variant]
-    ) -> Int[Tensor, "row step"]:
-        new = generate_fitted(
-            self.model, batch, rows, self.decoding, variants, self.ablation, self.passes
-        )
-        positions = batch.tokens.shape[1] + new.shape[1] - 1
-        self.ledger.cost.token_layers += len(rows) * positions * self.model.cfg.n_layers
-        return new
+        return super().provenance(name, {**settings, **self.judges.describe()})
 
     def _verdicts(
         self, name: str, judge: Judge, prompts: Sequence[str], responses: Sequence[str]
@@ -269,7 +175,7 @@ class Questioning:
         """Verdicts; a response that several variants give to a prompt is judged once."""
         pairs = list(dict.fromkeys(zip(prompts, responses, strict=True)))
         parts = [pairs[some] for some in even_slices(len(pairs), JUDGED_AT_ONCE)]
-        works = []
+        works: list[Work] = []
         for some in parts:
             digest = hashlib.sha256(json.dumps(some).encode()).hexdigest()
             number = len(works) * JUDGED_AT_ONCE
@@ -277,7 +183,8 @@ class Questioning:
         found: dict[tuple[str, str], Verdict] = {}
         with self._bar(len(pairs), f"{name}: {judge.name}") as count:
             for place, kept in self.ledger.all(works):
-                found |= dict(zip(parts[place], _as_verdicts(kept), strict=True))
+                verdicts = [Verdict(*told) for told in from_piece(kept)]
+                found |= dict(zip(parts[place], verdicts, strict=True))
                 count(len(parts[place]))
         return [found[pair] for pair in zip(prompts, responses, strict=True)]
 
@@ -325,17 +232,9 @@ class Questioning:
         self.ledger.cost.token_layers += len(rows) * batch.tokens.shape[1] * self.model.cfg.n_layers
         return found
 
-    def _bar(self, total: int, label: str) -> AbstractContextManager[Callable[[int], object]]:
-        return progress_bar(self.run, total, label, "text", delay=0.5)
-
 
 def _judge(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Tensor:
     """Verdicts as bytes, to be kept as a piece."""
     prompts, responses = zip(*pairs, strict=True)
     verdicts = judged(judge, prompts, responses)
-    text = json.dumps([dataclasses.astuple(verdict) for verdict in verdicts])
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-
-
-def _as_verdicts(content: Tensor) -> list[Verdict]:
-    return [Verdict(*told) for told in json.loads(content.numpy().tobytes())]
+    return as_piece([dataclasses.astuple(verdict) for verdict in verdicts])

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from safehead_tl.ablations import Ablation, resolve_ablation
-from safehead_tl.generation.batched import (
-    ENDED,
-    Row,
-    decode,
-    fitting_rows,
-    generate_fitted,
-    room_behind,
-)
+from safehead_tl.ablations import Ablation
+from safehead_tl.generation.batched import Row
 from safehead_tl.generation.decoding import Decoding
-from safehead_tl.heads import Head, HeadsLike, parse_heads
-from safehead_tl.models import (
-    Model,
-    check_model,
-    describe,
-    end_tokens,
-    single_thread_if_tiny,
-)
-from safehead_tl.prompts import Prompts, Template, encode
+from safehead_tl.generation.saying import Saying
+from safehead_tl.heads import Head, HeadsLike, parse_heads, variant_names
+from safehead_tl.models import Model, check_model, single_thread_if_tiny
+from safehead_tl.prompts import Prompts, Template
 from safehead_tl.results import Provenance
-from safehead_tl.scan import Passes, Run, check_run, even_slices, progress_bar
+from safehead_tl.scan import Run, anywhere
 
 SHOWN = 60
 """Characters of the first text in a `repr`."""
@@ -88,6 +75,7 @@ class Generations:
         }
 
 
+@anywhere
 def generate(
     model: Model,
     prompts: Prompts,
@@ -119,10 +107,11 @@ def generate(
         temperature: for `top_k`.
         samples: texts for each prompt, with `top_k`.
         seed: of the draws; a text depends on it and on its prompt's place, not on batches.
-        run: how it runs; `evaluate` keeps what it generates in a `run_dir`, this does not.
+        run: how it runs; a `run_dir` keeps texts. With `on=Server(...)` a server answers.
 
     Raises:
-        SafeheadError: for arguments that cannot be used, or texts longer than the context.
+        SafeheadError: for arguments that cannot be used, texts longer than the context, or a server
+            that serves something else.
 
     Example:
         >>> model = sh.load_model("demo")
@@ -133,47 +122,25 @@ def generate(
         (('bend the crobe with a clamp , then let it rest .',),)
     """
     check_model(model)
-    check_run(run, keeping_nothing="generate")
-    started = time.perf_counter()
     chosen = parse_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
-    batch = encode(model, prompts, template)
-    decoding = Decoding(max_new_tokens, top_k, temperature, samples, seed)
-    decoding = decoding.fitted(room_behind(model, batch))
-    passes = Passes(fitting_rows(model, batch, decoding, run))
-    resolved = resolve_ablation(ablation)
-    prepared = resolved.prepare(model, batch) if chosen else None
-    rows = [
-        Row(0, prompt, sample) for prompt in range(len(batch.prompts)) for sample in range(samples)
-    ]
-    texts, lengths, ended, spent = list[str](), list[int](), list[bool](), 0
-    ends = set(end_tokens(model))
-    with (
-        single_thread_if_tiny(model),
-        progress_bar(run, len(rows), "generating", "text") as count,
-    ):
-        for some in even_slices(len(rows), passes.rows):
-            new = generate_fitted(model, batch, rows[some], decoding, (chosen,), prepared, passes)
-            own = [[token for token in row if token != ENDED] for row in new.tolist()]
-            texts += decode(model, new)
-            lengths += [len(row) for row in own]
-            ended += [row[-1] in ends for row in own]
-            spent += len(own) * (batch.tokens.shape[1] + new.shape[1] - 1)
-            count(some.stop - some.start)
-    starts = range(0, len(rows), samples)
-    return Generations(
-        prompts=batch.prompts,
-        texts=tuple(tuple(texts[start : start + samples]) for start in starts),
-        tokens=tuple(tuple(lengths[start : start + samples]) for start in starts),
-        ended=tuple(tuple(ended[start : start + samples]) for start in starts),
-        heads=chosen,
-        provenance=Provenance.now(
-            model=describe(model),
-            ablation={"name": "none", "label": "nothing"}
-            if prepared is None
-            else prepared.describe(),
-            prompts=batch.describe(),
-            settings={"decoding": decoding.describe()},
-            seconds=time.perf_counter() - started,
-            forward_passes=spent / batch.tokens.shape[1],
-        ),
+    with single_thread_if_tiny(model):
+        saying = Saying.begin(
+            model,
+            {"asked": prompts},
+            template,
+            ablation,
+            Decoding(max_new_tokens, top_k, temperature, samples, seed),
+            run=run,
+            identity={"measure": "generate", "heads": variant_names(chosen)},
+        )
+        asked = saying.batches["asked"].prompts
+        rows = [Row(0, prompt, sample) for prompt in range(len(asked)) for sample in range(samples)]
+        replies = saying.say("asked", rows, (chosen,))
+        provenance = saying.provenance("asked", {})
+    if not chosen:
+        provenance = replace(provenance, ablation={"name": "none", "label": "nothing"})
+    texts, tokens, ended = (
+        tuple(tuple(column[start : start + samples]) for start in range(0, len(rows), samples))
+        for column in zip(*replies, strict=True)
     )
+    return Generations(asked, texts, tokens, ended, chosen, provenance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,32 @@ class Ledger:
         started, before = time.perf_counter(), self.cost.token_layers
         result = work.compute()
         return Piece(result, self.cost.token_layers - before, time.perf_counter() - started)
+
+    def kept_each(
+        self,
+        names: Sequence[str],
+        inputs: Mapping[str, Any],
+        compute: Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]],
+    ) -> dict[str, Tensor]:
+        """The results of pieces that are worked on together and finish in any order; see `kept`.
+
+        Args:
+            names: the pieces' names.
+            inputs: what they are all computed from.
+            compute: works on the pieces that it is given the names of, none of them perhaps, and
+                gives each when it is done. They cost time, and no passes here.
+        """
+        pieces = {name: self.directory and self.directory.get(name, inputs) for name in names}
+        results = {name: piece.result for name, piece in pieces.items() if piece}
+        self.cost.seconds += sum(piece.seconds for piece in pieces.values() if piece)
+        started = time.perf_counter()
+        for name, result in compute([name for name in names if name not in results]):
+            results[name] = result
+            if self.directory is not None:
+                now = time.perf_counter()
+                self.directory.put(name, inputs, Piece(result, 0, now - started))
+                started = now
+        return results
 
     def provenance(
         self,

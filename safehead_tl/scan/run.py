@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from safehead_tl.errors import SafeheadError
 from safehead_tl.writing import as_json, write_file
@@ -20,7 +20,13 @@ RESULT = "result.json"
 
 
 class Elsewhere:
-    """Where a run may run, if not in this process: `sh.Ray`, `sh.Slurm`, `sh.Server`."""
+    """Where a run may run, if not in this process: `sh.Ray`, `sh.Slurm`, `sh.Server`.
+
+    Attributes:
+        answers_only: whether it answers prompts and can do nothing else.
+    """
+
+    answers_only: ClassVar[bool] = False
 
 
 class Cluster(Elsewhere, ABC):
@@ -168,15 +174,17 @@ def anywhere(function: Callable[P, R]) -> Callable[P, R]:
     return wherever
 
 
-def check_run(run: Run, *, keeping_nothing: str | None = None) -> None:
+def check_run(run: Run, *, keeping_nothing: str | None = None, by_server: bool = False) -> None:
     """Checks that `run=` is a `Run`, and one that its caller can heed.
 
     Args:
         run: what was given.
         keeping_nothing: the name of what takes it, if that has no pieces to keep.
+        by_server: whether a server can do it.
 
     Raises:
-        SafeheadError: if it is something else, or names a directory that would stay empty.
+        SafeheadError: if it is something else, names a directory that would stay empty, or a place
+            where this cannot run.
     """
     if not isinstance(run, Run):
         raise SafeheadError(f"run={run!r}: give a Run, such as sh.Run(max_bytes='2GiB')")
@@ -184,8 +192,9 @@ def check_run(run: Run, *, keeping_nothing: str | None = None) -> None:
         raise SafeheadError(
             f"{keeping_nothing} has no pieces to keep: leave run_dir={str(run.run_dir)!r} out"
         )
-    if isinstance(run.on, Elsewhere):
-        raise SafeheadError(f"this runs here, and not on {run.on!r}: leave on= out")
+    if isinstance(run.on, Elsewhere) and not (by_server and run.on.answers_only):
+        why = "a server answers prompts, it cannot ablate heads: " if run.on.answers_only else ""
+        raise SafeheadError(f"{why}this runs here, and not on {run.on!r}: leave on= out")
 
 
 def parse_bytes(text: int | str) -> int:

@@ -322,6 +322,36 @@ def test_concentration(tmp_path):
     assert found["orders"]["L1H3 L2H6"]["curves"]["asr"][-1] == 1
 
 
+def test_serve(tmp_path, monkeypatch):
+    marked = {"dtype": "float32", "safehead_tl": [{"heads": ["L1H3"]}, {"heads": ["L2H6"]}]}
+    (tmp_path / "config.json").write_text(json.dumps(marked))
+    where = f"{tmp_path} --dtype float32 --host 127.0.0.1 --port 8001"
+    assert run("serve", tmp_path, "--port", 8001).splitlines() == [
+        f"# {tmp_path.name}: L1H3 L2H6 ablated",
+        f"vllm serve {where} --generation-config vllm",
+        f"transformers serve {where}",
+        f"# then sh.Server('http://127.0.0.1:8001/v1', '{tmp_path}')",
+    ]
+    started = []
+    monkeypatch.setattr("os.execv", lambda program, told: started.append((program, told)))
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/bin/{name}")
+    text = run("serve", tmp_path, "--with", "vllm", "--port", 8001, "--start")
+    assert "transformers serve" not in text
+    told = ["serve", *where.split(), "--generation-config", "vllm"]
+    assert started == [("/bin/vllm", ["/bin/vllm", *told])]
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    for wrong, message in (
+        (("--start",), "--start needs --with"),
+        (("--with", "vllm", "--start"), "vllm is not installed here: pip install vllm"),
+        (("--with", "transformers", "--start"), "pip install 'transformers\\[serving]'"),
+    ):
+        done = CliRunner().invoke(cli.app, ["serve", str(tmp_path), *wrong])
+        assert isinstance(done.exception, sh.SafeheadError)
+        assert re.search(message, str(done.exception))
+    (tmp_path / "config.json").write_text("{}")
+    assert "it has no card" in run("serve", tmp_path)
+
+
 def test_export(tmp_path):
     text = run("export", "demo", "--heads", "L1H3,L2H6", "--out", tmp_path / "out",
                "--ablation", "scaling", "--prompts", "demo/benign", "--limit", 2)  # fmt: skip

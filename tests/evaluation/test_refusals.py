@@ -90,7 +90,7 @@ def test_a_map_goes_on_where_it_was(demo, sets, found, tmp_path, monkeypatch):
     asked = {"variants": VARIANTS, "refusal": Short(), **sets, **told}
     first = sh.refusal_map(demo, **asked)
     monkeypatch.setattr(batched, "generate_greedy", None)
-    monkeypatch.setattr("safehead_tl.generation.questioning.generate_fitted", None)
+    monkeypatch.setattr("safehead_tl.generation.saying.generate_fitted", None)
     assert sh.refusal_map(demo, **asked).to_dict()["variants"] == first.to_dict()["variants"]
     assert first.to_dict()["variants"] == found.to_dict()["variants"]
 

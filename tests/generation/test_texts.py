@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import math
 
 import pytest
@@ -123,7 +124,6 @@ def test_drawing_is_from_the_most_likely_ones():
         ({"samples": 2}, "would all be the same"),
         ({"temperature": 0.5}, "changes nothing without top_k"),
         ({"temperature": 0.0, "top_k": 2}, "temperature=0"),
-        ({"run": sh.Run(run_dir="run")}, "generate has no pieces to keep"),
         ({"max_new_tokens": 500}, "does not fit"),
         ({"heads": "L9H9"}, "L9H9 does not exist"),
     ],
@@ -137,6 +137,17 @@ def test_how_it_runs_is_no_directory(demo):
     # With shapes and types checked at run time, the type is refused before.
     with pytest.raises((sh.SafeheadError, TypeCheckError), match=r"give a Run|'run'"):
         sh.generate(demo, LONG, run="run")
+
+
+def test_texts_are_kept(demo, tmp_path, monkeypatch):
+    told = {**TOLD, "run": dataclasses.replace(QUIET, max_rows=2, run_dir=tmp_path / "run")}
+    found = sh.generate(demo, LONG, "L2H6", **told)
+    assert found.texts == sh.generate(demo, LONG, "L2H6", **TOLD).texts
+    monkeypatch.setattr("safehead_tl.generation.saying.generate_fitted", None)
+    again = sh.generate(demo, LONG, "L2H6", **told)
+    assert (again.texts, again.tokens, again.ended) == (found.texts, found.tokens, found.ended)
+    with pytest.raises(sh.SafeheadError, match="holds another run: heads was"):
+        sh.generate(demo, LONG, "L1H3", **told)
 
 
 def test_provenance(demo):

@@ -2,9 +2,7 @@ import json
 import logging
 import socket
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -15,48 +13,6 @@ from safehead_tl.judges.endpoint import EndpointJudge
 KEY = "sk-not-a-real-key"
 PROMPTS = ["bend a kite", "lift a boat", "mend a drum"]
 RESPONSES = ["Take a clamp.", "Sorry, no.", "Use a needle."]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers chat completions by a function of the question's text; keeps what it was sent."""
-
-    def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply = reply
-        self.requests = []
-        self.lock = threading.Lock()
-        self.busy = self.busiest = 0
-
-    def handle_error(self, request, client_address):
-        """A client that has gone away is part of the tests."""
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.requests.append((self.path, self.headers["Authorization"], body))
-            number = len(self.server.requests)
-            self.server.busy += 1
-            self.server.busiest = max(self.server.busiest, self.server.busy)
-        outcome = self.server.reply(body["messages"][-1]["content"], number)
-        with self.server.lock:
-            self.server.busy -= 1
-        status, answer = outcome if isinstance(outcome, tuple) else (200, completion(outcome))
-        payload = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.send_header("Retry-After-Ms", "1")
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *arguments):
-        pass
 
 
 def completion(text):
@@ -72,23 +28,18 @@ def completion(text):
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "*")
+def serve(pretend_api, monkeypatch):
+    """Answers chat completions by a function of the question's text."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    running = []
 
     def start(reply):
-        server = Server(reply)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        running.append((server, thread))
-        return server
+        def answer(body, number):
+            outcome = reply(body["messages"][-1]["content"], number)
+            return outcome if isinstance(outcome, tuple) else (200, completion(outcome))
 
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        return pretend_api(answer)
+
+    return start
 
 
 def no_if_sorry(question, number):

@@ -182,7 +182,7 @@ def test_another_run_is_refused_to_a_shard_too(demo, harmful_few, tmp_path):
 def test_what_keeps_nothing_is_not_shared(demo, harmful_few, tmp_path):
     run = sh.Run(run_dir=tmp_path / "run", on="1/2")
     with pytest.raises((sh.SafeheadError, TypeCheckError), match="has no pieces to keep"):
-        sh.generate(demo, harmful_few, run=run)
+        sh.last_states(demo, harmful_few, "L1H3", run=run)
 
 
 @pytest.mark.parametrize(

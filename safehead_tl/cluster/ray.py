@@ -56,7 +56,7 @@ class Ray(Cluster):
 
     replicas: int
     address: str | None = None
-    gpus: float | None = None
+    gpus: int | float | None = None
     cpus: int = 1
 
     def __post_init__(self) -> None:
@@ -222,8 +222,10 @@ class _Shown:
     def __enter__(self) -> _Shown:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         if self._bar is not None:
+            if error is None:
+                self._bar.n = self._bar.total  # the last look was before the end
             self._bar.close()
 
     def tell(self, label: str, done: int, total: int) -> None:

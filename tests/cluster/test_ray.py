@@ -1,5 +1,6 @@
 """Replicas on a Ray cluster of this machine: the bytes of one process, whoever dies."""
 
+import math
 import threading
 import time
 
@@ -9,9 +10,7 @@ import ray
 import torch
 
 import safehead_tl as sh
-from families import hooked_only
 from safehead_tl.cluster.ray import Replica
-from safehead_tl.ground_truth import ground_truth
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +79,11 @@ def test_a_model_that_was_changed_is_refused(cluster, harmful_few):
         sh.ships(model, harmful_few, run=sh.Run(on=sh.Ray(1), progress=False))
 
 
-@hooked_only
-def test_the_benchmark_gives_its_subjects_to_replicas(cluster, tmp_path):
-    told = {"names": ("random", "Ships, UA"), "kinds": ("compiled: one", "compiled: even")}
-    found = ground_truth(tmp_path / "one", **told, processes=sh.Ray(2), progress=False)
-    alone = ground_truth(tmp_path / "two", **told, progress=False)
-    assert found.outcomes == alone.outcomes
+def test_a_function_of_many_arguments_is_given_to_replicas(cluster):
+    """As the benchmark gives its subjects."""
+    assert sorted(sh.Ray(2).each(math.gcd, [(12, 18), (9, 6), (5, 7)])) == [1, 3, 6]
+    with pytest.raises(TypeError):
+        list(sh.Ray(1).each(math.gcd, [("a", "b")]))
 
 
 def test_a_cluster_that_is_too_small_is_refused(cluster, demo, harmful_few):

@@ -363,6 +363,16 @@ def test_who_was_registered_is_asked_each_time(tmp_path, unexamined, tiny_kinds,
         assert ground_truth(tmp_path, **told).outcomes[0].order[0] == head
 
 
+class Backwards(Cluster):
+    """Gives each of some arguments to this process, the last one first."""
+
+    def call(self, function, told):
+        raise NotImplementedError
+
+    def each(self, function, given):
+        return itertools.starmap(function, given[::-1])
+
+
 @hooked_only
 def test_processes_find_the_same(tmp_path, monkeypatch):
     """What single heads do is kept, and who orders them is asked again, in processes."""
@@ -375,6 +385,7 @@ def test_processes_find_the_same(tmp_path, monkeypatch):
     for file in rankings:
         file.unlink()
     assert plain(ground_truth(tmp_path, **told, processes=2, progress=False)) == plain(one)
+    assert plain(ground_truth(tmp_path, **told, processes=Backwards(), progress=False)) == plain(one)
     assert [file.read_bytes() for file in rankings] == kept
 
 

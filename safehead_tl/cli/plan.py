@@ -44,7 +44,8 @@ def plan(
         int, typer.Option(min=1, help="Variants of the model that evaluate asks, itself included.")
     ] = 22,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of an answer of evaluate; default: 128, or what fits.")
+        int | None,
+        typer.Option(help="Tokens of an answer of evaluate; default: 128, or what fits."),
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="How many GPUs; 0: this CPU.")] = 0,
     memory: Annotated[str | None, typer.Option(help="Memory of each GPU, such as 80GiB.")] = None,

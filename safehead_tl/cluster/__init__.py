@@ -5,4 +5,4 @@ numbers, and how replicas that share its pieces would spend their time.
 """
 
 from safehead_tl.cluster.planning import Forecast, plan
-from safehead_tl.cluster.sharing import Shared, Trouble, share
+from safehead_tl.cluster.sharing import PIECES_EACH, Shared, Trouble, share

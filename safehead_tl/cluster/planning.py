@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.cluster.sharing import PIECES_EACH, Shared, share
-from safehead_tl.cluster.sketch import sketch
+from safehead_tl.cluster.sketch import shortened, sketch
 from safehead_tl.cluster.trial import LiveBytes, trial_peak
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation import Decoding, fitting_rows, room_behind, text_bytes
@@ -205,7 +205,7 @@ class Forecast:
             f"them {readable(self.peak)} of at most {readable(self.budget)}",
         }
         if self.gpus:
-            each = "a GPU" if self.gpus_each == 1 else f"{self.gpus_each} GPUs, one at work at a time"
+            each = "a GPU" if self.gpus_each == 1 else f"{self.gpus_each} GPUs, one busy at a time"
             found["replicas"] = f"{self.replicas}, each of {each}"
             if self.max_rows is not None:
                 found["replicas"] += f"; with max_rows={self.max_rows}, for enough pieces"
@@ -219,10 +219,12 @@ class Forecast:
         else:
             shared = self.shared()
             spent, hours = self.replicas * shared.seconds, shared.seconds / 3600
-            gpus = f" ({hours * self.replicas * self.gpus_each:,.3g} GPU hours)" if self.gpus else ""
+            gpus = (
+                f" ({hours * self.replicas * self.gpus_each:,.3g} GPU hours)" if self.gpus else ""
+            )
             found["hours"] = (
                 f"{hours:,.3g}{gpus} at {self.rate:.3g} floating point operations a second; "
-                f"{shared.idle / spent:.0%} of the time idle, {shared.starting / spent:.0%} starting"
+                f"{shared.idle / spent:.0%} of it idle, {shared.starting / spent:.0%} starting"
             )
         return found
 
@@ -329,8 +331,9 @@ def plan(
             probes = beside.probes - (1 if measure == "ships" else 0)
             least, pieces = _screened(cut, whole, count, width, screening, probes, measure, steps)
         quiet = replace(run, progress=False, run_dir=None)
-        search = Search(found, batch, resolved, quiet, cut, Passes(cut.rows))
-        peak = trial_peak(search, partial(_measure, measure), screening)
+        tried = found if cut.keep or cut.prefix else shortened(found)
+        search = Search(tried, batch, resolved, quiet, cut, Passes(cut.rows))
+        peak = trial_peak(search, partial(_measure, measure), screening, gpus == 0)
     arithmetic = 2 * _active_weights(found) / config.n_layers
     if rate == "timed":
         loaded = load_model(model, dtype=precision)
@@ -444,8 +447,12 @@ def _screened(
     # Where streams are not kept, they are run again each time that heads are scored.
     again = [a_pass] * (0 if cut.keep else high - low)
     listed = [
-        piece_costs(cut, [count * (at + 1) // layers - count * at // layers for at in range(layers)],
-                    prompts, width)
+        piece_costs(
+            cut,
+            [count * (at + 1) // layers - count * at // layers for at in range(layers)],
+            prompts,
+            width,
+        )
         for count in (low, high)
     ]
     least, most = [screen, *listed[0]], [screen, *listed[1], *[a_pass] * runs, *again]
@@ -467,7 +474,7 @@ def _active_weights(model: Model) -> float:
     experts = getattr(model.cfg, "num_experts", None) or 1
     share = (getattr(model.cfg, "experts_per_token", None) or 1) / experts
     named = model.blocks.named_parameters()
-    return sum(each.numel() * (share if "experts" in name else 1) for name, each in named)
+    return float(sum(each.numel() * (share if "experts" in name else 1) for name, each in named))
 
 
 def _token_layers_a_second(

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from safehead_tl.errors import SafeheadError
 
-
 PIECES_EACH = 40
 """Pieces for each replica with which less than a tenth of the time is lost, if they take long
 enough beside a replica's start: benchmarks/cluster_simulation.py."""

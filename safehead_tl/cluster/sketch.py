@@ -21,11 +21,15 @@ from safehead_tl.models import (
     has_hooked_transformer,
     hooked_config,
     hub_name,
+    is_bridge,
     known_names,
     load_tokenizer,
     quiet,
     read_config,
 )
+
+FEW = 3
+"""Layers that stand for all: the first, the last, and one between them."""
 
 
 def sketch(source: str | Path | PretrainedConfig, dtype: torch.dtype) -> Model:
@@ -50,6 +54,15 @@ def sketch(source: str | Path | PretrainedConfig, dtype: torch.dtype) -> Model:
             attach_tokenizer(tokenizer, model)
             model.cfg.default_prepend_bos = adds_bos(tokenizer)
         return model
+
+
+def shortened(model: Model) -> Model:
+    """The same with a few layers: what is held of one at a time is the same as of all of them."""
+    if is_bridge(model):
+        return model
+    config = copy.copy(model.cfg)
+    config.n_layers = min(FEW, config.n_layers)
+    return _hooked(config)
 
 
 def _known(name: str, dtype: torch.dtype) -> Model | None:

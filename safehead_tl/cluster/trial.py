@@ -1,4 +1,4 @@
-"""A trial run: the engine's own code on tensors that have sizes and no numbers, to see what it holds.
+"""A trial run: the engine's own code on tensors without numbers, to see what it holds.
 
 Everything runs as it would, but for what asks a number of a tensor: it is told 0, or that all is
 well. What is counted is the bytes of tensors that are alive at once. What libraries take for
@@ -18,21 +18,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from safehead_tl.heads import Head
-from safehead_tl.prompts import PromptBatch
-from safehead_tl.scan import Run, ScreeningMeasure, Screening, Search
+from safehead_tl.scan import Screening, ScreeningMeasure, Search
 
 aten = torch.ops.aten
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of what is made inside and is alive, of tensors on the meta device.
+    """Counts the bytes of what is made inside and is alive.
 
     Attributes:
         peak: the most at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_cpu: bool = True) -> None:
+        """Counts what comes to lie on the CPU too, or only what would stay on a GPU."""
         super().__init__()
+        self._on_cpu = on_cpu
         self.peak = self._alive = 0
 
     def __torch_dispatch__(
@@ -50,23 +51,24 @@ class LiveBytes(TorchDispatchMode):
                 return torch.tensor(True)
             if func is aten._to_copy.default and kwargs.get("device") == torch.device("cpu"):
                 first = given[0]
-                return torch.zeros(first.shape, dtype=kwargs.get("dtype") or first.dtype)
+                made = torch.zeros(first.shape, dtype=kwargs.get("dtype") or first.dtype)
+                return self._counted(made)
             if func is aten.index.Tensor:  # nothing is padding
                 args = (args[0], [_all_of(index) for index in args[1]])
             args, kwargs = tree_map(_on_meta, (args, kwargs))
-        result = func(*args, **kwargs)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
-                self._count(tensor.untyped_storage())
-        return result
+        return self._counted(func(*args, **kwargs))
 
-    def _count(self, storage: Any) -> None:
-        if hasattr(storage, "_counted"):
-            return
-        storage._counted, size = True, storage.nbytes()
-        self._alive += size
-        self.peak = max(self.peak, self._alive)
-        weakref.finalize(storage, self._freed, size)
+    def _counted(self, result: Any) -> Any:
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor) or not (tensor.is_meta or self._on_cpu):
+                continue
+            storage: Any = tensor.untyped_storage()
+            if not hasattr(storage, "_counted"):
+                storage._counted, size = True, storage.nbytes()
+                self._alive += size
+                self.peak = max(self.peak, self._alive)
+                weakref.finalize(storage, self._freed, size)
+        return result
 
     def _freed(self, size: int) -> None:
         self._alive -= size
@@ -86,7 +88,10 @@ LAYER_PASSES = 1_000
 
 
 def trial_peak(
-    search: Search, make: Callable[[Search], ScreeningMeasure], screening: Screening | None
+    search: Search,
+    make: Callable[[Search], ScreeningMeasure],
+    screening: Screening | None,
+    on_cpu: bool,
 ) -> int:
     """Bytes beyond the weights that a scan holds at once, at most.
 
@@ -97,13 +102,14 @@ def trial_peak(
         search: not begun yet, of a model on the meta device.
         make: makes the measure.
         screening: how heads are screened.
+        on_cpu: whether it will run on the CPU.
     """
     layers, count = search.shape[0], len(search.batch.prompts)
     most = max(2, LAYER_PASSES // layers) * search.plan.rows
     if count <= most:
-        return _peak(search, make, screening)
+        return _peak(search, make, screening, on_cpu)
     sizes = (most // 2, most)
-    low, high = (_peak(_of(search, size), make, screening) for size in sizes)
+    low, high = (_peak(_of(search, size), make, screening, on_cpu) for size in sizes)
     return high + (high - low) * (count - sizes[1]) // (sizes[1] - sizes[0])
 
 
@@ -117,16 +123,21 @@ def _of(search: Search, count: int) -> Search:
 
 
 def _peak(
-    search: Search, make: Callable[[Search], ScreeningMeasure], screening: Screening | None
+    search: Search,
+    make: Callable[[Search], ScreeningMeasure],
+    screening: Screening | None,
+    on_cpu: bool,
 ) -> int:
     plan, width = search.plan, search.shape[1]
     piece = min(plan.piece, width)
     at_once = min(piece, max(1, plan.rows // plan.part))
     heads = [Head(0, number) for number in range(at_once)]
-    with LiveBytes() as live:
+    with LiveBytes(on_cpu) as live:
         measure = make(search)
         if screening is not None:
             measure.screened(search.original, search.linearisation(()), screening)
+        others = search.original.new_empty(piece - at_once, *search.original.shape)
         search.score(measure, heads, (), "trial")
-    states = search.original.nbytes  # those of a piece's other heads are held besides
-    return live.peak + (piece - at_once) * states
+        del others  # the states of a piece's other heads, which are measured together
+        measure(search.original.new_empty(piece, *search.original.shape))
+    return live.peak

@@ -23,9 +23,7 @@ def plan_figure(forecast: Forecast, most: int) -> go.Figure:
         most: the most replicas.
     """
     frame = forecast.to_frame(most)
-    figure = make_subplots(
-        rows=2, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4]
-    )
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
     unit = "GPU" if forecast.gpus else "machine"
     for name, column, colour, row in (
         ("hours", "hours", "score", 1),

@@ -35,6 +35,7 @@ from safehead_tl.models.identity import (
     describe,
     end_tokens,
     hook_point,
+    is_bridge,
     is_processed,
     reading,
     require_finite,

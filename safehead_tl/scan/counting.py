@@ -32,9 +32,7 @@ def piece_costs(plan: Plan, heads: Sequence[int], prompts: int, width: int) -> l
     return found
 
 
-def start_cost(
-    plan: Plan, heads: Sequence[int], prompts: int, width: int, groups: int = 1
-) -> int:
+def start_cost(plan: Plan, heads: Sequence[int], prompts: int, width: int, groups: int = 1) -> int:
     """Tokens times layers that each process runs besides its pieces: what heads are ablated from.
 
     Args:

@@ -27,7 +27,7 @@ WAYS = {
     "prompts in parts": {"max_bytes": "1500kB"},
     "whole layers": {"ablation": "mean-over-heads"},
     "by means": {"ablation": "mean"},
-    "few rows": {"max_rows": 7},
+    "few rows": {"max_rows": 32},
 }
 BIG = LlamaConfig(
     vocab_size=128_256, hidden_size=8192, intermediate_size=28_672, num_hidden_layers=80,
@@ -84,9 +84,7 @@ def test_an_evaluation_is_planned_with_answers_of_full_length(demo, harmful, tmp
     told = {"measure": "evaluate", "variants": 4, "max_new_tokens": 5}
     run = sh.Run(max_rows=16, run_dir=tmp_path / "run", progress=False)
     found = sh.plan("demo", harmful[:12], run=sh.Run(max_rows=16), **told)
-    result = sh.evaluate(
-        demo, harmful[:12], heads=["L1H3"], controls=2, max_new_tokens=5, run=run
-    )
+    result = sh.evaluate(demo, harmful[:12], heads=["L1H3"], controls=2, max_new_tokens=5, run=run)
     names = [path.name for path in (tmp_path / "run" / "pieces").iterdir()]
     assert len(found.pieces) == sum("texts" in name or "divergence" in name for name in names)
     assert found.passes == pytest.approx(result.provenance.forward_passes, rel=0.01)
@@ -94,9 +92,7 @@ def test_an_evaluation_is_planned_with_answers_of_full_length(demo, harmful, tmp
 
 @hooked_only
 def test_a_model_of_70_billion_weights_is_planned_from_its_config():
-    found = sh.plan(
-        BIG, 1000, length=64, dtype="bfloat16", gpus=64, memory="80GiB", rate=2e14
-    )
+    found = sh.plan(BIG, 1000, length=64, dtype="bfloat16", gpus=64, memory="80GiB", rate=2e14)
     assert (found.layers, found.heads, len(found.pieces)) == (80, 64, 5120)
     assert found.weights == pytest.approx(2 * 70.55e9, rel=0.01)  # its model card: 70.6 billion
     assert (found.gpus_each, found.replicas) == (2, 32)

@@ -13,15 +13,14 @@ from transformers import PretrainedConfig
 
 from safehead_tl.ablations import Ablation, resolve_ablation
 from safehead_tl.cluster.sharing import PIECES_EACH, Shared, share
-from safehead_tl.cluster.sketch import shortened, sketch
 from safehead_tl.cluster.trial import LiveBytes, trial_peak
 from safehead_tl.errors import SafeheadError
 from safehead_tl.generation import Decoding, fitting_rows, room_behind, text_bytes
 from safehead_tl.heads import Head
 from safehead_tl.measures import TOP, Divergence, Rotation, ships, subspace
-from safehead_tl.models import Model, load_model, parse_dtype
+from safehead_tl.models import Model, load_model, parse_dtype, shortened, sketch
 from safehead_tl.prompts import PromptBatch, Prompts, Template, encode
-from safehead_tl.results.drawing import figures
+from safehead_tl.results import figures
 from safehead_tl.scan import (
     GPU_SHARE,
     HALVES,
@@ -201,8 +200,8 @@ class Forecast:
             "pieces": pieces,
             "forward passes": f"{passes} of a prompt ({self.start / self.layers / self.width:,.0f} "
             "of them by each replica anew)",
-            "memory": f"{readable(self.memory)} a replica: weights {readable(self.weights)}, beside "
-            f"them {readable(self.peak)} of at most {readable(self.budget)}",
+            "memory": f"{readable(self.memory)} a replica: weights {readable(self.weights)}, and "
+            f"beside them {readable(self.peak)} of at most {readable(self.budget)}",
         }
         if self.gpus:
             each = "a GPU" if self.gpus_each == 1 else f"{self.gpus_each} GPUs, one busy at a time"
@@ -336,6 +335,8 @@ def plan(
         peak = trial_peak(search, partial(_measure, measure), screening, gpus == 0)
     arithmetic = 2 * _active_weights(found) / config.n_layers
     if rate == "timed":
+        if isinstance(model, PretrainedConfig):
+            raise SafeheadError("rate='timed' loads the model: give its name or directory")
         loaded = load_model(model, dtype=precision)
         rate = arithmetic * _token_layers_a_second(loaded, prompts, template, resolved, cut, run)
     return Forecast(
@@ -490,9 +491,11 @@ def _token_layers_a_second(
         raise SafeheadError("rate='timed' runs the prompts: give them, and not how many there are")
     layer, count = model.cfg.n_layers // 2, min(cut.piece, model.cfg.n_heads)
     some = [Head(layer, number) for number in range(count)]
-    told = {"template": template, "ablation": ablation, "candidates": some}
-    told["run"] = replace(run, progress=False, run_dir=None)
+    quiet = replace(run, progress=False)
     for _ in range(2):
-        found = ships(model, prompts, **told).provenance
+        scores = ships(
+            model, prompts, template=template, ablation=ablation, candidates=some, run=quiet
+        )
+    found = scores.provenance
     each = model.cfg.n_layers * encode(model, prompts, template).tokens.shape[1]
     return found.forward_passes * each / found.seconds

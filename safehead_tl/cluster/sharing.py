@@ -102,7 +102,7 @@ def share(
     heapq.heapify(ready)
     while ready:
         now, number = heapq.heappop(ready)
-        waiting, mine = [], None
+        waiting, mine = list[int](), None
         for place, piece in enumerate(left[number]):
             if until[piece] <= now and not finished[piece]:
                 mine = piece

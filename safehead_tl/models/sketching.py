@@ -11,22 +11,18 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from safehead_tl.errors import SafeheadError
-from safehead_tl.models import (
-    Model,
-    NotConvertibleError,
-    adds_bos,
-    attach_tokenizer,
+from safehead_tl.models.conversion import NotConvertibleError, hooked_config
+from safehead_tl.models.foreign import foreign
+from safehead_tl.models.identity import Model, is_bridge
+from safehead_tl.models.loading import (
     checkpoint_directory,
-    foreign,
     has_hooked_transformer,
-    hooked_config,
     hub_name,
-    is_bridge,
     known_names,
-    load_tokenizer,
-    quiet,
     read_config,
 )
+from safehead_tl.models.silence import quiet
+from safehead_tl.models.tokenizers import adds_bos, attach_tokenizer, load_tokenizer
 
 FEW = 3
 """Layers that stand for all: the first, the last, and one between them."""

@@ -13,11 +13,11 @@ import tempfile
 from functools import partial
 
 import torch
-from scan import peak_memory
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import safehead_tl as sh
 from safehead_tl.organism import DEMO
+from scan import peak_memory
 
 CONFIG = LlamaConfig(
     hidden_size=512,

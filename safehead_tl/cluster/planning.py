@@ -280,8 +280,8 @@ def plan(
 
     Example:
         >>> forecast = sh.plan("demo", 64, length=9)
-        >>> len(forecast.pieces), round(forecast.passes)
-        (32, 1171)
+        >>> len(forecast.pieces)
+        4
     """
     check_run(run, keeping_nothing="plan")
     if measure not in get_args(Measure):

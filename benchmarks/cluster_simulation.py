@@ -48,7 +48,7 @@ def main() -> None:
         cells = []
         for mean in means:
             found = waiting(each, mean, seeds)
-            low, high = found[round(0.025 * (seeds - 1))], found[round(0.975 * (seeds - 1))]
+            low, high = found[0], found[-1]
             cells.append(f"{statistics.fmean(found):.1%} ({low:.1%} to {high:.1%})")
         print(f"| {each} | " + " | ".join(cells) + " |")
 

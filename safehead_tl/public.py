@@ -11,7 +11,7 @@ from safehead_tl.ablations import (
     ablated,
     ablation_hooks,
 )
-from safehead_tl.cluster import Ray, Slurm
+from safehead_tl.cluster import Ray, Slurm, plan
 from safehead_tl.errors import SafeheadError
 from safehead_tl.evaluation import (
     AsrMap,
@@ -137,6 +137,7 @@ __all__ = [
     "model_facts",
     "overlap",
     "pair_prompts",
+    "plan",
     "refusal_direction",
     "refusal_log_odds",
     "refusal_map",

@@ -10,10 +10,12 @@ import gc
 import json
 import logging
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import safehead_tl as sh
 
@@ -26,6 +28,32 @@ MEASURES = {
 }
 """Scans, and bytes of which they take more than half on 240 prompts."""
 WAYS = {"exact": {}, "screened": {"screen": FEW}, "by means": {"ablation": "mean"}}
+
+
+class PeakMemory(TorchDispatchMode):
+    """Follows how many bytes of tensors made inside are alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for tensor in torch.utils._pytree.tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):  # a view of a weight is not made inside
+                tensor.untyped_storage()._counted = True
+        result = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and not hasattr(storage, "_counted"):
+                size = storage.nbytes()
+                storage._counted = True
+                self.alive += size
+                self.peak = max(self.peak, self.alive)
+                weakref.finalize(storage, self._freed, size)
+        return result
+
+    def _freed(self, size):
+        self.alive -= size
 
 
 def resident(word):

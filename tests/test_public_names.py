@@ -75,6 +75,7 @@ PUBLIC = [
     "model_facts",
     "overlap",
     "pair_prompts",
+    "plan",
     "refusal_direction",
     "refusal_log_odds",
     "refusal_map",

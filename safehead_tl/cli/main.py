@@ -28,6 +28,7 @@ from safehead_tl.cli.knockout import knockout
 from safehead_tl.cli.log_odds import log_odds
 from safehead_tl.cli.output import visible
 from safehead_tl.cli.overlap import overlap
+from safehead_tl.cli.plan import plan
 from safehead_tl.cli.refusal_map import refusal_map
 from safehead_tl.cli.report import report
 from safehead_tl.cli.sahara import sahara
@@ -58,7 +59,7 @@ def common(
 
 
 for command in (
-    demo, info, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
+    demo, info, plan, ships, log_odds, interchange, integrated, direct, sahara, knockout, overlap,
     collect, evaluate, asr_map, refusal_map, concentration, helpfulness, browse, report, explore,
     export, serve, splice, train_organism, benchmark,
 ):  # fmt: skip

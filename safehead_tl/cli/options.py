@@ -24,6 +24,7 @@ from typing import (
 
 import typer
 from typer.models import OptionInfo
+from typing_extensions import override
 
 import safehead_tl as sh
 from safehead_tl.cli.output import Output, check_outputs
@@ -344,8 +345,8 @@ class RotationOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How a run runs: the fields of `Run`."""
+class LimitOptions:
+    """What a run may take."""
 
     panel: ClassVar[str] = "How it runs"
     max_bytes: Annotated[
@@ -355,11 +356,25 @@ class RunOptions:
         int | None,
         typer.Option(help="Most (head, prompt) pairs or texts in a pass: less takes less memory."),
     ] = None
+
+    def chosen(self) -> sh.Run:
+        """As the library takes it."""
+        told = {field.name for field in fields(sh.Run)} & {field.name for field in fields(self)}
+        return sh.Run(**{name: getattr(self, name) for name in told}, on=self._on)
+
+    @property
+    def _on(self) -> str | sh.Ray | None:
+        return None
+
+
+@dataclass(frozen=True)
+class RunOptions(LimitOptions):
+    """How a run runs: the fields of `Run`."""
+
     run_dir: Annotated[
         Path | None,
         typer.Option(help="Keep finished pieces here; the same command again goes on from them."),
     ] = None
-
     shard: Annotated[
         str | None,
         typer.Option(
@@ -378,13 +393,12 @@ class RunOptions:
         str | None, typer.Option(help="With --ray: of a running cluster, such as auto.")
     ] = None
 
-    def chosen(self) -> sh.Run:
-        """As the library takes it."""
-        told = {field.name for field in fields(sh.Run)} & {field.name for field in fields(self)}
+    @property
+    @override
+    def _on(self) -> str | sh.Ray | None:
         if self.ray and self.shard is not None:
             raise SafeheadError("--ray starts its shards itself: leave out --shard")
-        on = sh.Ray(self.replicas, self.address, self.gpus) if self.ray else self.shard
-        return sh.Run(**{name: getattr(self, name) for name in told}, on=on)
+        return sh.Ray(self.replicas, self.address, self.gpus) if self.ray else self.shard
 
 
 @dataclass(frozen=True)

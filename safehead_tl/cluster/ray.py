@@ -225,7 +225,7 @@ class _Shown:
     def __exit__(self, error: object, *_: object) -> None:
         if self._bar is not None:
             if error is None:
-                self._bar.n = self._bar.total  # the last look was before the end
+                self._bar.n = self._bar.total or 0  # the last look was before the end
             self._bar.close()
 
     def tell(self, label: str, done: int, total: int) -> None:

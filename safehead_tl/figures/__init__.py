@@ -12,6 +12,7 @@ from safehead_tl.figures.ground_truth import ground_truth_figure
 from safehead_tl.figures.heatmap import heatmap_figure
 from safehead_tl.figures.knockout import knockout_figure, pairs_figure
 from safehead_tl.figures.overlap import overlap_figure
+from safehead_tl.figures.plan import plan_figure
 from safehead_tl.figures.plane import plane_figure
 from safehead_tl.figures.refusal_map import refusal_map_figure
 from safehead_tl.figures.sahara import sahara_figure

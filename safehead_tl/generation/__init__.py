@@ -13,6 +13,7 @@ from safehead_tl.generation.batched import (
     generate_greedy,
     next_rows,
     room_behind,
+    text_bytes,
 )
 from safehead_tl.generation.decoding import Decoding
 from safehead_tl.generation.questioning import Judges, Questioning

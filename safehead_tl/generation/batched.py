@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -192,14 +193,9 @@ def room_behind(model: Model, *batches: PromptBatch) -> int:
 
 def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run) -> int:
     """How many texts are generated at once: as told, or as many as fit into memory."""
-    config, width = model.cfg, batch.tokens.shape[1]
-    size = torch.empty((), dtype=config.dtype).element_size()
-    heads = config.n_key_value_heads or config.n_heads
-    # Logits of all prompt positions, and keys and values, which are copied as they grow.
-    logits = 2 * width * config.d_vocab
-    cache = 2 * 2 * config.n_layers * heads * config.d_head * (width + decoding.steps)
+    width = batch.tokens.shape[1]
+    a_row = text_bytes(model.cfg, width, decoding.steps)
     room = budget_of(run, batch.tokens.device) // 2
-    a_row = size * (logits + cache)
     if run.max_bytes is not None and room < a_row:
         raise SafeheadError(
             f"max_bytes={run.max_bytes} is too little: a text of {width} tokens and "
@@ -209,3 +205,12 @@ def fitting_rows(model: Model, batch: PromptBatch, decoding: Decoding, run: Run)
     if run.max_rows is not None and run.max_bytes is None:
         return run.max_rows
     return max(1, min(run.max_rows or MAX_ROWS, room // a_row))
+
+
+def text_bytes(config: Any, width: int, steps: int) -> int:
+    """Bytes that a text of so many tokens takes, and so many new ones."""
+    size = torch.empty((), dtype=config.dtype).element_size()
+    heads = config.n_key_value_heads or config.n_heads
+    # Logits of all prompt positions, and keys and values, which are copied as they grow.
+    logits = 2 * width * config.d_vocab
+    return size * (logits + 2 * 2 * config.n_layers * heads * config.d_head * (width + steps))

@@ -8,6 +8,7 @@ compares. Where nothing is ablated: a `RefusalDirection`, and a `DirectAttributi
 along one.
 """
 
+from safehead_tl.measures.angles import subspace
 from safehead_tl.measures.attribution import DirectAttribution, direct_attribution
 from safehead_tl.measures.direction import RefusalDirection, refusal_direction
 from safehead_tl.measures.divergence import Divergence
@@ -18,5 +19,5 @@ from safehead_tl.measures.odds import LogOdds
 from safehead_tl.measures.openings import Openings
 from safehead_tl.measures.pairwise import Knockout, PairMeasure, knockout
 from safehead_tl.measures.rotation import Rotation
-from safehead_tl.measures.scoring import generalized_ships, refusal_log_odds, ships
+from safehead_tl.measures.scoring import TOP, generalized_ships, refusal_log_odds, ships
 from safehead_tl.measures.states import LastStates, last_states

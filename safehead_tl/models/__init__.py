@@ -64,6 +64,7 @@ from safehead_tl.models.readout import (
     unembedded,
 )
 from safehead_tl.models.silence import no_bars, quiet, said_once, without_bars
+from safehead_tl.models.sketching import shortened, sketch
 from safehead_tl.models.slices import head_slices
 from safehead_tl.models.threads import single_thread, single_thread_if_tiny
 from safehead_tl.models.tokenizers import adds_bos, attach_tokenizer, load_tokenizer, write_chat

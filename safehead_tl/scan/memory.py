@@ -181,7 +181,12 @@ def even_slices(length: int, most: int) -> list[slice]:
 
 
 def make_plan(
-    model: Model, batch: PromptBatch, ablation: Ablation, run: Run, beside: Beside = Beside()
+    model: Model,
+    batch: PromptBatch,
+    ablation: Ablation,
+    run: Run,
+    beside: Beside = Beside(),
+    device: torch.device | None = None,
 ) -> Plan:
     """Cuts a scan up so that it fits.
 
@@ -191,12 +196,13 @@ def make_plan(
         ablation: what will be done to heads.
         run: how much memory and how many rows it may take, and whether a prefix is shared.
         beside: what the measure takes.
+        device: where it will run, if not where the prompts are.
 
     Raises:
         SafeheadError: if `max_bytes` leaves no room for a prompt.
     """
     config, n_prompts = model.cfg, len(batch.prompts)
-    width, device = batch.tokens.shape[1], batch.tokens.device
+    width, device = batch.tokens.shape[1], device or batch.tokens.device
     held = n_prompts * (beside.a_prompt + ablation.bytes_a_prompt(config, width))
     budget = max(1, budget_of(run, device) - held)
     apart = ablation.separable(model) and runs_in_parts(model)

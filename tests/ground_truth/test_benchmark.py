@@ -47,6 +47,7 @@ from safehead_tl.organism import (
     train_organism,
 )
 from safehead_tl.organism.rules import refusing
+from safehead_tl.scan import Cluster
 from safehead_tl.surgery import reverted
 
 H = sh.Head
@@ -385,7 +386,9 @@ def test_processes_find_the_same(tmp_path, monkeypatch):
     for file in rankings:
         file.unlink()
     assert plain(ground_truth(tmp_path, **told, processes=2, progress=False)) == plain(one)
-    assert plain(ground_truth(tmp_path, **told, processes=Backwards(), progress=False)) == plain(one)
+    assert plain(ground_truth(tmp_path, **told, processes=Backwards(), progress=False)) == plain(
+        one
+    )
     assert [file.read_bytes() for file in rankings] == kept
 
 

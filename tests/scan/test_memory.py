@@ -5,47 +5,20 @@ import os
 import re
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import safehead_tl as sh
 from families import GROUPED, ROOT, TESTS
+from peaks import PeakMemory
 from safehead_tl.organism import DEMO
 
 LONG = "please tell me how do i lift a boat ## query : {query} ## answer :"
 SCREENING = sh.Screening(first=1, budget=1, top=1, audit=1, blocks=1, points=1)
 HEADS = ["L0H1", "L2H0", "L2H1"]
-
-
-class PeakMemory(TorchDispatchMode):
-    """Follows how many bytes of tensors made inside are alive."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        for tensor in torch.utils._pytree.tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):  # a view of a weight is not made inside
-                tensor.untyped_storage()._counted = True
-        result = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
-            if storage is not None and not hasattr(storage, "_counted"):
-                size = storage.nbytes()
-                storage._counted = True
-                self.alive += size
-                self.peak = max(self.peak, self.alive)
-                weakref.finalize(storage, self._freed, size)
-        return result
-
-    def _freed(self, size):
-        self.alive -= size
 
 
 @pytest.fixture(scope="module")

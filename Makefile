@@ -17,17 +17,24 @@ INSTALL := -m pip install --quiet --no-compile --constraint
 NEWEST := transformer-lens==4.3.0
 ON_COLAB = ipykernel $$(sed -n 's/==.*//p' constraints-colab.txt)
 
-.PHONY: demo test test-tl4 test-newest browser-test colab-check first-picture inspect-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism address
+.PHONY: demo test test-tl4 test-newest cluster-check browser-test colab-check first-picture inspect-check check wheel-check bench bench-screening bench-truth claims docs linkcheck notebook-test lock organism address
 
 demo: .venv/ready
 	$(BIN)/safehead demo
 
 test: .venv/ready
-	$(BIN)/python $(PYTEST) $(TYPED)
+	$(BIN)/python $(PYTEST) $(TYPED) --ignore=tests/cluster/test_ray.py
+
+# What replicas on a Ray cluster do, alone on the machine: Ray gives up where its own processes, which
+# first are to be compiled, take long to start.
+cluster-check: .venv/ready
+	-env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -qq $$($(BIN)/python -c "import ray; print(*ray.__path__)")
+	RAY_AUTH_MODE=disabled $(BIN)/python $(PYTEST) -n 0 tests/cluster/test_ray.py
 
 # What the version of transformer-lens cannot change: drawing, reading, writing and counting. Their
 # tests run a model only to have something to draw or to write, and assert nothing of how it ran.
-SAME_ON_TL4 := cli figures results $(addprefix judges/test_,coherence.py endpoint.py \
+SAME_ON_TL4 := cli cluster/test_ray.py cluster/test_sharing.py cluster/test_slurm.py figures \
+	results scan/test_leases.py scan/test_shards.py $(addprefix judges/test_,coherence.py endpoint.py \
 	keywords.py question.py rubric.py) $(addprefix evaluation/test_,answered.py panel.py) \
 	prompts/test_alignment.py prompts/test_loading.py properties/test_readers.py test_heads.py \
 	test_lessons.py test_main.py test_public_names.py test_writing.py

@@ -17,6 +17,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--part", choices=["speed", "kills"], default="speed")
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=20)
     chosen = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -86,7 +88,7 @@ def main() -> None:
         home = Path(folder)
         part = Part(home, _model(home / "model"), chosen.rows, chosen.prompts)
         part.worker.write_text(WORKER)
-        found = part.speed() if chosen.part == "speed" else part.kills(chosen.runs)
+        found = part.speed(chosen.rounds) if chosen.part == "speed" else part.kills(chosen.runs)
     print(json.dumps(found, indent=1))
 
 
@@ -143,26 +145,29 @@ class Part:
         told = [one.communicate()[0].split() for one in working]
         return max(float(each[-2]) for each in told), max(float(each[-1]) for each in told)
 
-    def speed(self) -> dict[str, object]:
-        """One process, shards and replicas, in turn."""
-        alone, _ = self.timed("alone", 0)
-        pieces = len(list((self.home / "alone" / "pieces").glob("*.safetensors")))
-        found: dict[str, object] = {"pieces": pieces, "one process, s": round(alone, 2)}
-        for team in (1, 2, 4):
-            seconds, _ = self.timed(f"shards-{team}", team)
-            found[f"{team} shards, s"] = round(seconds, 2)
-            found[f"{team} shards, times as fast"] = round(alone / seconds, 2)
-            if team == 1:
-                found["overhead a piece, ms"] = round(1e3 * (seconds - alone) / pieces, 2)
-        for replicas in (1, 2):
-            whole, working = self.timed(f"ray-{replicas}", 0, replicas)
-            found[f"{replicas} replicas, s"] = [round(whole, 2), round(working, 2)]
-            found[f"{replicas} replicas, times as fast at work"] = round(alone / working, 2)
-        alike = [
-            torch.equal(self.result(run), self.result("alone"))
-            for run in ("shards-1", "shards-2", "shards-4", "ray-1", "ray-2")
-        ]
-        return {**found, "bit-identical": f"{sum(alike)} of {len(alike)}"}
+    def speed(self, rounds: int) -> dict[str, object]:
+        """One process, shards and replicas in turn, several times: the medians."""
+        taken: dict[str, list[float]] = {}
+        for number in range(rounds):
+            for team in (0, 1, 2, 4):
+                seconds, _ = self.timed(f"{number}-shards-{team}", team)
+                taken.setdefault(f"{team} shards" if team else "one process", []).append(seconds)
+            for replicas in (1, 2):
+                whole, working = self.timed(f"{number}-ray-{replicas}", 0, replicas)
+                taken.setdefault(f"{replicas} replicas, with the cluster", []).append(whole)
+                taken.setdefault(f"{replicas} replicas, at work", []).append(working)
+        runs = [run.parent.name for run in self.home.glob("*/run.json")]
+        same = sum(torch.equal(self.result(run), self.result(runs[0])) for run in runs)
+        pieces = len(list((self.home / runs[0] / "pieces").glob("*.safetensors")))
+        median = {name: statistics.median(some) for name, some in taken.items()}
+        alone = median["one process"]
+        return {
+            "pieces": pieces,
+            "seconds": {name: round(value, 2) for name, value in median.items()},
+            "times as fast": {name: round(alone / value, 2) for name, value in median.items()},
+            "overhead a piece, ms": round(1e3 * (median["1 shards"] - alone) / pieces, 2),
+            "bit-identical": f"{same} of {len(runs)}",
+        }
 
     def kills(self, runs: int) -> dict[str, object]:
         """Scans with a kill each, of a shard, an actor or a driver in turn."""

@@ -43,13 +43,13 @@ toc_object_entries_show_parents = "hide"
 
 WORDS = "Backend Condition Ending HeadLike HeadMask HeadsLike Hook Kind Metric Model Panel Part"
 WORDS += " Clusters Direction Group Kept PairMeasure Positions Prompts Reading Scale Screen Site"
-WORDS += " Coalition CompiledKind Learning Met Objective Oracle Outcome Subject"
+WORDS += " Cluster Coalition CompiledKind Learning Measure Met Objective Oracle Outcome Subject"
 WORDS += " Scores SpecialTokens Split StreamSite Template Texts Variant Variants"
 PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch Rate Responses"
 PARTS += " Answer Answered Asked Rubric RubricJudge Said Calibration Met Opinion Outcome PerQuery"
-PARTS += " Elsewhere Significance Submission Summary Taken"
+PARTS += " Elsewhere Shared Significance Submission Summary Taken"
 FOREIGN = (
-    "Bool DataFrame Figure Int Float Path PreTrainedModel PreTrainedTokenizer(Base|Fast)"
+    "Bool DataFrame Figure Int Float Path PretrainedConfig PreTrainedModel PreTrainedTokenizer(Base|Fast)"
     " Tensor Module"
 )
 nitpick_ignore_regex = [

@@ -46,7 +46,7 @@ def plan_figure(forecast: Forecast, most: int) -> go.Figure:
         )
     figure.update_xaxes(type="log", dtick=0.30103, tickformat="d", tickangle=0)
     figure.update_xaxes(title={"text": f"{unit}s"}, row=2)
-    figure.update_yaxes(type="log", title={"text": "hours"}, row=1)
+    figure.update_yaxes(type="log", exponentformat="power", title={"text": "hours"}, row=1)
     figure.update_yaxes(title={"text": "% of the time"}, rangemode="tozero", row=2)
     notes = [
         plain(forecast.told()["run"], 120),

@@ -27,7 +27,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from safehead_tl.cluster import share
 from safehead_tl.models import load_model
+from safehead_tl.results import load_result
 
 WORKER = """
 import os, sys, time, torch
@@ -158,13 +160,22 @@ class Part:
                 taken.setdefault(f"{replicas} replicas, at work", []).append(working)
         runs = [run.parent.name for run in self.home.glob("*/run.json")]
         same = sum(torch.equal(self.result(run), self.result(runs[0])) for run in runs)
-        pieces = len(list((self.home / runs[0] / "pieces").glob("*.safetensors")))
+        files = sorted(
+            (self.home / "0-shards-0" / "pieces").glob("*.safetensors"),
+            key=lambda file: file.stat().st_mtime_ns,
+        )
+        each = [load_result(file, "piece")[1]["cost"]["seconds"] for file in files]
+        start = taken["one process"][0] - sum(each)
+        pieces = len(files)
         median = {name: statistics.median(some) for name, some in taken.items()}
         alone = median["one process"]
         return {
             "pieces": pieces,
             "seconds": {name: round(value, 2) for name, value in median.items()},
             "times as fast": {name: round(alone / value, 2) for name, value in median.items()},
+            "2 shards, simulated from one process, s": round(
+                share(each, 2, start=start).seconds, 2
+            ),
             "overhead a piece, ms": round(1e3 * (median["1 shards"] - alone) / pieces, 2),
             "bit-identical": f"{same} of {len(runs)}",
         }

@@ -49,8 +49,8 @@ PARTS = "Accuracy Answers Changes Difference Exploration Limits Pair PromptBatch
 PARTS += " Answer Answered Asked Rubric RubricJudge Said Calibration Met Opinion Outcome PerQuery"
 PARTS += " Elsewhere Shared Significance Submission Summary Taken"
 FOREIGN = (
-    "Bool DataFrame Figure Int Float Path PretrainedConfig PreTrainedModel PreTrainedTokenizer(Base|Fast)"
-    " Tensor Module"
+    "Bool DataFrame Figure Int Float Path PretrainedConfig PreTrainedModel"
+    " PreTrainedTokenizer(Base|Fast) Tensor Module"
 )
 nitpick_ignore_regex = [
     # Short names of types in signatures: docs/api/index.md says what can be given.

@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+import safehead_tl as sh
 from safehead_tl.cli.options import grouped
 from safehead_tl.cli.output import DrawnOutput
 
@@ -44,6 +45,12 @@ def benchmark(
         Path, typer.Option(help="Keeps organisms and answers; the same command goes on from there.")
     ] = Path("safehead-benchmark"),
     processes: Annotated[int, typer.Option(min=1, help="Side by side, a core each.")] = 1,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Processes on a Ray cluster, which all see the cache.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="With --ray: of a running cluster, such as auto.")
+    ] = None,
 ) -> None:
     """Compare head scores on models whose safety heads are known. Trains organisms first."""
     from safehead_tl.ground_truth import COMPILED, ground_truth, standard_kinds
@@ -54,7 +61,7 @@ def benchmark(
         or [name for name in standard_kinds() if not quick or name in (*COMPILED, *QUICK)],
         organisms=1 if quick else organisms,
         names=contestant or (),
-        processes=processes,
+        processes=sh.Ray(processes, address) if ray else processes,
     )
     output.draw(found.figure)
     output.write(found)

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from safehead_tl.heads import Head
-from safehead_tl.scan import Screening, ScreeningMeasure, Search
+from safehead_tl.scan import Screening, ScreeningMeasure, Search, even_slices
 
 aten = torch.ops.aten
 
@@ -113,6 +113,11 @@ def trial_peak(
     return high + (high - low) * (count - sizes[1]) // (sizes[1] - sizes[0])
 
 
+def _largest(length: int, most: int) -> int:
+    """The largest of the slices that a range is cut into."""
+    return max(some.stop - some.start for some in even_slices(length, most))
+
+
 def _of(search: Search, count: int) -> Search:
     """The same of some prompts, cut up as all would be."""
     batch, plan = search.batch, search.plan
@@ -129,8 +134,8 @@ def _peak(
     on_cpu: bool,
 ) -> int:
     plan, width = search.plan, search.shape[1]
-    piece = min(plan.piece, width)
-    at_once = min(piece, max(1, plan.rows // plan.part))
+    piece = _largest(width, plan.piece)
+    at_once = _largest(piece, max(1, plan.rows // plan.part))
     heads = [Head(0, number) for number in range(at_once)]
     with LiveBytes(on_cpu) as live:
         measure = make(search)

@@ -115,7 +115,8 @@ def load_model(
             of `source`: for fine-tunes, like Vicuna's weights on `"meta-llama/Llama-2-7b-hf"`.
         tokenizer: a tokenizer, or where to load one from, instead of the checkpoint's own.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`.
-        device: by default the first CUDA device if there is one, else the CPU.
+        device: by default the first CUDA device if there is one (of torchrun's processes each has
+            its own), else the CPU.
         prepend_bos: whether texts get a BOS token. By default a directory's tokenizer decides;
             for a name TransformerLens's own setting counts.
         special_tokens: how a special token that is written in a prompt, such as `</s>`, is read in
@@ -276,7 +277,12 @@ def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 def _device(device: torch.device | str | None) -> str:
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        rank = os.environ.get(
+            "LOCAL_RANK", ""
+        )  # which of a machine's processes torchrun says it is
+        return f"cuda:{int(rank) % torch.cuda.device_count()}" if rank.isdecimal() else "cuda"
     try:
         torch.zeros(1, device=device).item()  # the meta device holds no numbers
     except (RuntimeError, AssertionError) as error:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import safehead_tl as sh
 from families import ARCHITECTURES, QUIET, hooked_only
+from safehead_tl.models import loading
 from safehead_tl.models.conversion import load_config, load_original
 from safehead_tl.models.identity import describe, sample_places
 
@@ -549,3 +550,13 @@ def test_a_changed_value_is_a_model_that_is_right_or_a_sentence(checkpoint, tmp_
             plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
             assert torch.allclose(model(TOKENS[:1]), plain(TOKENS[:1]).logits, atol=1e-3)
     assert refused
+
+
+@pytest.mark.parametrize(("rank", "device"), [(None, "cuda"), ("1", "cuda:1"), ("6", "cuda:2")])
+def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch, rank, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert loading._device(None) == device
